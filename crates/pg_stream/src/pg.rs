@@ -1,0 +1,1 @@
+//! Safe views and guards over PostgreSQL. The only module that names `pg_sys`.

@@ -1,0 +1,2 @@
+//! When, and in which order, stream tables are refreshed.
+#![forbid(unsafe_code)]

@@ -1,0 +1,14 @@
+//! The algebra of pg_stream, free of PostgreSQL.
+//!
+//! A query arrives as a [`plan::Plan`]: core operators over typed column positions, with scalars
+//! as opaque SQL templates. [`stage::stage`] cuts it at its stateful operators, [`derive::delta`]
+//! gives the change of a stateless plan, and [`sql`] prints both as SQL that PostgreSQL runs.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod derive;
+pub mod plan;
+pub mod scalar;
+pub mod sql;
+pub mod stage;

@@ -1,0 +1,336 @@
+//! The relational tree.
+//!
+//! Every plan denotes a Z-set: rows with integer weights. Columns are positions; names are hints
+//! for people. A plan is built by lowering PostgreSQL's analyzed query and is total from there on:
+//! a plan in hand always has a delta.
+
+use std::fmt;
+
+use crate::scalar::{Scalar, Type};
+
+/// One column of a plan's output.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Column {
+    /// A hint for people and for the final column names; it has no meaning inside a plan.
+    pub name: String,
+    /// The column's type.
+    pub ty: Type,
+    /// Whether the column can be NULL; `true` when unknown.
+    pub nullable: bool,
+    /// See [`Scalar::scale`].
+    pub scale: Option<u32>,
+}
+
+/// The columns of a plan, in order.
+pub type Schema = Vec<Column>;
+
+/// Which content of a leaf is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// The content at the snapshot of the last refresh.
+    Old,
+    /// The content at the snapshot of this refresh.
+    New,
+    /// The change between the two.
+    Delta,
+}
+
+/// Where the rows of a leaf live.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A table, partitioned table or stream table, with captured changes.
+    Table {
+        /// `pg_class.oid`.
+        oid: u32,
+        /// Qualified and quoted, as it stands in a FROM clause, with `ONLY` where it is meant.
+        sql: String,
+    },
+    /// The stored output of an earlier stage.
+    Stage(usize),
+}
+
+/// Reads some columns of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scan {
+    /// What is read.
+    pub source: Source,
+    /// The columns read. The name is the column's true, unquoted name in the source.
+    pub columns: Schema,
+    /// For each column its attribute number in a table, or its position in a stage's output.
+    pub attributes: Vec<usize>,
+    /// Positions (in `columns`) of a key: unique, with the type's equality, among the source's
+    /// rows. NULLs count as equal. `None` when there is none or when not all of it is read.
+    pub key: Option<Vec<usize>>,
+    /// Which content.
+    pub version: Version,
+}
+
+/// What an aggregate computes, as far as maintaining it is concerned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum AggregateFunction {
+    /// `count(*)`.
+    CountRows,
+    /// `count(argument)`.
+    Count {
+        /// What is counted where it is not NULL.
+        argument: Scalar,
+    },
+    /// `sum(argument)` with an exact inverse: smallint, integer, bigint or numeric argument.
+    Sum {
+        /// What is added up.
+        argument: Scalar,
+    },
+    /// `avg(argument)` with the same arguments as `Sum`.
+    Average {
+        /// What is averaged.
+        argument: Scalar,
+    },
+    /// `min(argument)` or `max(argument)`.
+    Extremum {
+        /// What is compared.
+        argument: Scalar,
+        /// Which end.
+        end: End,
+    },
+    /// Anything else: evaluated again over each affected group.
+    Rescan,
+}
+
+/// An end of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// `min`.
+    Least,
+    /// `max`.
+    Greatest,
+}
+
+/// One aggregate of an [`Aggregate`] node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AggregateCall {
+    /// The whole call as SQL over the input's columns, e.g. `pg_catalog.sum(#1) FILTER (WHERE #2)`.
+    pub call: Scalar,
+    /// How it is maintained.
+    pub function: AggregateFunction,
+    /// The FILTER condition, for functions other than `Rescan`.
+    pub filter: Option<Scalar>,
+    /// A hint for people.
+    pub name: String,
+}
+
+/// A relational operator with its inputs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Plan {
+    /// One row without columns: a SELECT without FROM.
+    Unit,
+    /// No rows.
+    Empty(Schema),
+    /// A leaf.
+    Scan(Scan),
+    /// The rows for which the predicate is true.
+    Filter {
+        /// The rows.
+        input: Box<Plan>,
+        /// Boolean, over the input's columns.
+        predicate: Scalar,
+    },
+    /// One output column for each scalar.
+    Project {
+        /// The rows.
+        input: Box<Plan>,
+        /// The output columns with their names.
+        columns: Vec<(Scalar, String)>,
+    },
+    /// Each pair of rows for which the condition is true.
+    InnerJoin {
+        /// Its columns come first.
+        left: Box<Plan>,
+        /// Its columns follow.
+        right: Box<Plan>,
+        /// `None` for a cross join.
+        on: Option<Scalar>,
+    },
+    /// UNION ALL of inputs with the same column types.
+    Sum {
+        /// At least one; the schema is that of the first, nullable where any of them is.
+        inputs: Vec<Plan>,
+    },
+    /// The same rows with the opposite weights.
+    Negate(Box<Plan>),
+    /// GROUP BY. The output is the keys, then the aggregates. Without keys there is always one
+    /// row. DISTINCT is an `Aggregate` over all columns with no calls.
+    Aggregate {
+        /// The rows.
+        input: Box<Plan>,
+        /// Positions of the grouping columns in the input. Their types have an equality.
+        keys: Vec<usize>,
+        /// The aggregates.
+        calls: Vec<AggregateCall>,
+    },
+}
+
+impl Plan {
+    /// The columns that come out.
+    pub fn schema(&self) -> Schema {
+        match self {
+            Self::Unit => Vec::new(),
+            Self::Empty(schema) => schema.clone(),
+            Self::Scan(scan) => scan.columns.clone(),
+            Self::Filter { input, .. } | Self::Negate(input) => input.schema(),
+            Self::Project { columns, .. } => {
+                columns.iter().map(|(scalar, name)| named(scalar, name)).collect()
+            }
+            Self::InnerJoin { left, right, .. } => {
+                let mut schema = left.schema();
+                schema.extend(right.schema());
+                schema
+            }
+            Self::Sum { inputs } => {
+                let mut schemas = inputs.iter().map(Self::schema);
+                let first = schemas.next().unwrap_or_default();
+                schemas.fold(first, |mut all, next| {
+                    for (column, other) in all.iter_mut().zip(next) {
+                        column.nullable |= other.nullable;
+                        if column.scale != other.scale {
+                            column.scale = None;
+                        }
+                    }
+                    all
+                })
+            }
+            Self::Aggregate { input, keys, calls } => {
+                let inner = input.schema();
+                let keys = keys.iter().map(|key| inner[*key].clone());
+                keys.chain(calls.iter().map(|it| named(&it.call, &it.name))).collect()
+            }
+        }
+    }
+
+    /// The direct inputs.
+    pub fn inputs(&self) -> Vec<&Self> {
+        match self {
+            Self::Unit | Self::Empty(_) | Self::Scan(_) => Vec::new(),
+            Self::Filter { input, .. }
+            | Self::Project { input, .. }
+            | Self::Negate(input)
+            | Self::Aggregate { input, .. } => vec![input],
+            Self::InnerJoin { left, right, .. } => vec![left, right],
+            Self::Sum { inputs } => inputs.iter().collect(),
+        }
+    }
+
+    /// The leaves, from left to right.
+    pub fn scans(&self) -> Vec<&Scan> {
+        match self {
+            Self::Scan(scan) => vec![scan],
+            _ => self.inputs().into_iter().flat_map(Self::scans).collect(),
+        }
+    }
+
+    /// The same plan with every direct input replaced.
+    #[must_use]
+    pub fn map_inputs(self, mut f: impl FnMut(Self) -> Self) -> Self {
+        match self {
+            Self::Unit | Self::Empty(_) | Self::Scan(_) => self,
+            Self::Filter { input, predicate } => {
+                Self::Filter { input: Box::new(f(*input)), predicate }
+            }
+            Self::Project { input, columns } => {
+                Self::Project { input: Box::new(f(*input)), columns }
+            }
+            Self::Negate(input) => Self::Negate(Box::new(f(*input))),
+            Self::InnerJoin { left, right, on } => {
+                Self::InnerJoin { left: Box::new(f(*left)), right: Box::new(f(*right)), on }
+            }
+            Self::Sum { inputs } => Self::Sum { inputs: inputs.into_iter().map(f).collect() },
+            Self::Aggregate { input, keys, calls } => {
+                Self::Aggregate { input: Box::new(f(*input)), keys, calls }
+            }
+        }
+    }
+
+    /// SELECT DISTINCT: a group for each distinct row.
+    #[must_use]
+    pub fn distinct(self) -> Self {
+        let keys = (0..self.schema().len()).collect();
+        Self::Aggregate { input: Box::new(self), keys, calls: Vec::new() }
+    }
+
+    /// Positions of a key of the output: unique with the types' equality, NULLs counting as
+    /// equal. Weights are ignored: the answer is about old or new content, not about a delta.
+    pub fn key(&self) -> Option<Vec<usize>> {
+        match self {
+            Self::Unit | Self::Empty(_) => Some(Vec::new()),
+            Self::Scan(scan) => scan.key.clone(),
+            Self::Filter { input, .. } => input.key(),
+            Self::Project { input, columns } => input
+                .key()?
+                .into_iter()
+                .map(|key| columns.iter().position(|(it, _)| it.as_column() == Some(key)))
+                .collect(),
+            Self::InnerJoin { left, right, .. } => {
+                let width = left.schema().len();
+                let mut key = left.key()?;
+                key.extend(right.key()?.into_iter().map(|it| it + width));
+                Some(key)
+            }
+            Self::Sum { inputs } => match inputs.as_slice() {
+                [only] => only.key(),
+                _ => None,
+            },
+            Self::Negate(_) => None,
+            Self::Aggregate { keys, .. } => Some((0..keys.len()).collect()),
+        }
+    }
+}
+
+fn named(scalar: &Scalar, name: &str) -> Column {
+    Column {
+        name: name.to_owned(),
+        ty: scalar.ty.clone(),
+        nullable: scalar.nullable,
+        scale: scalar.scale,
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_tree(self, f, 0)
+    }
+}
+
+fn write_tree(plan: &Plan, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Result {
+    write!(f, "{:indent$}", "", indent = depth * 2)?;
+    match plan {
+        Plan::Unit => writeln!(f, "Unit")?,
+        Plan::Empty(schema) => writeln!(f, "Empty ({} columns)", schema.len())?,
+        Plan::Scan(scan) => {
+            let version = match scan.version {
+                Version::Old => ", old",
+                Version::New => "",
+                Version::Delta => ", delta",
+            };
+            let columns: Vec<&str> = scan.columns.iter().map(|it| it.name.as_str()).collect();
+            match &scan.source {
+                Source::Table { sql, .. } => write!(f, "Scan {sql}")?,
+                Source::Stage(stage) => write!(f, "Scan stage {stage}")?,
+            }
+            writeln!(f, "{version} [{}]", columns.join(", "))?;
+        }
+        Plan::Filter { predicate, .. } => writeln!(f, "Filter {predicate}")?,
+        Plan::Project { columns, .. } => {
+            let columns: Vec<String> = columns.iter().map(|(it, _)| it.to_string()).collect();
+            writeln!(f, "Project [{}]", columns.join(", "))?;
+        }
+        Plan::InnerJoin { on: Some(on), .. } => writeln!(f, "InnerJoin {on}")?,
+        Plan::InnerJoin { on: None, .. } => writeln!(f, "InnerJoin")?,
+        Plan::Sum { .. } => writeln!(f, "Sum")?,
+        Plan::Negate(_) => writeln!(f, "Negate")?,
+        Plan::Aggregate { keys, calls, .. } => {
+            let keys: Vec<String> = keys.iter().map(|it| format!("#{it}")).collect();
+            let calls: Vec<String> = calls.iter().map(|it| it.call.to_string()).collect();
+            writeln!(f, "Aggregate [{}] [{}]", keys.join(", "), calls.join(", "))?;
+        }
+    }
+    plan.inputs().into_iter().try_for_each(|input| write_tree(input, f, depth + 1))
+}

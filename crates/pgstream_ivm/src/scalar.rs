@@ -1,0 +1,110 @@
+//! Scalars: opaque SQL expressions over the columns of an input.
+//!
+//! A scalar is produced once, by PostgreSQL's own deparser, and cut at once into text and column
+//! holes. It is never parsed or edited as text afterwards, so that substituting a column cannot
+//! touch a literal.
+
+use std::fmt;
+
+/// A SQL type as PostgreSQL's catalog knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Type {
+    /// `pg_type.oid`.
+    pub oid: u32,
+    /// The type modifier, or -1.
+    pub typmod: i32,
+    /// `pg_collation.oid`, or 0.
+    pub collation: u32,
+    /// The type as SQL that means the same under any search path, e.g. `numeric(10,2)`.
+    pub sql: String,
+    /// The default equality operator, qualified, e.g. `OPERATOR(pg_catalog.=)`; `None` for a type
+    /// that has no equality, such as `json`.
+    pub equality: Option<String>,
+}
+
+/// A piece of a scalar's template.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Segment {
+    /// SQL text, copied as it is.
+    Text(String),
+    /// The position of a column of the input (of the left input first, then the right, in a join).
+    Column(usize),
+}
+
+/// A SQL expression over the columns of an input.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scalar {
+    /// The template.
+    pub segments: Vec<Segment>,
+    /// Type of the result.
+    pub ty: Type,
+    /// Whether the result can be NULL; `true` when unknown.
+    pub nullable: bool,
+    /// For a `numeric` result whose display scale is the same for every row, that scale.
+    /// `None` when it may differ from row to row or is unknown.
+    pub scale: Option<u32>,
+}
+
+impl Scalar {
+    /// The column at `position`, unchanged.
+    pub fn column(position: usize, column: &crate::plan::Column) -> Self {
+        Self {
+            segments: vec![Segment::Column(position)],
+            ty: column.ty.clone(),
+            nullable: column.nullable,
+            scale: column.scale,
+        }
+    }
+
+    /// The position, if this scalar is a bare column.
+    pub fn as_column(&self) -> Option<usize> {
+        match self.segments.as_slice() {
+            [Segment::Column(position)] => Some(*position),
+            _ => None,
+        }
+    }
+
+    /// The columns that the scalar reads, in the order of their first use.
+    pub fn columns(&self) -> Vec<usize> {
+        let mut columns = Vec::new();
+        for segment in &self.segments {
+            if let Segment::Column(position) = segment
+                && !columns.contains(position)
+            {
+                columns.push(*position);
+            }
+        }
+        columns
+    }
+
+    /// The same scalar over an input whose columns stand elsewhere.
+    #[must_use]
+    pub fn remapped(&self, place: impl Fn(usize) -> usize) -> Self {
+        let segments = self
+            .segments
+            .iter()
+            .map(|segment| match segment {
+                Segment::Column(position) => Segment::Column(place(*position)),
+                Segment::Text(text) => Segment::Text(text.clone()),
+            })
+            .collect();
+        Self { segments, ..self.clone() }
+    }
+
+    /// The SQL text, with each column printed by `column`.
+    pub fn print(&self, column: impl Fn(usize) -> String) -> String {
+        self.segments
+            .iter()
+            .map(|segment| match segment {
+                Segment::Text(text) => text.clone(),
+                Segment::Column(position) => column(*position),
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.print(|position| format!("#{position}")))
+    }
+}
