@@ -1,1 +1,5 @@
 //! Safe views and guards over PostgreSQL. The only module that names `pg_sys`.
+
+pub mod security;
+pub mod snapshot;
+pub mod spi;

@@ -1,0 +1,48 @@
+//! Running as another role, with a search path that nobody can prepare.
+
+use pgrx::pg_sys::{self, Oid};
+
+/// While it lives, the code runs as another role; dropping it restores the caller's.
+pub struct Identity {
+    saved_user: Oid,
+    saved_context: i32,
+    guc_level: i32,
+}
+
+impl Identity {
+    /// The owner of the extension's objects, for work on our own catalog.
+    pub fn superuser() -> Self {
+        Self::switch(Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), pg_sys::SECURITY_LOCAL_USERID_CHANGE)
+    }
+
+    /// `role` in a security-restricted operation, as for REFRESH MATERIALIZED VIEW.
+    pub fn restricted(role: Oid) -> Self {
+        Self::switch(role, pg_sys::SECURITY_RESTRICTED_OPERATION)
+    }
+
+    fn switch(role: Oid, flags: u32) -> Self {
+        let mut saved_user = pg_sys::InvalidOid;
+        let mut saved_context = 0;
+        // SAFETY: the pointers are to live locals; abort restores the role after an error.
+        let guc_level = unsafe {
+            pg_sys::GetUserIdAndSecContext(&raw mut saved_user, &raw mut saved_context);
+            pg_sys::SetUserIdAndSecContext(role, saved_context | flags as i32);
+            let level = pg_sys::NewGUCNestLevel();
+            pg_sys::RestrictSearchPath();
+            level
+        };
+        Self { saved_user, saved_context, guc_level }
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: restores what `switch` saved; guards nest like stack frames.
+            unsafe {
+                pg_sys::AtEOXact_GUC(false, self.guc_level);
+                pg_sys::SetUserIdAndSecContext(self.saved_user, self.saved_context);
+            }
+        }
+    }
+}
