@@ -1,0 +1,260 @@
+//! How each aggregate is maintained.
+//!
+//! | function | stored beside the result | new result from old one and change | evaluated again when |
+//! |---|---|---|---|
+//! | `count` | — | old + Σw | never |
+//! | `sum` | number of non-NULL inputs if NULLs are possible; display scales if they vary | old + Σ w·x | the result is NaN or ±Infinity, which have no inverse |
+//! | `avg` | the sum and what it needs | sum' / count' | as `sum` |
+//! | `min`, `max` | — | the lesser or greater of old and inserted | the extremum itself left |
+//! | any other | — | — | always |
+//!
+//! Evaluating again reads the affected groups only. The rules for `count` and `sum` hold because
+//! both are linear in the weights; the rule for an extremum needs a consolidated change, so that a
+//! row that came and went does not count as inserted.
+//!
+//! The display scale of a numeric `sum` is the largest of its current inputs. It matters for more
+//! than looks: division derives its precision from it. So where inputs differ in scale, the number
+//! of inputs of each scale is stored.
+
+use crate::{
+    plan::{AggregateCall, AggregateFunction, End},
+    scalar::Scalar,
+};
+
+const INT2: u32 = 21;
+const INT4: u32 = 23;
+const NUMERIC: u32 = 1700;
+
+/// A column that an aggregate needs beside its result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateColumn {
+    /// What the column holds; part of its name.
+    pub name: &'static str,
+    /// SQL type.
+    pub ty: &'static str,
+}
+
+const COUNT: StateColumn = StateColumn { name: "count", ty: "pg_catalog.int8" };
+const INTEGER_SUM: StateColumn = StateColumn { name: "sum", ty: "pg_catalog.int8" };
+const NUMERIC_SUM: StateColumn = StateColumn { name: "sum", ty: "pg_catalog.numeric" };
+const SCALES: StateColumn = StateColumn { name: "scales", ty: "pg_catalog.int8[]" };
+
+/// What an aggregate stores beside its result.
+pub fn state(call: &AggregateCall) -> Vec<StateColumn> {
+    let (argument, is_average) = match &call.function {
+        AggregateFunction::Sum { argument } => (argument, false),
+        AggregateFunction::Average { argument } => (argument, true),
+        _ => return Vec::new(),
+    };
+    let mut state = Vec::new();
+    if is_average {
+        state.push(if is_small_integer(argument) { INTEGER_SUM } else { NUMERIC_SUM });
+    }
+    if counts_inputs(call, argument) {
+        state.push(COUNT);
+    }
+    if has_varying_scale(argument) {
+        state.push(SCALES);
+    }
+    state
+}
+
+/// SQL that maintains one aggregate. Every list of values starts with the result, followed by the
+/// state columns in the order of [`state`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maintenance {
+    /// Aggregates over the rows of the body's delta, grouped by key.
+    pub changes: Vec<String>,
+    /// The new values.
+    pub new: Vec<String>,
+    /// When this is true of a group, `new` does not hold and the group is evaluated again.
+    pub lost: Option<String>,
+    /// The values computed from all rows of the group.
+    pub rescan: Vec<String>,
+}
+
+/// Names under which the SQL finds its operands.
+pub struct Operands<'a> {
+    /// A column of the body.
+    pub column: &'a dyn Fn(usize) -> String,
+    /// A stored value, NULL for a group that does not exist yet.
+    pub stored: &'a dyn Fn(usize) -> String,
+    /// An element of [`Maintenance::changes`].
+    pub change: &'a dyn Fn(usize) -> String,
+    /// The new number of rows of the group.
+    pub new_count: &'a str,
+}
+
+/// Whether the change must be consolidated before this aggregate's rule holds.
+pub fn needs_consolidation(call: &AggregateCall) -> bool {
+    matches!(call.function, AggregateFunction::Extremum { .. })
+}
+
+/// Whether the group is evaluated again on every change.
+pub fn is_rescanned(call: &AggregateCall) -> bool {
+    matches!(call.function, AggregateFunction::Rescan)
+}
+
+/// Writes the SQL for `call`. The weight of a row is the column `w`.
+pub fn maintain(call: &AggregateCall, operands: &Operands<'_>) -> Maintenance {
+    match &call.function {
+        AggregateFunction::CountRows => count(call, None, operands),
+        AggregateFunction::Count { argument } => count(call, Some(argument), operands),
+        AggregateFunction::Sum { argument } => total(call, argument, false, operands),
+        AggregateFunction::Average { argument } => total(call, argument, true, operands),
+        AggregateFunction::Extremum { argument, end } => extremum(call, argument, *end, operands),
+        AggregateFunction::Rescan => Maintenance {
+            changes: Vec::new(),
+            new: vec![(operands.stored)(0)],
+            lost: Some("true".to_owned()),
+            rescan: vec![call.call.print(operands.column)],
+        },
+    }
+}
+
+fn count(call: &AggregateCall, argument: Option<&Scalar>, operands: &Operands<'_>) -> Maintenance {
+    let column = operands.column;
+    let conditions = conditions(call, argument.filter(|it| it.nullable), column);
+    let weights = if conditions.is_empty() {
+        "w".to_owned()
+    } else {
+        format!("CASE WHEN {} THEN w ELSE 0 END", conditions.join(" AND "))
+    };
+    let new = sum_of(&(operands.stored)(0), &(operands.change)(0));
+    Maintenance {
+        changes: vec![format!("sum({weights})::int8")],
+        new: vec![new],
+        lost: None,
+        rescan: vec![call.call.print(column)],
+    }
+}
+
+fn total(
+    call: &AggregateCall,
+    argument: &Scalar,
+    is_average: bool,
+    operands: &Operands<'_>,
+) -> Maintenance {
+    let Operands { column, stored, change, new_count } = operands;
+    let is_integer = is_small_integer(argument);
+    let has_count = counts_inputs(call, argument);
+    let filter = filter(call, column);
+    let value = argument.print(column);
+
+    // The positions of the stored values and of the changes follow `state`.
+    let sum_at = usize::from(is_average);
+    let mut changes = vec![if is_integer {
+        format!("sum(w * ({value})::int8){filter}::int8")
+    } else {
+        let value = format!("({value})::numeric");
+        format!(
+            "sum(CASE w WHEN 1 THEN {value} WHEN -1 THEN - {value} ELSE w * {value} END){filter}"
+        )
+    }];
+    let mut rescan = if is_average {
+        let cast = if is_integer { "::int8" } else { "::numeric" };
+        vec![call.call.print(column), format!("sum(({value}){cast}){filter}{cast}")]
+    } else {
+        vec![call.call.print(column)]
+    };
+
+    let mut sum = sum_of(&stored(sum_at), &change(0));
+    let mut state = Vec::new();
+    let mut count = (*new_count).to_owned();
+    if has_count {
+        count = sum_of(&stored(sum_at + 1), &change(1));
+        let conditions = conditions(call, Some(argument), column).join(" AND ");
+        changes.push(format!("sum(CASE WHEN {conditions} THEN w ELSE 0 END)::int8"));
+        rescan.push(format!("count({value}){filter}"));
+        state.push(count.clone());
+    }
+    if has_varying_scale(argument) {
+        let position = 1 + usize::from(has_count);
+        let scales = format!(
+            "pgstream.add_scale_counts({}, {})",
+            stored(sum_at + position),
+            change(position)
+        );
+        changes.push(format!("pgstream.scale_counts(({value})::numeric, w){filter}"));
+        rescan.push(format!("pgstream.scale_counts(({value})::numeric, 1::int8){filter}"));
+        sum = format!("round({sum}, pgstream.max_scale({scales}))");
+        state.push(scales);
+    }
+
+    let nothing = format!("{count} = 0");
+    let result = if is_average { format!("({sum})::numeric / ({count})") } else { sum.clone() };
+    let mut new = vec![format!("CASE WHEN {nothing} THEN NULL ELSE {result} END")];
+    if is_average {
+        new.push(format!("CASE WHEN {nothing} THEN NULL ELSE {sum} END"));
+    }
+    new.extend(state);
+    let raw_sum = sum_of(&stored(sum_at), &change(0));
+    let lost = (argument.ty.oid == NUMERIC)
+        .then(|| format!("({raw_sum} IN ('NaN'::numeric, 'Infinity', '-Infinity'))"));
+    Maintenance { changes, new, lost, rescan }
+}
+
+fn extremum(
+    call: &AggregateCall,
+    argument: &Scalar,
+    end: End,
+    operands: &Operands<'_>,
+) -> Maintenance {
+    let Operands { column, stored, change, .. } = operands;
+    let (function, choose, reaches, short_of) = match end {
+        End::Least => ("min", "LEAST", "<=", ">"),
+        End::Greatest => ("max", "GREATEST", ">=", "<"),
+    };
+    let value = argument.print(column);
+    let condition: String =
+        conditions(call, None, column).iter().map(|it| format!(" AND {it}")).collect();
+    let (stored, inserted, deleted) = (stored(0), change(0), change(1));
+    Maintenance {
+        changes: vec![
+            format!("{function}({value}) FILTER (WHERE w > 0{condition})"),
+            format!("{function}({value}) FILTER (WHERE w < 0{condition})"),
+        ],
+        new: vec![format!("{choose}({stored}, {inserted})")],
+        lost: Some(format!(
+            "({deleted} {reaches} {stored} AND ({inserted} IS NULL OR {inserted} {short_of} {stored}))"
+        )),
+        rescan: vec![call.call.print(column)],
+    }
+}
+
+/// ` FILTER (WHERE …)` of the call, or nothing.
+fn filter(call: &AggregateCall, column: &dyn Fn(usize) -> String) -> String {
+    call.filter
+        .as_ref()
+        .map(|filter| format!(" FILTER (WHERE {})", filter.print(column)))
+        .unwrap_or_default()
+}
+
+/// What must hold for a row to be an input of the aggregate.
+fn conditions(
+    call: &AggregateCall,
+    not_null: Option<&Scalar>,
+    column: &dyn Fn(usize) -> String,
+) -> Vec<String> {
+    let filter = call.filter.iter().map(|it| format!("({})", it.print(column)));
+    // `IS NOT NULL` would look into a composite value.
+    let not_null = not_null.map(|it| format!("num_nonnulls({}) = 1", it.print(column)));
+    filter.chain(not_null).collect()
+}
+
+fn sum_of(stored: &str, change: &str) -> String {
+    format!("(coalesce({stored}, 0) + coalesce({change}, 0))")
+}
+
+fn is_small_integer(argument: &Scalar) -> bool {
+    matches!(argument.ty.oid, INT2 | INT4)
+}
+
+/// Whether the number of inputs can differ from the number of rows.
+fn counts_inputs(call: &AggregateCall, argument: &Scalar) -> bool {
+    argument.nullable || call.filter.is_some()
+}
+
+fn has_varying_scale(argument: &Scalar) -> bool {
+    argument.ty.oid == NUMERIC && argument.scale.is_none()
+}

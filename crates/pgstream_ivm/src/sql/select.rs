@@ -1,0 +1,282 @@
+//! A stateless plan as one SELECT.
+//!
+//! Joins and filters are flattened into one FROM list, so that PostgreSQL's planner is free to
+//! start from the smallest relation, which is the delta. A projection that computes something
+//! becomes a sub-select, which the planner pulls up; printing it inline could double the text at
+//! every level.
+
+use crate::{
+    plan::{Plan, Scan, Schema, Source, Version},
+    scalar::Type,
+    sql::{ROW_ID, Storage, ident::quote},
+};
+
+/// The name of the ephemeral relation that holds the delta of `source`.
+pub fn delta_name(source: &Source) -> String {
+    match source {
+        Source::Table { oid, .. } => format!("__pgs_delta_{oid}"),
+        Source::Stage(stage) => format!("__pgs_delta_stage_{stage}"),
+    }
+}
+
+/// The name of a column in a source's delta: by attribute number of a table, by position in the
+/// output of a stage.
+pub fn delta_column(attribute: usize) -> String {
+    format!("a{attribute}")
+}
+
+/// A SELECT under construction.
+struct Select {
+    from: Vec<String>,
+    conditions: Vec<String>,
+    columns: Vec<String>,
+    /// Factors of the weight.
+    weight: Vec<String>,
+}
+
+/// Prints plans; numbers the aliases.
+pub(super) struct Printer<'a> {
+    storages: &'a [Storage],
+    aliases: usize,
+}
+
+impl<'a> Printer<'a> {
+    pub(super) fn new(storages: &'a [Storage]) -> Self {
+        Self { storages, aliases: 0 }
+    }
+
+    /// `(SELECT … AS c0, …, weight AS w …)`, without an alias.
+    pub(super) fn weighted(&mut self, plan: &Plan) -> String {
+        let select = self.select(plan);
+        let weight = select.print_weight();
+        format!("({})", select.print_with(Some(&weight)))
+    }
+
+    /// `(SELECT … AS c0, … …)` of content whose rows all have weight 1, without an alias.
+    pub(super) fn unweighted(&mut self, plan: &Plan) -> String {
+        format!("({})", self.select(plan).print_with(None))
+    }
+
+    fn alias(&mut self) -> String {
+        self.aliases += 1;
+        format!("t{}", self.aliases)
+    }
+
+    fn select(&mut self, plan: &Plan) -> Select {
+        match plan {
+            Plan::Unit => Select {
+                from: Vec::new(),
+                conditions: Vec::new(),
+                columns: Vec::new(),
+                weight: Vec::new(),
+            },
+            Plan::Empty(schema) => Select {
+                from: Vec::new(),
+                conditions: vec!["false".to_owned()],
+                columns: schema.iter().map(|it| null_of(&it.ty)).collect(),
+                weight: Vec::new(),
+            },
+            Plan::Scan(scan) => self.scan(scan),
+            Plan::Filter { input, predicate } => {
+                let mut select = self.select(input);
+                select.conditions.push(predicate.print(|it| select.columns[it].clone()));
+                select
+            }
+            Plan::Project { input, columns } => {
+                let mut select = self.select(input);
+                let is_plain = columns.iter().all(|(it, _)| it.as_column().is_some());
+                select.columns = columns
+                    .iter()
+                    .map(|(it, _)| it.print(|position| select.columns[position].clone()))
+                    .collect();
+                if is_plain { select } else { self.nested(&select, columns.len()) }
+            }
+            Plan::InnerJoin { left, right, on } => {
+                let mut select = self.select(left);
+                let right = self.select(right);
+                select.from.extend(right.from);
+                select.conditions.extend(right.conditions);
+                select.columns.extend(right.columns);
+                select.weight.extend(right.weight);
+                if let Some(on) = on {
+                    select.conditions.push(on.print(|it| select.columns[it].clone()));
+                }
+                select
+            }
+            Plan::Sum { inputs } => {
+                let is_weighted = inputs.iter().any(is_weighted);
+                let branches: Vec<String> = inputs
+                    .iter()
+                    .map(|input| {
+                        let select = self.select(input);
+                        let weight = is_weighted.then(|| select.print_weight());
+                        select.print_with(weight.as_deref())
+                    })
+                    .collect();
+                self.from_item(
+                    &branches.join(" UNION ALL "),
+                    plan.schema().len(),
+                    is_weighted,
+                )
+            }
+            Plan::Negate(input) => {
+                let mut select = self.select(input);
+                select.weight.push("-1::int8".to_owned());
+                select
+            }
+            Plan::Aggregate { .. } => panic!("an aggregate is the head of a stage"),
+        }
+    }
+
+    /// Wraps `select` as a sub-select in FROM.
+    fn nested(&mut self, select: &Select, width: usize) -> Select {
+        let is_weighted = !select.weight.is_empty();
+        let weight = is_weighted.then(|| select.print_weight());
+        self.from_item(&select.print_with(weight.as_deref()), width, is_weighted)
+    }
+
+    fn from_item(&mut self, sql: &str, width: usize, is_weighted: bool) -> Select {
+        let alias = self.alias();
+        Select {
+            from: vec![format!("({sql}) AS {alias}")],
+            conditions: Vec::new(),
+            columns: (0..width).map(|it| format!("{alias}.c{it}")).collect(),
+            weight: if is_weighted { vec![format!("{alias}.w")] } else { Vec::new() },
+        }
+    }
+
+    fn scan(&mut self, scan: &Scan) -> Select {
+        let (table, names) = match &scan.source {
+            Source::Table { sql, .. } => {
+                (sql.clone(), scan.columns.iter().map(|it| quote(&it.name)).collect::<Vec<_>>())
+            }
+            Source::Stage(stage) => {
+                let storage = &self.storages[*stage];
+                let names = scan.attributes.iter().map(|it| storage.columns[*it].clone());
+                (storage.table.clone(), names.collect())
+            }
+        };
+        let delta = delta_name(&scan.source);
+        let delta_columns: Vec<String> =
+            scan.attributes.iter().map(|it| delta_column(*it)).collect();
+        let width = names.len();
+        let alias = self.alias();
+        let qualified = |names: &[String]| {
+            names.iter().map(|name| format!("{alias}.{name}")).collect::<Vec<_>>()
+        };
+        match scan.version {
+            Version::New => Select {
+                from: vec![format!("{table} AS {alias}")],
+                conditions: Vec::new(),
+                columns: qualified(&names),
+                weight: Vec::new(),
+            },
+            Version::Delta => Select {
+                from: vec![format!("{delta} AS {alias}")],
+                conditions: Vec::new(),
+                columns: qualified(&delta_columns),
+                weight: vec![format!("{alias}.w")],
+            },
+            Version::Old => {
+                let list = |names: &[String], weight: &str| {
+                    let mut list: Vec<String> =
+                        names.iter().enumerate().map(|(i, it)| format!("{it} AS c{i}")).collect();
+                    list.push(format!("{weight} AS w"));
+                    list.join(", ")
+                };
+                let sql = format!(
+                    "SELECT {} FROM {table} UNION ALL SELECT {} FROM {delta}",
+                    list(&names, "1::int8"),
+                    list(&delta_columns, "-w"),
+                );
+                self.from_item(&sql, width, true)
+            }
+        }
+    }
+}
+
+impl Select {
+    fn print_weight(&self) -> String {
+        if self.weight.is_empty() { "1::int8".to_owned() } else { self.weight.join(" * ") }
+    }
+
+    fn print_with(&self, weight: Option<&str>) -> String {
+        let mut list: Vec<String> =
+            self.columns.iter().enumerate().map(|(i, it)| format!("{it} AS c{i}")).collect();
+        list.extend(weight.map(|it| format!("{it} AS w")));
+        let mut sql = format!("SELECT {}", list.join(", "));
+        if !self.from.is_empty() {
+            sql += &format!(" FROM {}", self.from.join(", "));
+        }
+        if !self.conditions.is_empty() {
+            let conditions: Vec<String> =
+                self.conditions.iter().map(|it| format!("({it})")).collect();
+            sql += &format!(" WHERE {}", conditions.join(" AND "));
+        }
+        sql
+    }
+}
+
+/// Whether a row of the plan can have a weight other than 1.
+fn is_weighted(plan: &Plan) -> bool {
+    match plan {
+        Plan::Scan(scan) => scan.version != Version::New,
+        Plan::Negate(_) => true,
+        _ => plan.inputs().into_iter().any(is_weighted),
+    }
+}
+
+fn null_of(ty: &Type) -> String {
+    format!("NULL::{}", ty.sql)
+}
+
+/// The rows of `plan` as they are now: `SELECT … AS c0, …`.
+pub fn full_select(plan: &Plan, storages: &[Storage]) -> String {
+    let select = Printer::new(storages).select(plan);
+    select.print_with(None)
+}
+
+/// The delta of a last stage without head: `SELECT <row id>, c0, …, w`. Not consolidated.
+pub fn identified_delta(delta: &Plan, key: Option<&[usize]>, storages: &[Storage]) -> String {
+    let schema = delta.schema();
+    format!(
+        "SELECT {} AS {ROW_ID}, {}w FROM {} AS b",
+        row_id(key, &schema, "b.c"),
+        column_list(schema.len(), "b.c"),
+        Printer::new(storages).weighted(delta)
+    )
+}
+
+/// The content of a last stage without head, with row ids: `SELECT <row id>, c0, …`.
+pub fn identified_rows(plan: &Plan, key: Option<&[usize]>, storages: &[Storage]) -> String {
+    let schema = plan.schema();
+    let columns: String = (0..schema.len()).map(|it| format!(", b.c{it}")).collect();
+    format!(
+        "SELECT {} AS {ROW_ID}{columns} FROM {} AS b",
+        row_id(key, &schema, "b.c"),
+        Printer::new(storages).unweighted(plan)
+    )
+}
+
+fn column_list(width: usize, prefix: &str) -> String {
+    (0..width).map(|it| format!("{prefix}{it}, ")).collect()
+}
+
+/// The row id of a row whose columns are `{prefix}0`, `{prefix}1`, …: a hash of the key where
+/// there is one, following the types' equality, and else of the whole row's image.
+pub(super) fn row_id(key: Option<&[usize]>, schema: &Schema, prefix: &str) -> String {
+    let (function, positions): (_, Vec<usize>) = match key {
+        Some(key) if !key.is_empty() => ("key_id", key.to_vec()),
+        Some(_) => return "0::int8".to_owned(),
+        None => ("row_id", (0..schema.len()).collect()),
+    };
+    if positions.is_empty() {
+        return "0::int8".to_owned();
+    }
+    let columns: Vec<String> = positions.iter().map(|it| format!("{prefix}{it}")).collect();
+    // A function takes at most 100 arguments.
+    if columns.len() > 100 {
+        return format!("pgstream.{function}(ROW({})::record)", columns.join(", "));
+    }
+    format!("pgstream.{function}({})", columns.join(", "))
+}
