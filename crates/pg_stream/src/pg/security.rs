@@ -46,3 +46,37 @@ impl Drop for Identity {
         }
     }
 }
+
+/// A setting changed for as long as this lives.
+pub struct LocalSetting {
+    guc_level: i32,
+}
+
+impl LocalSetting {
+    pub fn new(name: &std::ffi::CStr, value: &std::ffi::CStr) -> Self {
+        // SAFETY: both strings outlive the call; the nest level is ended by `drop` or by abort.
+        unsafe {
+            let guc_level = pg_sys::NewGUCNestLevel();
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+            Self { guc_level }
+        }
+    }
+}
+
+impl Drop for LocalSetting {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: ends the level that `new` began; guards nest like stack frames.
+            unsafe { pg_sys::AtEOXact_GUC(false, self.guc_level) };
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Relations: names, columns, locks, and being told when they change.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+    ffi::{CStr, CString},
+};
+
+use pgrx::pg_sys::{self, Oid};
+
+/// Schema and name.
+pub fn name(relation: Oid) -> (String, String) {
+    // SAFETY: both functions return NULL or a palloc'd string.
+    unsafe {
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
+        (text(schema), text(pg_sys::get_rel_name(relation)))
+    }
+}
+
+/// `schema.name` for messages; the number when it is gone.
+pub fn display_name(relation: Oid) -> String {
+    let (schema, name) = name(relation);
+    if name.is_empty() { relation.to_u32().to_string() } else { format!("{schema}.{name}") }
+}
+
+pub fn exists(relation: Oid) -> bool {
+    // SAFETY: a syscache look-up.
+    unsafe { pg_sys::get_rel_relkind(relation) != 0 }
+}
+
+pub fn owner(relation: Oid) -> Oid {
+    super::spi::get_one(
+        "SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1",
+        &[relation.into()],
+    )
+    .expect("the relation is locked")
+}
+
+/// The OID of a type by its qualified SQL name.
+pub fn type_named(name: &str) -> Oid {
+    let name = CString::new(name).expect("a type name has no NUL");
+    let (mut ty, mut typmod) = (Oid::INVALID, 0);
+    // SAFETY: the pointers are to live locals; an unknown name is an ERROR.
+    unsafe {
+        pg_sys::parseTypeString(
+            name.as_ptr(),
+            &raw mut ty,
+            &raw mut typmod,
+            std::ptr::null_mut(),
+        );
+    }
+    ty
+}
+
+/// Names of the columns, without dropped ones.
+pub fn column_names(relation: Oid) -> Vec<String> {
+    let mut names = Vec::new();
+    super::spi::run(
+        "SELECT attname::text FROM pg_catalog.pg_attribute \
+         WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        &[relation.into()],
+        |row| names.extend(row.get::<String>(0)),
+    );
+    names
+}
+
+/// The tables that a view reads, through views.
+pub fn tables_below(view: Oid) -> Vec<Oid> {
+    let mut tables = Vec::new();
+    super::spi::run(
+        "WITH RECURSIVE reads(relid) AS (
+             SELECT $1
+             UNION
+             SELECT d.refobjid
+             FROM reads r
+             JOIN pg_catalog.pg_rewrite w ON w.ev_class = r.relid
+             JOIN pg_catalog.pg_depend d
+               ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid
+              AND d.refclassid = 'pg_catalog.pg_class'::regclass)
+         SELECT c.oid FROM reads r JOIN pg_catalog.pg_class c ON c.oid = r.relid
+         WHERE c.relkind NOT IN ('v', 'S')",
+        &[view.into()],
+        |row| tables.extend(row.get::<Oid>(0)),
+    );
+    tables
+}
+
+/// Takes ACCESS SHARE until the end of the transaction. A relation that is gone stays unlocked.
+pub fn lock_for_reading(relation: Oid) {
+    // SAFETY: taking a lock by OID; invalidations are processed on the way.
+    unsafe { pg_sys::LockRelationOid(relation, pg_sys::AccessShareLock as i32) };
+}
+
+/// Makes this transaction the only one that refreshes, alters or drops the stream table. Waits.
+pub fn lock_stream_table(pgs_id: i64) {
+    // SAFETY: an object lock on our catalog table's row, which PostgreSQL shows as such.
+    unsafe {
+        let class = catalog_table();
+        let id = u32::try_from(pgs_id & 0xffff_ffff).expect("masked");
+        pg_sys::LockDatabaseObject(class, Oid::from(id), 0, pg_sys::ExclusiveLock as i32);
+    }
+}
+
+fn catalog_table() -> Oid {
+    // SAFETY: syscache look-ups of constant names.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"pgstream".as_ptr(), false);
+        pg_sys::get_relname_relid(c"pgs_stream_tables".as_ptr(), schema)
+    }
+}
+
+/// Whether a statement that changes the relation is still running in this session.
+pub fn has_pending_triggers(relation: Oid) -> bool {
+    // SAFETY: looks at this backend's trigger queue.
+    unsafe { pg_sys::AfterTriggerPendingOnRel(relation) }
+}
+
+/// Whether the relation has row triggers of users that can change or skip rows.
+pub fn has_before_row_triggers(relation: Oid) -> bool {
+    // SAFETY: the relation is locked by the refresh; it is closed with the lock kept.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
+        let triggers = (*opened).trigdesc;
+        let has = !triggers.is_null()
+            && ((*triggers).trig_insert_before_row
+                || (*triggers).trig_update_before_row
+                || (*triggers).trig_delete_before_row);
+        pg_sys::relation_close(opened, pg_sys::NoLock as i32);
+        has
+    }
+}
+
+thread_local! {
+    static WATCHED: RefCell<HashSet<Oid>> = RefCell::default();
+    static INVALID: RefCell<HashSet<Oid>> = RefCell::default();
+    static ALL_INVALID: Cell<bool> = const { Cell::new(false) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Notes from now on when one of these relations changes.
+pub fn watch(relations: &[Oid]) {
+    if !REGISTERED.replace(true) {
+        // SAFETY: registered once in this backend; the callback only notes the OID.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(note), pg_sys::Datum::from(0)) };
+    }
+    WATCHED.with_borrow_mut(|watched| watched.extend(relations));
+}
+
+/// Whether any watched relation changed since the last [`forget_invalidations`].
+pub fn take_invalidations() -> bool {
+    ALL_INVALID.get() || INVALID.with_borrow(|invalid| !invalid.is_empty())
+}
+
+pub fn was_invalidated(relations: &[Oid]) -> bool {
+    ALL_INVALID.get()
+        || INVALID.with_borrow(|invalid| relations.iter().any(|it| invalid.contains(it)))
+}
+
+pub fn forget_invalidations() {
+    ALL_INVALID.set(false);
+    INVALID.with_borrow_mut(HashSet::clear);
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn note(_argument: pg_sys::Datum, relation: Oid) {
+    if relation == Oid::INVALID {
+        ALL_INVALID.set(true);
+    } else if WATCHED.with_borrow(|watched| watched.contains(&relation)) {
+        INVALID.with_borrow_mut(|invalid| invalid.insert(relation));
+    }
+}
+
+/// # Safety
+///
+/// `string` is NULL or a C string.
+unsafe fn text(string: *const std::ffi::c_char) -> String {
+    if string.is_null() {
+        return String::new();
+    }
+    // SAFETY: as promised.
+    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+}
+
+/// ` COLLATE …` for a collation, or nothing for none.
+pub fn collation_clause(collation: Oid) -> String {
+    if collation == Oid::INVALID {
+        return String::new();
+    }
+    super::spi::get_one(
+        "SELECT ' COLLATE ' || quote_ident(n.nspname) || '.' || quote_ident(c.collname) \
+         FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace \
+         WHERE c.oid = $1",
+        &[collation.into()],
+    )
+    .unwrap_or_default()
+}
+
+/// Whether a B-tree can index the type.
+pub fn is_sortable(ty: Oid) -> bool {
+    // SAFETY: the type cache entry is never freed.
+    unsafe {
+        let entry =
+            pg_sys::lookup_type_cache(ty, pg_sys::TYPECACHE_BTREE_OPFAMILY.try_into().expect("a flag"));
+        (*entry).btree_opf != Oid::INVALID
+    }
+}
+
+/// The columns of a relation as a store holds them.
+pub fn store_columns(relation: Oid) -> Vec<super::store::StoreColumn> {
+    let mut columns = Vec::new();
+    super::spi::run(
+        "SELECT attname::text, atttypid, atttypmod, attcollation FROM pg_catalog.pg_attribute \
+         WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        &[relation.into()],
+        |row| {
+            columns.push(super::store::StoreColumn {
+                name: row.get(0).expect("never NULL"),
+                ty: row.get(1).expect("never NULL"),
+                typmod: row.get(2).expect("never NULL"),
+                collation: row.get(3).expect("never NULL"),
+            });
+        },
+    );
+    columns
+}

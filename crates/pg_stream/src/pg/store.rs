@@ -1,0 +1,144 @@
+//! Tuple stores: rows that the executor can read by name, in memory or spilled to disk.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::spi::Relation;
+
+/// The type of a stored column.
+#[derive(Clone, Debug)]
+pub struct StoreColumn {
+    pub name: String,
+    pub ty: Oid,
+    pub typmod: i32,
+    pub collation: Oid,
+}
+
+/// A descriptor for rows with these columns, allocated in the current memory context.
+pub fn descriptor(columns: &[StoreColumn]) -> pg_sys::TupleDesc {
+    // SAFETY: the descriptor has room for every column that is initialized.
+    unsafe {
+        let width = i32::try_from(columns.len()).expect("few columns");
+        let descriptor = pg_sys::CreateTemplateTupleDesc(width);
+        for (number, column) in (1..).zip(columns) {
+            let name = CString::new(column.name.as_str()).expect("a name has no NUL");
+            pg_sys::TupleDescInitEntry(
+                descriptor,
+                number,
+                name.as_ptr(),
+                column.ty,
+                column.typmod,
+                0,
+            );
+            pg_sys::TupleDescInitEntryCollation(descriptor, number, column.collation);
+        }
+        descriptor
+    }
+}
+
+/// Rows, written once and read by statements under a name.
+pub struct Store {
+    store: *mut pg_sys::Tuplestorestate,
+    descriptor: pg_sys::TupleDesc,
+    rows: u64,
+}
+
+impl Store {
+    /// An empty store in the current memory context, which must outlive it.
+    pub fn new(columns: &[StoreColumn]) -> Self {
+        let descriptor = descriptor(columns);
+        // SAFETY: plain call; the store lives in the current memory context.
+        let store = unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) };
+        Self { store, descriptor, rows: 0 }
+    }
+
+    /// Takes over a store that somebody else filled.
+    ///
+    /// # Safety
+    ///
+    /// `store` holds `rows` tuples of `descriptor`, and nobody else ends it.
+    pub(in crate::pg) unsafe fn from_raw(
+        store: *mut pg_sys::Tuplestorestate,
+        descriptor: pg_sys::TupleDesc,
+        rows: u64,
+    ) -> Self {
+        Self { store, descriptor, rows }
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Appends a row.
+    pub fn put(&mut self, values: &[Datum], nulls: &[bool]) {
+        // SAFETY: the caller passes a value for every column of the descriptor; the store copies.
+        unsafe {
+            assert_eq!(values.len(), usize::try_from((*self.descriptor).natts).expect("a count"));
+            pg_sys::tuplestore_putvalues(
+                self.store,
+                self.descriptor,
+                values.as_ptr(),
+                nulls.as_ptr(),
+            );
+        }
+        self.rows += 1;
+    }
+
+    /// Hands over every row.
+    pub fn each(&self, mut work: impl FnMut(&[Datum], &[bool])) {
+        // SAFETY: the slot is made for the store's descriptor and dropped after the last use.
+        unsafe {
+            let slot = pg_sys::MakeSingleTupleTableSlot(
+                self.descriptor,
+                &raw const pg_sys::TTSOpsMinimalTuple,
+            );
+            let width = (*self.descriptor).natts;
+            pg_sys::tuplestore_rescan(self.store);
+            while pg_sys::tuplestore_gettupleslot(self.store, true, false, slot) {
+                pg_sys::slot_getsomeattrs_int(slot, width);
+                let width = usize::try_from(width).expect("a count");
+                work(
+                    std::slice::from_raw_parts((*slot).tts_values, width),
+                    std::slice::from_raw_parts((*slot).tts_isnull, width),
+                );
+            }
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+        }
+    }
+
+    /// Makes the rows readable as `name` in the current SPI session.
+    pub fn register(&self, name: &str) -> Relation<'_> {
+        // SAFETY: the guard borrows `self`, so store and descriptor outlive it.
+        unsafe { Relation::register(name, self.descriptor, self.store, self.rows) }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: nobody else ends the store; after an error its memory context goes.
+            unsafe { pg_sys::tuplestore_end(self.store) };
+        }
+    }
+}
+
+/// Whether two values of a column have the same binary image.
+pub fn same_image(left: Option<Datum>, right: Option<Datum>, by_value: bool, length: i16) -> bool {
+    match (left, right) {
+        (None, None) => true,
+        // SAFETY: both are values of a type with this length and passing.
+        (Some(left), Some(right)) => unsafe {
+            pg_sys::datum_image_eq(left, right, by_value, i32::from(length))
+        },
+        _ => false,
+    }
+}
+
+/// Length and passing of a type.
+pub fn type_length(ty: Oid) -> (bool, i16) {
+    let (mut length, mut by_value) = (0, false);
+    // SAFETY: the pointers are to live locals.
+    unsafe { pg_sys::get_typlenbyval(ty, &raw mut length, &raw mut by_value) };
+    (by_value, length)
+}

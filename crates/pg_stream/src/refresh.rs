@@ -1,0 +1,261 @@
+//! One refresh of one stream table: manual, scheduled and initial refreshes all run this.
+//!
+//! In this order, each step relying on the ones before:
+//!
+//! 1. lock the stream table against other refreshes,
+//! 2. lock the sources (TRUNCATE and rewrites are not MVCC, so a snapshot taken before the lock
+//!    could see an empty table),
+//! 3. take the snapshot S,
+//! 4. read the frontier at S, and from the buffers what S sees and the frontier has not consumed,
+//! 5. run the stages and apply their changes, as the stream table's owner,
+//! 6. hand the change on to those that read this stream table,
+//! 7. store the new frontier and the history row, and remove what everybody has consumed.
+//!
+//! All of it is one transaction, so a change is applied exactly once or not at all.
+
+mod advance;
+mod definition;
+mod delta;
+mod differential;
+mod explain;
+mod full;
+mod guard;
+mod statements;
+mod storage;
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys::Oid;
+use pgstream_core::frontier::Frontier;
+
+pub use self::{explain::explain, storage::create};
+use self::{
+    advance::State,
+    definition::{Definition, Differential},
+    delta::Counts,
+};
+use crate::{
+    capture,
+    error::Error,
+    pg::{
+        relation, security::Identity, snapshot::Snapshot, spi::Session, store::Store, time::Stopwatch,
+    },
+};
+
+/// Who asked for a refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitiatedBy {
+    Scheduler,
+    Manual,
+    Initial,
+}
+
+/// What a refresh did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    NoData,
+    Full,
+    Differential,
+    /// Rebuilt because the definition of something that the query uses changed.
+    Reinitialize,
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoData => "NO_DATA",
+            Self::Full => "FULL",
+            Self::Differential => "DIFFERENTIAL",
+            Self::Reinitialize => "REINITIALIZE",
+        }
+    }
+}
+
+impl InitiatedBy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduler => "SCHEDULER",
+            Self::Manual => "MANUAL",
+            Self::Initial => "INITIAL",
+        }
+    }
+}
+
+/// The result of a refresh.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    pub action: Action,
+    pub inserted: u64,
+    pub updated: u64,
+    pub deleted: u64,
+}
+
+/// Refreshes a stream table. The caller has checked privileges and status.
+pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
+    let clock = Stopwatch::start();
+    let _superuser = Identity::superuser();
+    relation::lock_stream_table(pgs_id);
+    let definition = lock_sources(pgs_id)?;
+    let mut snapshot = Snapshot::for_refresh();
+    let session = Session::open();
+    let state = State::read(pgs_id, &snapshot)?;
+    let is_rebuilt = definition.differential.as_ref().is_some_and(|it| state.is_outdated(it));
+    if let Some(differential) = definition.differential.as_ref().filter(|_| is_rebuilt) {
+        storage::rebuild(&definition, differential)?;
+        // Capture may have begun just now: only a snapshot taken after that misses nothing.
+        snapshot = Snapshot::latest();
+    }
+    let refresh = Refresh { definition: &definition, snapshot: &snapshot, session: &session };
+    let outcome = if is_rebuilt {
+        refresh.full(definition.differential.as_ref(), Action::Reinitialize)?
+    } else {
+        refresh.run(&state)?
+    };
+    advance::store(&definition, &outcome, by, &clock, &snapshot);
+    if outcome.action != Action::NoData {
+        capture::cleanup_after(&definition.tracked_sources(), &snapshot);
+    }
+    Ok(outcome)
+}
+
+/// Locks what the query reads. Locking lets changes of definition in, so it repeats until the
+/// definition that was locked is the current one.
+fn lock_sources(pgs_id: i64) -> Result<std::rc::Rc<Definition>, Error> {
+    let mut definition = definition::of(pgs_id)?;
+    loop {
+        for source in &definition.locked {
+            relation::lock_for_reading(*source);
+        }
+        let current = definition::of(pgs_id)?;
+        if std::rc::Rc::ptr_eq(&definition, &current) {
+            break;
+        }
+        definition = current;
+    }
+    for source in &definition.locked {
+        if relation::has_pending_triggers(*source) {
+            return Err(Error::StatementRunning(relation::display_name(*source)));
+        }
+    }
+    Ok(definition)
+}
+
+struct Refresh<'a> {
+    definition: &'a Definition,
+    snapshot: &'a Snapshot,
+    session: &'a Session,
+}
+
+impl Refresh<'_> {
+    fn run(&self, state: &State) -> Result<Outcome, Error> {
+        let Some(differential) = &self.definition.differential else {
+            return self.full(None, Action::Full);
+        };
+        let Some(frontier) = state.frontier.as_ref().filter(|_| state.is_populated) else {
+            return self.full(Some(differential), Action::Full);
+        };
+        match self.read_deltas(differential, frontier)? {
+            None => self.full(Some(differential), Action::Full),
+            Some(deltas) if deltas.is_empty() => Ok(Outcome {
+                action: Action::NoData,
+                inserted: 0,
+                updated: 0,
+                deleted: 0,
+            }),
+            Some(deltas) => self.differential(differential, &deltas),
+        }
+    }
+
+    /// The changes of each source that has any; `None` when one was truncated.
+    fn read_deltas(
+        &self,
+        differential: &Differential,
+        frontier: &Frontier,
+    ) -> Result<Option<HashMap<Oid, Store>>, Error> {
+        let mut deltas = HashMap::new();
+        for source in &differential.sources {
+            let delta =
+                capture::delta::read(source.relation, &source.attributes, self.snapshot, frontier)?;
+            if delta.truncated {
+                return Ok(None);
+            }
+            if delta.store.rows() > 0 {
+                deltas.insert(source.relation, delta.store);
+            }
+        }
+        Ok(Some(deltas))
+    }
+
+    fn differential(
+        &self,
+        differential: &Differential,
+        deltas: &HashMap<Oid, Store>,
+    ) -> Result<Outcome, Error> {
+        let wants_output = capture::is_tracked(self.definition.relation);
+        let (counts, output) = {
+            let _owner = Identity::restricted(relation::owner(self.definition.relation));
+            let _writing = guard::writing(self.definition.relation);
+            differential::run(
+                self.definition,
+                differential,
+                deltas,
+                wants_output,
+                self.snapshot,
+                self.session,
+            )?
+        };
+        if let Some(output) = output {
+            self.hand_on(&differential.pipeline.visible, &output);
+        }
+        Ok(outcome(Action::Differential, counts))
+    }
+
+    fn full(
+        &self,
+        differential: Option<&Differential>,
+        action: Action,
+    ) -> Result<Outcome, Error> {
+        let wants_output = capture::is_tracked(self.definition.relation);
+        let (counts, output) = {
+            let _owner = Identity::restricted(relation::owner(self.definition.relation));
+            let _writing = guard::writing(self.definition.relation);
+            full::run(self.definition, differential, wants_output, self.snapshot, self.session)?
+        };
+        if let Some(output) = output {
+            let visible: Vec<usize> = match differential {
+                Some(differential) => differential.pipeline.visible.clone(),
+                None => (0..self.definition.columns.len()).collect(),
+            };
+            self.hand_on(&visible, &output);
+        }
+        Ok(outcome(action, counts))
+    }
+
+    /// Appends the change of the stream table to its own change buffer.
+    fn hand_on(&self, visible: &[usize], output: &Store) {
+        let mut appender = capture::buffer::Appender::open(self.definition.relation);
+        output.each(|values, nulls| {
+            let weight = values[values.len() - 1].value() as i64;
+            let row: Vec<_> = visible.iter().map(|it| values[*it]).collect();
+            let row_nulls: Vec<_> = visible.iter().map(|it| nulls[*it]).collect();
+            appender.append(&row, &row_nulls, weight);
+        });
+        appender.finish();
+    }
+}
+
+impl Definition {
+    fn tracked_sources(&self) -> Vec<Oid> {
+        let sources = self.differential.iter().flat_map(|it| &it.sources);
+        sources.map(|it| it.relation).collect()
+    }
+}
+
+fn outcome(action: Action, counts: Counts) -> Outcome {
+    Outcome {
+        action,
+        inserted: counts.inserted,
+        updated: counts.updated,
+        deleted: counts.deleted,
+    }
+}

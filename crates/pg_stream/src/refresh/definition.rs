@@ -1,0 +1,231 @@
+//! What a backend knows about a stream table, loaded once and dropped when anything that it was
+//! made from changes.
+
+use std::{cell::RefCell, collections::HashMap, mem::ManuallyDrop, rc::Rc};
+
+use pgrx::pg_sys::Oid;
+use pgstream_ivm::{
+    aggregate,
+    plan::Source,
+    sql::{Storage, quote, quote_qualified},
+    stage::{self, Pipeline, Stage},
+};
+
+use crate::{
+    error::Error,
+    lower,
+    pg::{relation, spi, store::StoreColumn},
+    refresh::statements::Statements,
+};
+
+/// A stream table as a refresh sees it.
+pub struct Definition {
+    pub pgs_id: i64,
+    pub relation: Oid,
+    pub view: Oid,
+    /// Schema and name of the stream table, quoted.
+    pub table: String,
+    /// Names of the visible columns, unquoted.
+    pub columns: Vec<String>,
+    /// `None` in FULL mode.
+    pub differential: Option<Differential>,
+    /// Tables that the query reads, as far as they must be locked.
+    pub locked: Vec<Oid>,
+    /// Prepared statements.
+    pub statements: RefCell<Statements>,
+}
+
+/// How a stream table is maintained incrementally.
+pub struct Differential {
+    pub pipeline: Pipeline,
+    /// One for each stage.
+    pub storages: Vec<Storage>,
+    pub sources: Vec<TrackedSource>,
+    /// Changes whenever what is stored would have to be laid out differently.
+    pub fingerprint: String,
+}
+
+/// A table whose changes are captured for this stream table.
+#[derive(Clone, Debug)]
+pub struct TrackedSource {
+    pub relation: Oid,
+    /// Attribute numbers that some scan reads, ascending.
+    pub attributes: Vec<i16>,
+}
+
+impl Differential {
+    pub fn is_last(&self, stage: usize) -> bool {
+        stage + 1 == self.pipeline.stages.len()
+    }
+
+    /// Types of the values of a storage: the output, then the state.
+    pub fn value_columns(&self, stage: usize) -> Vec<StoreColumn> {
+        let output = self.pipeline.stages[stage].output.iter().enumerate().map(|(i, column)| {
+            StoreColumn {
+                name: format!("v{i}"),
+                ty: Oid::from(column.ty.oid),
+                typmod: column.ty.typmod,
+                collation: Oid::from(column.ty.collation),
+            }
+        });
+        let first_state = self.pipeline.stages[stage].output.len();
+        let state = self.storages[stage].state.iter().enumerate().map(|(i, (_, ty))| StoreColumn {
+            name: format!("v{}", first_state + i),
+            ty: relation::type_named(ty),
+            typmod: -1,
+            collation: Oid::INVALID,
+        });
+        output.chain(state).collect()
+    }
+}
+
+thread_local! {
+    // Never dropped: at process exit PostgreSQL's memory is gone before thread locals are.
+    static CACHE: ManuallyDrop<RefCell<HashMap<i64, Rc<Definition>>>> = ManuallyDrop::default();
+}
+
+/// The definition of a stream table.
+pub fn of(pgs_id: i64) -> Result<Rc<Definition>, Error> {
+    if relation::take_invalidations() {
+        CACHE.with(|cache| {
+            let is_valid = |it: &Definition| !relation::was_invalidated(&it.watched());
+            cache.borrow_mut().retain(|_, definition| is_valid(definition));
+        });
+        relation::forget_invalidations();
+    }
+    if let Some(found) = CACHE.with(|cache| cache.borrow().get(&pgs_id).cloned()) {
+        return Ok(found);
+    }
+    let definition = Rc::new(load(pgs_id)?);
+    relation::watch(&definition.watched());
+    CACHE.with(|cache| cache.borrow_mut().insert(pgs_id, Rc::clone(&definition)));
+    Ok(definition)
+}
+
+/// Forgets what is cached about a stream table.
+pub fn forget(pgs_id: i64) {
+    CACHE.with(|cache| cache.borrow_mut().remove(&pgs_id));
+}
+
+impl Definition {
+    /// Whether the user put row triggers on the stream table that can change or skip rows.
+    pub fn has_row_triggers(&self) -> bool {
+        relation::has_before_row_triggers(self.relation)
+    }
+
+    fn watched(&self) -> Vec<Oid> {
+        let mut watched = self.locked.clone();
+        watched.extend([self.relation, self.view]);
+        watched
+    }
+}
+
+fn load(pgs_id: i64) -> Result<Definition, Error> {
+    let mut row = None;
+    spi::run(
+        "SELECT pgs_relid, view_relid, refresh_mode = 'FULL', pgs_schema || '.' || pgs_name \
+         FROM pgstream.pgs_stream_tables WHERE pgs_id = $1",
+        &[pgs_id.into()],
+        |it| row = Some((it.get::<Oid>(0), it.get::<Oid>(1), it.get::<bool>(2), it.get::<String>(3))),
+    );
+    let Some((Some(relation), view, Some(is_full), Some(name))) = row else {
+        return Err(Error::Undefined(format!("number {pgs_id}")));
+    };
+    let view = view.filter(|view| relation::exists(*view));
+    let Some(view) = view else {
+        return Err(Error::QueryLost(name));
+    };
+    let (schema, name) = relation::name(relation);
+    let columns = relation::column_names(view);
+    let table = quote_qualified(&schema, &name);
+    let (differential, locked) = if is_full {
+        (None, relation::tables_below(view))
+    } else {
+        let lowered = lower::lower_view(view)?;
+        let differential = differential(pgs_id, &table, &columns, lowered.plan);
+        let locked = lowered.dependencies.iter().map(|it| it.oid).collect();
+        (Some(differential), locked)
+    };
+    Ok(Definition {
+        pgs_id,
+        relation,
+        view,
+        table,
+        columns,
+        differential,
+        locked,
+        statements: RefCell::default(),
+    })
+}
+
+fn differential(
+    pgs_id: i64,
+    table: &str,
+    columns: &[String],
+    plan: pgstream_ivm::plan::Plan,
+) -> Differential {
+    let pipeline = stage::stage(plan);
+    let last = pipeline.stages.len() - 1;
+    let storages: Vec<Storage> = pipeline
+        .stages
+        .iter()
+        .enumerate()
+        .map(|(index, stage)| {
+            let state = state_columns(stage);
+            let counted = stage.head.is_some();
+            if index == last {
+                let mut names = vec![String::new(); stage.output.len()];
+                for (column, position) in columns.iter().zip(&pipeline.visible) {
+                    names[*position] = quote(column);
+                }
+                Storage { table: table.to_owned(), columns: names, state, counted }
+            } else {
+                let columns = (0..stage.output.len()).map(|it| format!("c{it}")).collect();
+                Storage { table: stage_table(pgs_id, index), columns, state, counted }
+            }
+        })
+        .collect();
+    let sources = tracked_sources(&pipeline);
+    let fingerprint = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(
+        format!("1 {pipeline:?} {storages:?}").as_bytes(),
+    ));
+    Differential { pipeline, storages, sources, fingerprint }
+}
+
+/// The hidden table of an inner stage.
+pub fn stage_table(pgs_id: i64, stage: usize) -> String {
+    quote_qualified("pgstream_state", &format!("stage_{pgs_id}_{stage}"))
+}
+
+fn state_columns(stage: &Stage) -> Vec<(String, String)> {
+    let calls = stage.head.iter().flat_map(|head| head.calls.iter().enumerate());
+    calls
+        .flat_map(|(index, call)| {
+            aggregate::state(call)
+                .into_iter()
+                .map(move |it| (format!("s{index}_{}", it.name), it.ty.to_owned()))
+        })
+        .collect()
+}
+
+fn tracked_sources(pipeline: &Pipeline) -> Vec<TrackedSource> {
+    let mut sources: Vec<TrackedSource> = Vec::new();
+    for scan in pipeline.stages.iter().flat_map(|stage| stage.body.scans()) {
+        let Source::Table { oid, .. } = &scan.source else { continue };
+        let relation = Oid::from(*oid);
+        let index = sources.iter().position(|it| it.relation == relation).unwrap_or_else(|| {
+            sources.push(TrackedSource { relation, attributes: Vec::new() });
+            sources.len() - 1
+        });
+        for attribute in &scan.attributes {
+            let attribute = i16::try_from(*attribute).expect("an attribute number");
+            if !sources[index].attributes.contains(&attribute) {
+                sources[index].attributes.push(attribute);
+            }
+        }
+    }
+    for source in &mut sources {
+        source.attributes.sort_unstable();
+    }
+    sources
+}

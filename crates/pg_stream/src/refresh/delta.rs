@@ -1,0 +1,143 @@
+//! The change of one storage, as it is found out and as it is applied.
+
+use pgrx::pg_sys::{BuiltinOid, Datum, Oid};
+use pgstream_ivm::{
+    sql::{self, Matching, Storage},
+    stage::Stage,
+};
+
+use crate::{
+    pg::{
+        snapshot::Snapshot,
+        spi::{self, Session},
+        store::{Store, StoreColumn},
+    },
+    refresh::statements::{Kind, Statements, size_class},
+};
+
+fn column(name: &str, ty: BuiltinOid) -> StoreColumn {
+    StoreColumn { name: name.to_owned(), ty: spi::type_oid(ty), typmod: -1, collation: Oid::INVALID }
+}
+
+fn prefixed(prefix: char, columns: &[StoreColumn]) -> impl Iterator<Item = StoreColumn> + '_ {
+    columns
+        .iter()
+        .enumerate()
+        .map(move |(i, it)| StoreColumn { name: format!("{prefix}{i}"), ..it.clone() })
+}
+
+/// Rows that go, change and come.
+pub struct Change {
+    pub removed: Store,
+    pub updated: Store,
+    pub added: Store,
+    /// The change of the output as a Z-set, for whoever reads it next: columns and weight.
+    pub output: Option<Store>,
+    /// How many rows go: of several copies of a row, each counts.
+    pub removed_rows: u64,
+    output_width: usize,
+}
+
+impl Change {
+    /// For a storage whose rows are found by `ctid`. `values` are output, state and count.
+    pub fn by_ctid(values: &[StoreColumn], output_width: usize, wants_output: bool) -> Self {
+        let ctid = column("ctid", BuiltinOid::TIDOID);
+        let removed = Store::new(std::slice::from_ref(&ctid));
+        let updated: Vec<_> = std::iter::once(ctid).chain(prefixed('v', values)).collect();
+        Self::with(removed, &updated, values, output_width, wants_output)
+    }
+
+    /// For a storage whose rows are found by row id and content.
+    pub fn by_content(values: &[StoreColumn], wants_output: bool) -> Self {
+        let rid = column("rid", BuiltinOid::INT8OID);
+        let old: Vec<_> = std::iter::once(rid).chain(prefixed('o', values)).collect();
+        let mut removed = old.clone();
+        removed.push(column("n", BuiltinOid::INT8OID));
+        removed.push(column("ordinal", BuiltinOid::INT8OID));
+        let updated: Vec<_> = old.into_iter().chain(prefixed('v', values)).collect();
+        Self::with(Store::new(&removed), &updated, values, values.len(), wants_output)
+    }
+
+    fn with(
+        removed: Store,
+        updated: &[StoreColumn],
+        values: &[StoreColumn],
+        output_width: usize,
+        wants_output: bool,
+    ) -> Self {
+        let rid = column("rid", BuiltinOid::INT8OID);
+        let added: Vec<_> = std::iter::once(rid).chain(prefixed('v', values)).collect();
+        let output = wants_output.then(|| {
+            let mut columns: Vec<_> = prefixed('a', &values[..output_width]).collect();
+            columns.push(column("w", BuiltinOid::INT8OID));
+            Store::new(&columns)
+        });
+        Self {
+            removed,
+            updated: Store::new(updated),
+            added: Store::new(&added),
+            output,
+            removed_rows: 0,
+            output_width,
+        }
+    }
+
+    /// Notes a row of the output's change.
+    pub fn put_output(&mut self, values: &[Datum], nulls: &[bool], weight: i64) {
+        let Some(output) = &mut self.output else { return };
+        let mut row = values[..self.output_width].to_vec();
+        let mut row_nulls = nulls[..self.output_width].to_vec();
+        row.push(Datum::from(weight));
+        row_nulls.push(false);
+        output.put(&row, &row_nulls);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.removed.rows() + self.updated.rows() + self.added.rows() == 0
+    }
+}
+
+/// How many rows a refresh changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub inserted: u64,
+    pub updated: u64,
+    pub deleted: u64,
+}
+
+/// Writes `change` into the storage of `stage`; counts what the statements did.
+pub fn apply(
+    change: &Change,
+    stage_index: usize,
+    stage: &Stage,
+    storage: &Storage,
+    matching: Matching,
+    statements: &mut Statements,
+    snapshot: &Snapshot,
+    _session: &Session,
+) -> Counts {
+    let keys: Vec<usize> = match &stage.head {
+        Some(head) => (0..head.keys.len()).collect(),
+        None => Vec::new(),
+    };
+    let mut run = |store: &Store, name: &str, kind: Kind| {
+        if store.rows() == 0 {
+            return 0;
+        }
+        let _relation = store.register(name);
+        let statement = statements.get((stage_index, kind, vec![size_class(store.rows())]), || {
+            let all = sql::apply(storage, &keys, matching);
+            match kind {
+                Kind::Delete => all.delete,
+                Kind::Update => all.update,
+                _ => all.insert,
+            }
+        });
+        statement.execute(&[], snapshot)
+    };
+    Counts {
+        deleted: run(&change.removed, "__pgs_removed", Kind::Delete),
+        updated: run(&change.updated, "__pgs_updated", Kind::Update),
+        inserted: run(&change.added, "__pgs_added", Kind::Insert),
+    }
+}

@@ -1,0 +1,389 @@
+//! Running the stages of a differential refresh.
+//!
+//! Stages run in order. Each finds the change of its storage and applies it; the change of its
+//! output is what later stages read as its delta. An inner table that did not change takes part
+//! with its new content only, so the statements differ by which deltas are empty.
+
+use std::{cell::RefCell, collections::HashMap};
+
+use pgrx::pg_sys::{BuiltinOid, Datum, Oid};
+use pgstream_ivm::{
+    derive,
+    plan::{Plan, Source},
+    sql::{self, HeadStatements, Matching, PAIR_PREFIX, delta_name},
+    stage::{Head, Stage},
+};
+
+use crate::{
+    error::Error,
+    pg::{
+        snapshot::Snapshot,
+        spi::{self, Row, Session},
+        store::{Store, StoreColumn, same_image, type_length},
+        zset::Consolidator,
+    },
+    refresh::{
+        definition::{Definition, Differential},
+        delta::{self, Change, Counts},
+        statements::{Kind, size_class},
+    },
+};
+
+/// Applies `deltas` to every stage. Returns what happened to the stream table and, when somebody
+/// reads it downstream, the change of its content.
+pub fn run(
+    definition: &Definition,
+    differential: &Differential,
+    deltas: &HashMap<Oid, Store>,
+    wants_output: bool,
+    snapshot: &Snapshot,
+    session: &Session,
+) -> Result<(Counts, Option<Store>), Error> {
+    let mut stage_deltas: HashMap<usize, Store> = HashMap::new();
+    let mut result = (Counts::default(), None);
+    for (index, stage) in differential.pipeline.stages.iter().enumerate() {
+        let is_last = differential.is_last(index);
+        let rows_of = |source: &Source| match source {
+            Source::Table { oid, .. } => deltas.get(&Oid::from(*oid)).map_or(0, Store::rows),
+            Source::Stage(stage) => stage_deltas.get(stage).map_or(0, Store::rows),
+        };
+        let sources = stage.sources();
+        let sizes: Vec<u8> = sources.iter().map(|it| size_class(rows_of(it))).collect();
+        let delta = derive::delta(&stage.body, &|source| rows_of(source) > 0);
+        if matches!(delta, Plan::Empty(_)) {
+            continue;
+        }
+        let run = StageRun {
+            definition,
+            differential,
+            index,
+            stage,
+            sizes,
+            snapshot,
+            session,
+            wants_output: !is_last || wants_output,
+        };
+        let (counts, output) = {
+            let store_of = |source: &Source| match source {
+                Source::Table { oid, .. } => deltas.get(&Oid::from(*oid)),
+                Source::Stage(stage) => stage_deltas.get(stage),
+            };
+            let _relations: Vec<_> = sources
+                .iter()
+                .filter_map(|source| Some(store_of(source)?.register(&delta_name(source))))
+                .collect();
+            match &stage.head {
+                Some(head) => run.with_head(head, &delta)?,
+                None => run.without_head(&delta)?,
+            }
+        };
+        if is_last {
+            result = (counts, output);
+        } else if let Some(output) = output {
+            stage_deltas.insert(index, output);
+        }
+    }
+    Ok(result)
+}
+
+struct StageRun<'a> {
+    definition: &'a Definition,
+    differential: &'a Differential,
+    index: usize,
+    stage: &'a Stage,
+    /// Size classes of the deltas of the stage's sources.
+    sizes: Vec<u8>,
+    snapshot: &'a Snapshot,
+    session: &'a Session,
+    wants_output: bool,
+}
+
+impl StageRun<'_> {
+    fn query(&self, kind: Kind, sizes: Vec<u8>, text: impl FnOnce() -> String, each: impl FnMut(Row<'_>)) {
+        let statement = self
+            .definition
+            .statements
+            .borrow_mut()
+            .get((self.index, kind, sizes), text);
+        statement.query(&[], self.snapshot, each);
+    }
+
+    fn apply(&self, change: &Change, matching: Matching) -> Counts {
+        delta::apply(
+            change,
+            self.index,
+            self.stage,
+            &self.differential.storages[self.index],
+            matching,
+            &mut self.definition.statements.borrow_mut(),
+            self.snapshot,
+            self.session,
+        )
+    }
+
+    fn with_head(&self, head: &Head, delta: &Plan) -> Result<(Counts, Option<Store>), Error> {
+        let storages = &self.differential.storages;
+        let texts = std::cell::OnceCell::<HeadStatements>::new();
+        let text = || {
+            texts.get_or_init(|| sql::head(self.stage, head, delta, &storages[self.index], storages))
+        };
+        let pairs = RefCell::new(Pairs::new(self.differential, self.index, head, self.wants_output));
+        let each = |row: Row<'_>| pairs.borrow_mut().add(&row);
+        self.query(Kind::Changed, self.sizes.clone(), || text().changed.clone(), each);
+
+        let (keys, null_keys) = pairs.borrow_mut().take_lost();
+        for (kind, lost) in [(Kind::Rescan, keys), (Kind::RescanNull, null_keys)] {
+            if lost.rows() == 0 {
+                continue;
+            }
+            let _relation = lost.register("__pgs_keys");
+            let rescan = || match kind {
+                Kind::RescanNull => {
+                    text().rescan_null.clone().expect("a NULL key comes from a nullable column")
+                }
+                _ => text().rescan.clone(),
+            };
+            self.query(kind, vec![size_class(lost.rows())], rescan, each);
+        }
+        let pairs = pairs.into_inner();
+        if pairs.is_negative {
+            return Err(Error::broken(&self.definition.table, "a group has fewer than no rows"));
+        }
+        let change = pairs.change;
+        let counts = self.apply(&change, Matching::Ctid);
+        self.check(&change, counts)?;
+        Ok((counts, change.output))
+    }
+
+    fn without_head(&self, delta: &Plan) -> Result<(Counts, Option<Store>), Error> {
+        let values = self.differential.value_columns(self.index);
+        let key = self.stage.key();
+        let mut columns = vec![StoreColumn {
+            name: "rid".to_owned(),
+            ty: spi::type_oid(BuiltinOid::INT8OID),
+            typmod: -1,
+            collation: Oid::INVALID,
+        }];
+        columns.extend(values.iter().cloned());
+        let mut rows = Consolidator::new(&columns);
+        self.query(
+            Kind::Changed,
+            self.sizes.clone(),
+            || sql::identified_delta(delta, key.as_deref(), &self.differential.storages),
+            |row| {
+                let width = row.values.len() - 1;
+                let weight = row.get::<i64>(width).expect("a weight is never NULL");
+                rows.add(&row.values[..width], &row.nulls[..width], weight);
+            },
+        );
+        let change = content_change(rows, &values, key.is_some(), self.wants_output);
+        let counts = self.apply(&change, matching(key.is_some()));
+        self.check(&change, counts)?;
+        Ok((counts, change.output))
+    }
+
+    /// Every row that should have gone or changed was there.
+    fn check(&self, change: &Change, counts: Counts) -> Result<(), Error> {
+        let expected = (change.removed_rows, change.updated.rows(), change.added.rows());
+        if expected == (counts.deleted, counts.updated, counts.inserted) {
+            return Ok(());
+        }
+        // Triggers of the user may skip rows.
+        if self.definition.has_row_triggers() {
+            return Ok(());
+        }
+        Err(Error::broken(
+            &self.definition.table,
+            &format!(
+                "expected to delete, update and insert {expected:?} rows, but found {:?}",
+                (counts.deleted, counts.updated, counts.inserted)
+            ),
+        ))
+    }
+}
+
+/// How the rows of a storage without head are found.
+pub fn matching(is_keyed: bool) -> Matching {
+    if is_keyed { Matching::Content } else { Matching::ContentCopies }
+}
+
+/// Turns net rows (row id, values) into rows that go, change and come. In a keyed storage a row
+/// that goes and one that comes under the same row id are one update.
+pub fn content_change(
+    rows: Consolidator,
+    values: &[StoreColumn],
+    is_keyed: bool,
+    wants_output: bool,
+) -> Change {
+    let mut change = Change::by_content(values, wants_output);
+    let net = rows.finish();
+    // Row id → the row that goes, as long as it is not paired.
+    let mut gone: HashMap<i64, usize> = HashMap::new();
+    let mut paired = vec![false; if is_keyed { net.len() } else { 0 }];
+    if is_keyed {
+        for index in 0..net.len() {
+            if net.weight(index) < 0 {
+                gone.insert(net.row_id(index), index);
+            }
+        }
+        for index in 0..net.len() {
+            if net.weight(index) == 1
+                && let Some(old) = gone.get(&net.row_id(index)).copied()
+                && net.weight(old) == -1
+                && !paired[old]
+            {
+                paired[old] = true;
+                paired[index] = true;
+                let (old_values, old_nulls) = net.row(old);
+                let (new_values, new_nulls) = net.row(index);
+                let row: Vec<Datum> = old_values.iter().chain(&new_values[1..]).copied().collect();
+                let nulls: Vec<bool> = old_nulls.iter().chain(&new_nulls[1..]).copied().collect();
+                change.updated.put(&row, &nulls);
+            }
+        }
+    }
+    for index in 0..net.len() {
+        let (mut row, mut nulls) = net.row(index);
+        let weight = net.weight(index);
+        change.put_output(&row[1..], &nulls[1..], weight);
+        if is_keyed && paired[index] {
+            continue;
+        }
+        if weight > 0 {
+            for _ in 0..weight {
+                change.added.put(&row, &nulls);
+            }
+        } else {
+            row.extend([Datum::from(-weight), Datum::from(index)]);
+            nulls.extend([false, false]);
+            change.removed.put(&row, &nulls);
+            change.removed_rows += weight.unsigned_abs();
+        }
+    }
+    change
+}
+
+/// Sorts the output of a head's statements (old and new row of each group) into a change.
+struct Pairs {
+    change: Change,
+    lost: Store,
+    lost_null: Store,
+    key_columns: Vec<StoreColumn>,
+    keys: usize,
+    /// Number of values: output and state.
+    width: usize,
+    lengths: Vec<(bool, i16)>,
+    outputs: usize,
+    is_negative: bool,
+}
+
+impl Pairs {
+    fn new(differential: &Differential, index: usize, head: &Head, wants_output: bool) -> Self {
+        let stage = &differential.pipeline.stages[index];
+        let mut values = differential.value_columns(index);
+        let width = values.len();
+        let lengths = values.iter().map(|it| type_length(it.ty)).collect();
+        let count = StoreColumn {
+            name: "n".to_owned(),
+            ty: spi::type_oid(BuiltinOid::INT8OID),
+            typmod: -1,
+            collation: Oid::INVALID,
+        };
+        let keys = head.keys.len();
+        let mut key_columns = vec![StoreColumn { name: "rid".to_owned(), ..count.clone() }];
+        key_columns.extend(
+            values[..keys]
+                .iter()
+                .enumerate()
+                .map(|(i, it)| StoreColumn { name: format!("k{i}"), ..it.clone() }),
+        );
+        values.push(count);
+        Self {
+            change: Change::by_ctid(&values, stage.output.len(), wants_output),
+            lost: Store::new(&key_columns),
+            lost_null: Store::new(&key_columns),
+            key_columns,
+            keys,
+            width,
+            lengths,
+            outputs: stage.output.len(),
+            is_negative: false,
+        }
+    }
+
+    /// The groups to evaluate again: without and with a NULL in the key.
+    fn take_lost(&mut self) -> (Store, Store) {
+        let empty = || Store::new(&self.key_columns);
+        let (lost, lost_null) = (empty(), empty());
+        (std::mem::replace(&mut self.lost, lost), std::mem::replace(&mut self.lost_null, lost_null))
+    }
+
+    fn add(&mut self, row: &Row<'_>) {
+        // ctid, lost, row id, old count, old values, new count, new values
+        const LOST: usize = 1;
+        const ROW_ID: usize = 2;
+        let old = PAIR_PREFIX + 1..PAIR_PREFIX + 1 + self.width;
+        let new = old.end + 1..old.end + 1 + self.width;
+        let new_count = row.get::<i64>(old.end).expect("a count is never NULL");
+        let existed = !row.nulls[0];
+        let exists = new_count > 0 || self.keys == 0;
+        if new_count < 0 {
+            self.is_negative = true;
+            return;
+        }
+        if exists && row.get::<bool>(LOST) == Some(true) {
+            let end = new.start + self.keys;
+            let mut values = vec![row.values[ROW_ID]];
+            values.extend(&row.values[new.start..end]);
+            let mut nulls = vec![false];
+            nulls.extend(&row.nulls[new.start..end]);
+            let store = if nulls.contains(&true) { &mut self.lost_null } else { &mut self.lost };
+            store.put(&values, &nulls);
+            return;
+        }
+        let is_same = |from: usize, to: usize| {
+            (from..to).all(|i| {
+                let (by_value, length) = self.lengths[i];
+                same_image(row.datum(old.start + i), row.datum(new.start + i), by_value, length)
+            })
+        };
+        let change = &mut self.change;
+        match (existed, exists) {
+            (false, false) => {}
+            (true, false) => {
+                change.removed.put(&row.values[..1], &row.nulls[..1]);
+                change.removed_rows += 1;
+                change.put_output(&row.values[old.clone()], &row.nulls[old], -1);
+            }
+            (false, true) => {
+                let (mut values, mut nulls) = (vec![row.values[ROW_ID]], vec![false]);
+                values.extend(&row.values[new.clone()]);
+                nulls.extend(&row.nulls[new.clone()]);
+                values.push(row.values[old.end]);
+                nulls.push(false);
+                change.added.put(&values, &nulls);
+                change.put_output(&row.values[new.clone()], &row.nulls[new], 1);
+            }
+            (true, true) => {
+                let same_output = is_same(self.keys, self.outputs);
+                let same_state = is_same(self.outputs, self.width);
+                if same_output && same_state && row.get::<i64>(PAIR_PREFIX) == Some(new_count) {
+                    return;
+                }
+                let (mut values, mut nulls) = (vec![row.values[0]], vec![false]);
+                // The key stays as it is stored.
+                values.extend(&row.values[old.start..old.start + self.keys]);
+                nulls.extend(&row.nulls[old.start..old.start + self.keys]);
+                values.extend(&row.values[new.start + self.keys..new.end]);
+                nulls.extend(&row.nulls[new.start + self.keys..new.end]);
+                values.push(row.values[old.end]);
+                nulls.push(false);
+                change.updated.put(&values, &nulls);
+                if !same_output {
+                    change.put_output(&row.values[old.clone()], &row.nulls[old], -1);
+                    change.put_output(&values[1..=self.width], &nulls[1..=self.width], 1);
+                }
+            }
+        }
+    }
+}

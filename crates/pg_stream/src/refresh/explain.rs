@@ -1,0 +1,186 @@
+//! What `pgstream.explain_st` tells about a stream table.
+
+use pgstream_ivm::{
+    aggregate, derive,
+    plan::{AggregateFunction, Plan, Source},
+    sql::{self, delta_name},
+    stage::{Head, Stage},
+};
+
+use crate::{
+    error::Error,
+    pg::{security::Identity, spi},
+    refresh::{
+        definition::{self, Differential},
+        differential::matching,
+    },
+};
+
+/// Property and value, in the order of presentation.
+pub fn explain(pgs_id: i64) -> Result<Vec<(String, String)>, Error> {
+    let _superuser = Identity::superuser();
+    let mut rows = Vec::new();
+    spi::run(
+        "SELECT pgs_schema || '.' || pgs_name, defining_query, refresh_mode, status, \
+                is_populated::text, coalesce(frontier::text, '') \
+         FROM pgstream.pgs_stream_tables WHERE pgs_id = $1",
+        &[pgs_id.into()],
+        |row| {
+            let names =
+                ["pgs_name", "defining_query", "refresh_mode", "status", "is_populated", "frontier"];
+            for (position, name) in names.iter().enumerate() {
+                rows.push(((*name).to_owned(), row.get::<String>(position).unwrap_or_default()));
+            }
+        },
+    );
+    let definition = definition::of(pgs_id)?;
+    rows.push(("output_columns".to_owned(), definition.columns.join(", ")));
+    let oids = |it: &mut dyn Iterator<Item = u32>| {
+        it.map(|oid| oid.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let Some(differential) = &definition.differential else {
+        rows.push(("dvm_supported".to_owned(), "false".to_owned()));
+        rows.push((
+            "source_oids".to_owned(),
+            oids(&mut definition.locked.iter().map(|it| it.to_u32())),
+        ));
+        rows.push((
+            "strategy".to_owned(),
+            "the whole query is evaluated and the difference applied; cost follows the size of \
+             the sources"
+                .to_owned(),
+        ));
+        return Ok(rows);
+    };
+    rows.push(("dvm_supported".to_owned(), "true".to_owned()));
+    rows.push((
+        "source_oids".to_owned(),
+        oids(&mut differential.sources.iter().map(|it| it.relation.to_u32())),
+    ));
+    rows.push(("operator_tree".to_owned(), operator_tree(differential)));
+    for (index, stage) in differential.pipeline.stages.iter().enumerate() {
+        explain_stage(differential, index, stage, &mut rows);
+    }
+    let statements = delta_statements(differential, differential.pipeline.stages.len() - 1);
+    let first = statements.into_iter().next().map(|it| it.1).unwrap_or_default();
+    rows.push(("delta_query".to_owned(), first));
+    Ok(rows)
+}
+
+fn operator_tree(differential: &Differential) -> String {
+    let mut text = String::new();
+    for (index, stage) in differential.pipeline.stages.iter().enumerate() {
+        text += &format!("Stage {index}\n");
+        let mut depth = "  ";
+        if let Some(head) = &stage.head {
+            text += &format!("  {}\n", describe_head(head));
+            depth = "    ";
+        }
+        for line in stage.body.to_string().lines() {
+            text += &format!("{depth}{line}\n");
+        }
+    }
+    text
+}
+
+fn describe_head(head: &Head) -> String {
+    let keys: Vec<String> = head.keys.iter().map(|it| format!("#{it}")).collect();
+    if head.calls.is_empty() {
+        return format!("Distinct [{}]", keys.join(", "));
+    }
+    let calls: Vec<String> = head.calls.iter().map(|it| it.call.to_string()).collect();
+    format!("Aggregate [{}] [{}]", keys.join(", "), calls.join(", "))
+}
+
+fn explain_stage(
+    differential: &Differential,
+    index: usize,
+    stage: &Stage,
+    rows: &mut Vec<(String, String)>,
+) {
+    let storage = &differential.storages[index];
+    rows.push((format!("stage_{index}_storage"), storage.table.clone()));
+    let (strategy, cost) = strategy(stage);
+    rows.push((format!("stage_{index}_strategy"), strategy));
+    rows.push((format!("stage_{index}_cost"), cost));
+    for (name, statement) in delta_statements(differential, index) {
+        rows.push((format!("stage_{index}_{name}"), statement));
+    }
+    let (keys, how) = match &stage.head {
+        Some(head) => ((0..head.keys.len()).collect(), sql::Matching::Ctid),
+        None => (Vec::new(), matching(stage.key().is_some())),
+    };
+    let apply = sql::apply(storage, &keys, how);
+    rows.push((format!("stage_{index}_delete"), apply.delete));
+    rows.push((format!("stage_{index}_update"), apply.update));
+    rows.push((format!("stage_{index}_insert"), apply.insert));
+}
+
+/// The queries of a stage when every source changed.
+fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, String)> {
+    let stage = &differential.pipeline.stages[index];
+    let storages = &differential.storages;
+    let delta = derive::delta(&stage.body, &|_| true);
+    if matches!(delta, Plan::Empty(_)) {
+        return Vec::new();
+    }
+    match &stage.head {
+        Some(head) => {
+            let all = sql::head(stage, head, &delta, &storages[index], storages);
+            let mut statements = vec![("delta_query".to_owned(), all.changed)];
+            statements.push(("rescan_query".to_owned(), all.rescan));
+            statements
+        }
+        None => {
+            let text = sql::identified_delta(&delta, stage.key().as_deref(), storages);
+            vec![("delta_query".to_owned(), text)]
+        }
+    }
+}
+
+/// How a stage is maintained, and what its cost follows.
+fn strategy(stage: &Stage) -> (String, String) {
+    let inputs: Vec<String> = stage
+        .sources()
+        .into_iter()
+        .map(|source| match source {
+            Source::Table { sql, .. } => format!("{sql} as {}", delta_name(source)),
+            Source::Stage(_) => delta_name(source),
+        })
+        .collect();
+    let reads = format!("reads changes of {}", inputs.join(", "));
+    let Some(head) = &stage.head else {
+        return (
+            format!("linear: the change is computed from the changes alone; {reads}"),
+            "follows the change; a join looks up the other tables, through their indexes where \
+             they have one on the join columns"
+                .to_owned(),
+        );
+    };
+    let rescanned: Vec<String> = head
+        .calls
+        .iter()
+        .filter(|it| aggregate::is_rescanned(it))
+        .map(|it| it.call.to_string())
+        .collect();
+    if !rescanned.is_empty() {
+        return (
+            format!("group rescan: affected groups are evaluated again for {}; {reads}", rescanned.join(", ")),
+            "follows the size of the affected groups; needs an index on the grouping columns of \
+             the sources"
+                .to_owned(),
+        );
+    }
+    if head.calls.iter().any(|it| matches!(it.function, AggregateFunction::Extremum { .. })) {
+        return (
+            format!(
+                "algebraic, with rescan of a group whose minimum or maximum left; {reads}"
+            ),
+            "follows the change; a group whose extremum left is read again, through an index on \
+             the grouping columns of the sources where there is one"
+                .to_owned(),
+        );
+    }
+    let how = if head.calls.is_empty() { "counts of equal rows" } else { "algebraic" };
+    (format!("{how}: old values plus the change; {reads}"), "follows the change".to_owned())
+}

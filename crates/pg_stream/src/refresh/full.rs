@@ -1,0 +1,220 @@
+//! Computing the query from scratch.
+//!
+//! Inner stages are emptied and filled again. The stream table itself is compared with the new
+//! result, and only the difference is written, so readers and downstream stream tables see what
+//! really changed. Triggers of users do not fire.
+
+use pgrx::pg_sys::{BuiltinOid, Oid};
+use pgstream_ivm::{
+    derive,
+    sql::{self, COUNT, ROW_ID, Storage},
+    stage::Stage,
+};
+
+use crate::{
+    error::Error,
+    pg::{
+        security::LocalSetting,
+        snapshot::Snapshot,
+        spi::{self, Prepared, Session},
+        store::{Store, StoreColumn},
+        zset::Consolidator,
+    },
+    refresh::{
+        definition::{Definition, Differential},
+        delta::{self, Counts},
+        differential::content_change,
+    },
+};
+
+pub fn run(
+    definition: &Definition,
+    differential: Option<&Differential>,
+    wants_output: bool,
+    snapshot: &Snapshot,
+    session: &Session,
+) -> Result<(Counts, Option<Store>), Error> {
+    let _quiet = LocalSetting::new(c"session_replication_role", c"replica");
+    let Some(differential) = differential else {
+        return run_view(definition, wants_output, snapshot, session);
+    };
+    fill_inner_stages(differential, snapshot, session);
+    let last = differential.pipeline.stages.len() - 1;
+    let stage = &differential.pipeline.stages[last];
+    let storage = &differential.storages[last];
+    let new = rows_of_stage(stage, storage, &differential.storages);
+    let mut values = differential.value_columns(last);
+    if storage.counted {
+        values.push(bigint("n"));
+    }
+    let names = storage.columns.iter().cloned().chain(storage.counted.then(|| COUNT.to_owned()));
+    let storage = Storage { columns: names.collect(), counted: false, ..storage.clone() };
+    let width = stage.output.len();
+    let stage = Stage { head: None, ..stage.clone() };
+    replace(definition, &stage, &storage, &values, width, &new, wants_output, snapshot, session)
+}
+
+/// A FULL-mode stream table: the query as PostgreSQL runs it.
+fn run_view(
+    definition: &Definition,
+    wants_output: bool,
+    snapshot: &Snapshot,
+    session: &Session,
+) -> Result<(Counts, Option<Store>), Error> {
+    let names: Vec<String> = definition.columns.iter().map(|it| sql::quote(it)).collect();
+    let values = crate::pg::relation::store_columns(definition.view);
+    let storage = Storage {
+        table: definition.table.clone(),
+        columns: names.clone(),
+        state: Vec::new(),
+        counted: false,
+    };
+    let new = view_rows(definition, &names);
+    let output = Vec::new();
+    let stage = Stage { body: pgstream_ivm::plan::Plan::Unit, head: None, output };
+    let width = names.len();
+    replace(definition, &stage, &storage, &values, width, &new, wants_output, snapshot, session)
+}
+
+/// `SELECT <row id>, <columns>` over the hidden view.
+fn view_rows(definition: &Definition, names: &[String]) -> String {
+    let columns: Vec<String> = names.iter().map(|name| format!("q.{name}")).collect();
+    let view = crate::pg::relation::name(definition.view);
+    format!(
+        "SELECT pgstream.row_id(ROW({0})::record) AS {ROW_ID}, {0} FROM {1} AS q",
+        columns.join(", "),
+        sql::quote_qualified(&view.0, &view.1)
+    )
+}
+
+/// Writes the difference between what is stored and the rows of `new` (row id, values).
+#[expect(clippy::too_many_arguments, reason = "one call for each of the two kinds of query")]
+fn replace(
+    definition: &Definition,
+    stage: &Stage,
+    storage: &Storage,
+    values: &[StoreColumn],
+    output_width: usize,
+    new: &str,
+    wants_output: bool,
+    snapshot: &Snapshot,
+    session: &Session,
+) -> Result<(Counts, Option<Store>), Error> {
+    let mut columns = vec![bigint("rid")];
+    columns.extend(values.iter().cloned());
+    let mut rows = Consolidator::new(&columns);
+    let stored: String = storage.columns.iter().map(|it| format!(", s.{it}")).collect();
+    let old = format!("SELECT s.{ROW_ID}{stored} FROM {} AS s", storage.table);
+    Prepared::new(&old, &[]).query(&[], snapshot, |row| rows.add(row.values, row.nulls, -1));
+    Prepared::new(new, &[]).query(&[], snapshot, |row| rows.add(row.values, row.nulls, 1));
+    let mut change = content_change(rows, values, false, wants_output);
+    if wants_output && output_width < values.len() {
+        change.output = change.output.map(|output| narrowed(&output, values, output_width));
+    }
+    // The statements are for one use: their sizes are those of whole tables.
+    let counts = delta::apply(
+        &change,
+        usize::MAX,
+        stage,
+        storage,
+        sql::Matching::ContentCopies,
+        &mut crate::refresh::statements::Statements::default(),
+        snapshot,
+        session,
+    );
+    let expected = (change.removed_rows, change.added.rows());
+    if expected != (counts.deleted, counts.inserted) {
+        return Err(Error::broken(&definition.table, "a row to be replaced was not found"));
+    }
+    Ok((counts, change.output))
+}
+
+/// The output columns and the weight, without the count.
+fn narrowed(output: &Store, values: &[StoreColumn], width: usize) -> Store {
+    let mut columns: Vec<StoreColumn> = values[..width].to_vec();
+    for (index, column) in columns.iter_mut().enumerate() {
+        column.name = format!("a{index}");
+    }
+    columns.push(bigint("w"));
+    let mut store = Store::new(&columns);
+    output.each(|row, nulls| {
+        let last = row.len() - 1;
+        let pick = |range: std::ops::Range<usize>| range.chain([last]);
+        let row: Vec<_> = pick(0..width).map(|it| row[it]).collect();
+        let nulls: Vec<_> = pick(0..width).map(|it| nulls[it]).collect();
+        store.put(&row, &nulls);
+    });
+    store
+}
+
+/// Fills storages that are known to be empty: the fast path of creation.
+pub fn fill(
+    definition: &Definition,
+    differential: Option<&Differential>,
+    snapshot: &Snapshot,
+    session: &Session,
+) -> u64 {
+    let _quiet = LocalSetting::new(c"session_replication_role", c"replica");
+    let (columns, rows) = match differential {
+        Some(differential) => {
+            fill_inner_stages(differential, snapshot, session);
+            let last = differential.pipeline.stages.len() - 1;
+            let (stage, storage) =
+                (&differential.pipeline.stages[last], &differential.storages[last]);
+            (column_list(storage), rows_of_stage(stage, storage, &differential.storages))
+        }
+        None => {
+            let names: Vec<String> = definition.columns.iter().map(|it| sql::quote(it)).collect();
+            let list = std::iter::once(ROW_ID.to_owned()).chain(names.iter().cloned());
+            (list.collect::<Vec<_>>().join(", "), view_rows(definition, &names))
+        }
+    };
+    let insert = format!("INSERT INTO {} ({columns}) {rows}", definition.table);
+    Prepared::new(&insert, &[]).execute(&[], snapshot)
+}
+
+fn fill_inner_stages(differential: &Differential, snapshot: &Snapshot, _session: &Session) {
+    let last = differential.pipeline.stages.len() - 1;
+    for (stage, storage) in differential.pipeline.stages.iter().zip(&differential.storages).take(last)
+    {
+        let rows = rows_of_stage(stage, storage, &differential.storages);
+        let columns = column_list(storage);
+        Prepared::new(&format!("DELETE FROM {}", storage.table), &[]).execute(&[], snapshot);
+        let insert = format!("INSERT INTO {} ({columns}) {rows}", storage.table);
+        Prepared::new(&insert, &[]).execute(&[], snapshot);
+    }
+}
+
+/// The columns that [`rows_of_stage`] puts out, in its order.
+fn column_list(storage: &Storage) -> String {
+    let mut names = vec![ROW_ID.to_owned()];
+    names.extend(storage.columns.iter().cloned());
+    names.extend(storage.state.iter().map(|it| it.0.clone()));
+    names.extend(storage.counted.then(|| COUNT.to_owned()));
+    names.join(", ")
+}
+
+/// All rows of a stage from scratch: row id, output, state, count.
+fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> String {
+    match &stage.head {
+        Some(head) => {
+            let delta = derive::delta(&stage.body, &|_| false);
+            let all = sql::head(stage, head, &delta, storage, storages).all;
+            let keys = (0..head.keys.len()).map(|it| format!(", q.k{it}"));
+            let values = storage.columns.len() + storage.state.len() - head.keys.len();
+            let values = (0..values).map(|it| format!(", q.v{it}"));
+            let columns: String = keys.chain(values).collect();
+            format!("SELECT q.{ROW_ID}{columns}, q.n FROM ({all}) AS q")
+        }
+        None => sql::identified_rows(&stage.body, stage.key().as_deref(), storages),
+    }
+}
+
+fn bigint(name: &str) -> StoreColumn {
+    StoreColumn {
+        name: name.to_owned(),
+        ty: spi::type_oid(BuiltinOid::INT8OID),
+        typmod: -1,
+        collation: Oid::INVALID,
+    }
+}

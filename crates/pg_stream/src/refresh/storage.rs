@@ -1,0 +1,213 @@
+//! Creating what a stream table is stored in.
+
+use pgrx::pg_sys::Oid;
+use pgstream_ivm::{
+    plan::Plan,
+    sql::{COUNT, ROW_ID, Storage, quote_qualified},
+    stage::Stage,
+};
+
+use crate::{
+    capture,
+    error::Error,
+    pg::{relation, security::Identity, snapshot::Snapshot, spi, spi::Session, time::Stopwatch},
+    refresh::{
+        Action, InitiatedBy, Outcome, advance, definition,
+        definition::{Definition, Differential},
+        full, guard,
+    },
+};
+
+/// Creates the table, inner stages and capture for a stream table that is in the catalog with its
+/// hidden view, and fills it unless `initialize` is false. The table is owned by `owner`.
+pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
+    let clock = Stopwatch::start();
+    let _superuser = Identity::superuser();
+    relation::lock_stream_table(pgs_id);
+    let relation = create_table(pgs_id, owner)?;
+    let definition = definition::of(pgs_id)?;
+    if let Some(differential) = &definition.differential {
+        set_count_column(&definition.table, differential);
+        create_stages(&definition, differential, owner);
+        track(differential)?;
+    }
+    let fingerprint = definition.differential.as_ref().map(|it| it.fingerprint.clone());
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET fingerprint = $2 WHERE pgs_id = $1",
+        &[pgs_id.into(), fingerprint.into()],
+        |_| {},
+    );
+    if initialize {
+        for source in &definition.locked {
+            relation::lock_for_reading(*source);
+        }
+        // Fresh also under REPEATABLE READ: capture starts here, not at the transaction's start.
+        let snapshot = Snapshot::latest();
+        let session = Session::open();
+        let inserted = {
+            let _owner = Identity::restricted(owner);
+            let _writing = guard::writing(relation);
+            full::fill(&definition, definition.differential.as_ref(), &snapshot, &session)
+        };
+        let outcome = Outcome { action: Action::Full, inserted, updated: 0, deleted: 0 };
+        advance::store(&definition, &outcome, InitiatedBy::Initial, &clock, &snapshot);
+    }
+    let tables = definition.differential.iter().flat_map(|it| &it.storages);
+    let tables: Vec<&str> = tables.map(|it| it.table.as_str()).collect();
+    for table in tables.iter().copied().chain(tables.is_empty().then_some(definition.table.as_str())) {
+        index_row_id(table, owner);
+    }
+    // The fresh indexes and statistics must be seen by the first refresh.
+    definition::forget(pgs_id);
+    Ok(relation)
+}
+
+fn create_table(pgs_id: i64, owner: Oid) -> Result<Oid, Error> {
+    let mut names = None;
+    spi::run(
+        "SELECT pgs_schema, pgs_name, view_relid FROM pgstream.pgs_stream_tables WHERE pgs_id = $1",
+        &[pgs_id.into()],
+        |row| names = Some((row.get::<String>(0), row.get::<String>(1), row.get::<Oid>(2))),
+    );
+    let Some((Some(schema), Some(name), Some(view))) = names else {
+        return Err(Error::Undefined(format!("number {pgs_id}")));
+    };
+    let table = quote_qualified(&schema, &name);
+    let (view_schema, view_name) = relation::name(view);
+    {
+        let _owner = Identity::restricted(owner);
+        for statement in [
+            format!(
+                "CREATE TABLE {table} WITH (fillfactor = 90) AS SELECT * FROM {} WITH NO DATA",
+                quote_qualified(&view_schema, &view_name)
+            ),
+            format!("ALTER TABLE {table} ADD COLUMN {ROW_ID} bigint NOT NULL"),
+            format!("ALTER TABLE {table} REPLICA IDENTITY FULL"),
+        ] {
+            spi::run(&statement, &[], |_| {});
+        }
+    }
+    let relation: Oid =
+        spi::get_one("SELECT $1::text::regclass::oid", &[table.clone().into()]).expect("just created");
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET pgs_relid = $2 WHERE pgs_id = $1",
+        &[pgs_id.into(), relation.into()],
+        |_| {},
+    );
+    for statement in [
+        format!(
+            "CREATE TRIGGER pg_stream_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE \
+             ON {table} FOR EACH STATEMENT EXECUTE FUNCTION pgstream.guard_stream_table()"
+        ),
+        format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER pg_stream_guard"),
+    ] {
+        spi::run(&statement, &[], |_| {});
+    }
+    Ok(relation)
+}
+
+/// The stream table counts rows of groups exactly when its last stage has a head.
+fn set_count_column(table: &str, differential: &Differential) {
+    let last = differential.storages.last().expect("at least one stage");
+    let change = if last.counted {
+        format!("ADD COLUMN IF NOT EXISTS {COUNT} bigint NOT NULL DEFAULT 0")
+    } else {
+        format!("DROP COLUMN IF EXISTS {COUNT}")
+    };
+    spi::run("SET LOCAL client_min_messages = warning", &[], |_| {});
+    spi::run(&format!("ALTER TABLE {table} {change}"), &[], |_| {});
+}
+
+fn create_stages(definition: &Definition, differential: &Differential, owner: Oid) {
+    let stages = differential.pipeline.stages.iter().zip(&differential.storages);
+    let inner = stages.enumerate().take(differential.storages.len() - 1);
+    let owner_name: String =
+        spi::get_one("SELECT quote_ident(rolname) FROM pg_roles WHERE oid = $1", &[owner.into()])
+            .expect("the owner exists");
+    for (index, (stage, storage)) in inner {
+        debug_assert_eq!(storage.table, definition::stage_table(definition.pgs_id, index));
+        create_stage(stage, storage);
+        spi::run(&format!("ALTER TABLE {} OWNER TO {owner_name}", storage.table), &[], |_| {});
+        if is_joined(differential, index) {
+            index_keys(stage, storage);
+        }
+    }
+}
+
+fn create_stage(stage: &Stage, storage: &Storage) {
+    let output = stage.output.iter().zip(&storage.columns).map(|(column, name)| {
+        let collation = relation::collation_clause(Oid::from(column.ty.collation));
+        format!(", {name} {}{collation}", column.ty.sql)
+    });
+    let state = storage.state.iter().map(|(name, ty)| format!(", {name} {ty}"));
+    let columns: String = output.chain(state).collect();
+    spi::run(
+        &format!(
+            "CREATE TABLE {} ({ROW_ID} bigint NOT NULL{columns}, {COUNT} bigint NOT NULL) \
+             WITH (fillfactor = 90)",
+            storage.table
+        ),
+        &[],
+        |_| {},
+    );
+}
+
+/// Whether a later stage joins the output of this one.
+fn is_joined(differential: &Differential, stage: usize) -> bool {
+    let source = pgstream_ivm::plan::Source::Stage(stage);
+    differential.pipeline.stages.iter().any(|it| {
+        it.sources().contains(&&source) && contains_join(&it.body)
+    })
+}
+
+fn contains_join(plan: &Plan) -> bool {
+    matches!(plan, Plan::InnerJoin { .. }) || plan.inputs().into_iter().any(contains_join)
+}
+
+/// Joins look up an inner stage by its key.
+fn index_keys(stage: &Stage, storage: &Storage) {
+    let keys = stage.key().unwrap_or_default();
+    let sortable = keys.iter().all(|key| relation::is_sortable(Oid::from(stage.output[*key].ty.oid)));
+    if keys.is_empty() || keys.len() > 32 || !sortable {
+        return;
+    }
+    let columns: Vec<&str> = keys.iter().map(|key| storage.columns[*key].as_str()).collect();
+    let sql = format!("CREATE INDEX ON {} ({})", storage.table, columns.join(", "));
+    spi::run(&sql, &[], |_| {});
+}
+
+/// Creates the index on the row id, and tells the planner that row ids are distinct: without
+/// statistics it would expect hundreds of rows for each.
+fn index_row_id(table: &str, owner: Oid) {
+    let _owner = Identity::restricted(owner);
+    spi::run(&format!("CREATE INDEX ON {table} ({ROW_ID})"), &[], |_| {});
+    spi::run(include_str!("statistics.sql"), &[table.to_owned().into()], |_| {});
+}
+
+fn track(differential: &Differential) -> Result<(), Error> {
+    for source in &differential.sources {
+        capture::track(source.relation, &source.attributes)?;
+    }
+    Ok(())
+}
+
+/// Lays out inner stages and capture anew, for a definition that is not the one they were made for.
+pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(), Error> {
+    let mut old = Vec::new();
+    spi::run(
+        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = 'pgstream_state' AND c.relkind = 'r' AND c.relname ~ $1",
+        &[format!("^stage_{}_[0-9]+$", definition.pgs_id).into()],
+        |row| old.extend(row.get::<String>(0)),
+    );
+    for table in old {
+        spi::run(&format!("DROP TABLE {table}"), &[], |_| {});
+    }
+    let owner = relation::owner(definition.relation);
+    set_count_column(&definition.table, differential);
+    create_stages(definition, differential, owner);
+    for storage in &differential.storages[..differential.storages.len() - 1] {
+        index_row_id(&storage.table, owner);
+    }
+    track(differential)
+}
