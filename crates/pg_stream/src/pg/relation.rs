@@ -29,11 +29,13 @@ pub fn exists(relation: Oid) -> bool {
 }
 
 pub fn owner(relation: Oid) -> Oid {
-    super::spi::get_one(
-        "SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1",
-        &[relation.into()],
-    )
-    .expect("the relation is locked")
+    // SAFETY: the relation is locked by the refresh; it is closed with the lock kept.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
+        let owner = (*(*opened).rd_rel).relowner;
+        pg_sys::relation_close(opened, pg_sys::NoLock as i32);
+        owner
+    }
 }
 
 /// The OID of a type by its qualified SQL name.
@@ -109,10 +111,25 @@ fn catalog_table() -> Oid {
     }
 }
 
-/// Whether a statement that changes the relation is still running in this session.
+/// Whether a statement that changes the relation, or a partition of it, is still running in this
+/// session.
 pub fn has_pending_triggers(relation: Oid) -> bool {
-    // SAFETY: looks at this backend's trigger queue.
-    unsafe { pg_sys::AfterTriggerPendingOnRel(relation) }
+    // SAFETY: looks at this backend's trigger queue and at the catalog.
+    unsafe {
+        if !pg_sys::has_subclass(relation) {
+            return pg_sys::AfterTriggerPendingOnRel(relation);
+        }
+        let all = pg_sys::find_all_inheritors(
+            relation,
+            pg_sys::AccessShareLock as i32,
+            std::ptr::null_mut(),
+        );
+        let all = pgrx::PgList::<()>::from_pg(all);
+        (0..all.len()).any(|it| {
+            let child = all.get_oid(it).expect("a list of OIDs");
+            pg_sys::AfterTriggerPendingOnRel(child)
+        })
+    }
 }
 
 /// Whether the relation has row triggers of users that can change or skip rows.

@@ -127,11 +127,32 @@ impl Drop for Store {
 pub fn same_image(left: Option<Datum>, right: Option<Datum>, by_value: bool, length: i16) -> bool {
     match (left, right) {
         (None, None) => true,
-        // SAFETY: both are values of a type with this length and passing.
-        (Some(left), Some(right)) => unsafe {
-            pg_sys::datum_image_eq(left, right, by_value, i32::from(length))
-        },
+        (Some(left), Some(right)) if by_value => left.value() == right.value(),
+        // SAFETY: both are values of a type with this length.
+        (Some(left), Some(right)) => unsafe { bytes(left, length) == bytes(right, length) },
         _ => false,
+    }
+}
+
+/// The content of a value passed by reference, detoasted into the current memory context.
+///
+/// # Safety
+///
+/// `value` must be of a type with this length.
+unsafe fn bytes<'a>(value: Datum, length: i16) -> &'a [u8] {
+    // SAFETY: -1 is a varlena, -2 a C string, anything else a fixed length.
+    unsafe {
+        match length {
+            -1 => {
+                let packed = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
+                pgrx::varlena_to_byte_slice(packed)
+            }
+            -2 => std::ffi::CStr::from_ptr(value.cast_mut_ptr()).to_bytes(),
+            _ => std::slice::from_raw_parts(
+                value.cast_mut_ptr::<u8>(),
+                usize::try_from(length).expect("a fixed length is positive"),
+            ),
+        }
     }
 }
 

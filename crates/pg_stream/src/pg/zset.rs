@@ -179,7 +179,8 @@ impl Net {
         // not read.
         unsafe {
             let tuple = self.rows.entries[index].tuple;
-            let offset = pg_sys::MINIMAL_TUPLE_OFFSET as usize;
+            let offset = std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_infomask2)
+                - std::mem::offset_of!(pg_sys::MinimalTupleData, t_infomask2);
             let mut heap = pg_sys::HeapTupleData {
                 t_len: (*tuple).t_len + u32::try_from(offset).expect("a small constant"),
                 t_data: tuple.cast::<u8>().sub(offset).cast(),
