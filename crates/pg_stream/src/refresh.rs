@@ -132,7 +132,7 @@ fn lock_sources(pgs_id: i64) -> Result<std::rc::Rc<Definition>, Error> {
         }
         definition = current;
     }
-    for source in &definition.locked {
+    for source in &definition.with_partitions {
         if relation::has_pending_triggers(*source) {
             return Err(Error::StatementRunning(relation::display_name(*source)));
         }

@@ -111,25 +111,25 @@ fn catalog_table() -> Oid {
     }
 }
 
-/// Whether a statement that changes the relation, or a partition of it, is still running in this
-/// session.
+/// Whether a statement that changes the relation is still running in this session.
 pub fn has_pending_triggers(relation: Oid) -> bool {
-    // SAFETY: looks at this backend's trigger queue and at the catalog.
-    unsafe {
-        if !pg_sys::has_subclass(relation) {
-            return pg_sys::AfterTriggerPendingOnRel(relation);
-        }
-        let all = pg_sys::find_all_inheritors(
-            relation,
-            pg_sys::AccessShareLock as i32,
-            std::ptr::null_mut(),
-        );
-        let all = pgrx::PgList::<()>::from_pg(all);
-        (0..all.len()).any(|it| {
-            let child = all.get_oid(it).expect("a list of OIDs");
-            pg_sys::AfterTriggerPendingOnRel(child)
-        })
-    }
+    // SAFETY: looks at this backend's trigger queue.
+    unsafe { pg_sys::AfterTriggerPendingOnRel(relation) }
+}
+
+/// The relations and all their partitions and children.
+pub fn with_descendants(relations: &[Oid]) -> Vec<Oid> {
+    let mut all = Vec::new();
+    super::spi::run(
+        "WITH RECURSIVE tree(relid) AS (
+             SELECT unnest($1)
+             UNION
+             SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.relid)
+         SELECT relid FROM tree",
+        &[relations.to_vec().into()],
+        |row| all.extend(row.get::<Oid>(0)),
+    );
+    all
 }
 
 /// Whether the relation has row triggers of users that can change or skip rows.

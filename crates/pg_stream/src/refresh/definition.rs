@@ -31,6 +31,8 @@ pub struct Definition {
     pub differential: Option<Differential>,
     /// Tables that the query reads, as far as they must be locked.
     pub locked: Vec<Oid>,
+    /// The same with their partitions and children.
+    pub with_partitions: Vec<Oid>,
     /// Prepared statements.
     pub statements: RefCell<Statements>,
 }
@@ -146,7 +148,9 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         let locked = lowered.dependencies.iter().map(|it| it.oid).collect();
         (Some(differential), locked)
     };
+    let locked: Vec<Oid> = locked;
     Ok(Definition {
+        with_partitions: relation::with_descendants(&locked),
         pgs_id,
         relation,
         view,
