@@ -4,4 +4,5 @@
 
 ::pgrx::pg_module_magic!(name, version);
 
+pub mod lower;
 pub mod pg;

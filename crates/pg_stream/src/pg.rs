@@ -3,3 +3,8 @@
 pub mod security;
 pub mod snapshot;
 pub mod spi;
+pub mod deparse;
+pub mod node;
+pub mod query;
+pub mod table;
+pub mod types;

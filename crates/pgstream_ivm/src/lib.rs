@@ -9,6 +9,7 @@
 
 pub mod aggregate;
 pub mod derive;
+pub mod lex;
 pub mod plan;
 pub mod scalar;
 pub mod sql;

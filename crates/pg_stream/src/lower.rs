@@ -1,0 +1,134 @@
+//! Lowering: from PostgreSQL's analyzed query to a plan of core operators.
+//!
+//! PostgreSQL resolves names and types, expands `*`, NATURAL and USING, and inlines views; we walk
+//! what it made. What cannot be maintained is refused here, with a [`Refusal`] that names it.
+
+mod explain;
+mod expression;
+mod from;
+mod group;
+mod inventory;
+mod refusal;
+mod select;
+mod set_operation;
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+
+use pgstream_ivm::plan::Plan;
+
+use crate::pg::deparse::{self, PortableSettings};
+use crate::pg::node::{Arena, Query};
+use crate::pg::query::{self, NotSelect};
+use crate::pg::types::Oid;
+
+pub use inventory::{Relation, RelationKind};
+pub use refusal::Refusal;
+
+/// A user's query that is fit for a stream table in some mode.
+#[derive(Clone, Debug)]
+pub struct Analyzed {
+    /// The query with all names qualified, for the session it was analyzed in.
+    pub qualified_sql: String,
+    /// Names of the output columns.
+    pub columns: Vec<String>,
+    /// Every relation in it, in sub-queries and behind views too.
+    pub relations: Vec<Relation>,
+    /// Qualified names of the functions that PostgreSQL did not bring.
+    pub functions_used: Vec<String>,
+    /// Whether a function in it is STABLE.
+    pub uses_stable: bool,
+}
+
+/// A query as a plan.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// The plan; its columns are the query's output columns.
+    pub plan: Plan,
+    /// What it reads: the tables with the columns that the plan scans, and the views inlined.
+    pub dependencies: Vec<Relation>,
+    /// Qualified names of the functions that PostgreSQL did not bring.
+    pub functions_used: Vec<String>,
+    /// Whether a function in it is STABLE.
+    pub uses_stable: bool,
+}
+
+/// Analyzes a user's text, and refuses what no mode can take.
+///
+/// Errors in the text are raised as PostgreSQL raises them, with the position.
+pub fn analyze_user_query(text: &str) -> Result<Analyzed, Refusal> {
+    let arena = Arena::enter();
+    let query = analyzed(&arena, text)?;
+    let rewritten = query::rewritten(query).unwrap_or(query);
+    let inventory = inventory::take(rewritten);
+    refusal::check_both_modes(query, rewritten, &inventory).map_err(|it| it.in_text(text))?;
+    Ok(Analyzed {
+        qualified_sql: deparse::query(query),
+        columns: select::output_names(query),
+        functions_used: inventory.functions_used(),
+        uses_stable: inventory.uses_stable(),
+        relations: inventory.relations,
+    })
+}
+
+/// Lowers the query of a view.
+pub fn lower_view(view: Oid) -> Result<Lowered, Refusal> {
+    let arena = Arena::enter();
+    let query = query::of_view(&arena, view).and_then(query::rewritten);
+    lower(query.ok_or_else(|| Refusal::differential("a relation without a query"))?)
+}
+
+/// Lowers a user's text.
+pub fn lower_text(text: &str) -> Result<Lowered, Refusal> {
+    let arena = Arena::enter();
+    let query = analyzed(&arena, text)?;
+    let rewritten = query::rewritten(query).unwrap_or(query);
+    let inventory = inventory::take(rewritten);
+    refusal::check_both_modes(query, rewritten, &inventory)
+        .and_then(|()| lower(rewritten))
+        .map_err(|it| it.in_text(text))
+}
+
+fn analyzed<'a>(arena: &'a Arena, text: &str) -> Result<Query<'a>, Refusal> {
+    let c_text = CString::new(text).unwrap_or_default();
+    query::analyze(arena, &c_text).map_err(|it| {
+        let construct = match it {
+            NotSelect::Nothing => "an empty query",
+            NotSelect::Several => "a query of several statements",
+            NotSelect::Into => "SELECT INTO",
+            NotSelect::Other => "a statement other than SELECT",
+        };
+        Refusal::always(construct, "the defining query must be a single SELECT")
+    })
+}
+
+fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
+    let inventory = inventory::take(query);
+    refusal::check_differential(&inventory)?;
+    let _settings = PortableSettings::enter();
+    let mut lowering = Lowering::default();
+    let plan = select::lower(&mut lowering, query, None, None)?;
+    let views = inventory.relations.iter().filter(|it| it.kind == RelationKind::View).cloned();
+    Ok(Lowered {
+        plan,
+        dependencies: lowering.tables.into_values().chain(views).collect(),
+        functions_used: inventory.functions_used(),
+        uses_stable: inventory.uses_stable(),
+    })
+}
+
+/// What lowering gathers on its way through a query.
+#[derive(Default)]
+struct Lowering {
+    /// The tables scanned so far, by OID.
+    tables: BTreeMap<u32, Relation>,
+    /// How many leaves the plan has so far.
+    leaves: usize,
+}
+
+/// A query and those around it, for references to their WITH items.
+#[derive(Clone, Copy)]
+struct Scope<'s, 'a> {
+    query: Query<'a>,
+    outer: Option<&'s Scope<'s, 'a>>,
+}

@@ -1,0 +1,393 @@
+//! FROM and WHERE: leaves, joined one after the other.
+//!
+//! All joins that get here are inner, so their conditions and those of WHERE are one conjunction.
+//! Each conjunct is put as low as its columns allow: on a leaf as a filter, else on a join. Leaves
+//! are joined in the order of FROM, but one that a condition connects comes before one that would
+//! make a cross product.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgstream_ivm::plan::{Column, Plan, Scan, Source, Version};
+
+use super::expression::{Places, place, scalar};
+use super::inventory::{Relation, RelationKind};
+use super::refusal::{Refusal, check_expression};
+use super::select::{self, Select, columns_of};
+use super::{Lowering, Scope};
+use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query, Step};
+use crate::pg::query::{all_of, check_depth, generation_expression};
+use crate::pg::table::{self, Table};
+use crate::pg::types::{self, Oid};
+
+/// More leaves than this are refused: each one adds a term to the delta of every join above.
+const MAX_LEAVES: usize = 512;
+
+/// More rows of VALUES than this are refused.
+const MAX_VALUES: usize = 1000;
+
+/// The rows of FROM and WHERE, and where the columns of the range table are in them.
+pub struct From {
+    pub plan: Plan,
+    pub places: Places,
+}
+
+/// Collects the entries and the conditions of a tree of FROM.
+pub fn gather<'a>(
+    tree: Node<'a>,
+    leaves: &mut Vec<usize>,
+    conditions: &mut Vec<Node<'a>>,
+) -> Result<(), Refusal> {
+    check_depth();
+    match tree.as_from() {
+        Some(Tree::Entry(entry)) => leaves.push(entry),
+        Some(Tree::Items { items, condition }) => {
+            items.into_iter().try_for_each(|it| gather(it, leaves, conditions))?;
+            conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
+        }
+        Some(Tree::Join { kind, left, right, condition }) => {
+            let words = match kind {
+                Join::Inner => None,
+                Join::Left => Some("LEFT JOIN"),
+                Join::Right => Some("RIGHT JOIN"),
+                Join::Full => Some("FULL JOIN"),
+            };
+            if let Some(words) = words {
+                return Err(Refusal::differential(words));
+            }
+            gather(left, leaves, conditions)?;
+            gather(right, leaves, conditions)?;
+            conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
+        }
+        None => return Err(Refusal::differential("this kind of FROM")),
+    }
+    Ok(())
+}
+
+/// Lowers FROM and WHERE, with the columns that `select` uses.
+pub fn lower<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    select: &Select<'a>,
+) -> Result<From, Refusal> {
+    let used = used_columns(select);
+    let mut conditions: Vec<Condition<'a>> =
+        select.conditions.iter().map(|it| Condition::new(*it)).collect();
+    let mut waiting = select.leaves.clone();
+    let mut joined: Option<From> = None;
+    let mut present = BTreeSet::new();
+    while !waiting.is_empty() {
+        let next = waiting
+            .iter()
+            .position(|leaf| conditions.iter().any(|it| it.connects(&present, *leaf)))
+            .unwrap_or(0);
+        let entry = waiting.remove(next);
+        let attributes = used.get(&entry).cloned().unwrap_or_default();
+        let leaf = lower_leaf(lowering, scope, entry, &attributes)?;
+        let leaf = filtered(leaf, &mut conditions, &BTreeSet::from([entry]))?;
+        present.insert(entry);
+        joined = Some(match joined {
+            None => leaf,
+            Some(left) => join(left, leaf, &mut conditions, &present)?,
+        });
+    }
+    let unit = From { plan: Plan::Unit, places: Places::new() };
+    filtered_by_rest(joined.unwrap_or(unit), conditions)
+}
+
+/// A conjunct, and the entries whose columns it reads.
+struct Condition<'a> {
+    expression: Node<'a>,
+    entries: BTreeSet<usize>,
+}
+
+impl<'a> Condition<'a> {
+    fn new(expression: Node<'a>) -> Self {
+        let entries = columns_in(expression).into_iter().map(|it| it.entry).collect();
+        Self { expression, entries }
+    }
+
+    /// Whether it would join `leaf` to those that are `present`.
+    fn connects(&self, present: &BTreeSet<usize>, leaf: usize) -> bool {
+        self.entries.len() > 1
+            && self.entries.contains(&leaf)
+            && self.entries.iter().all(|it| *it == leaf || present.contains(it))
+    }
+}
+
+/// Takes out the conditions that these entries suffice for.
+fn ready<'a>(conditions: &mut Vec<Condition<'a>>, present: &BTreeSet<usize>) -> Vec<Node<'a>> {
+    conditions
+        .extract_if(.., |it| !it.entries.is_empty() && it.entries.is_subset(present))
+        .map(|it| it.expression)
+        .collect()
+}
+
+fn filtered(
+    from: From,
+    conditions: &mut Vec<Condition<'_>>,
+    present: &BTreeSet<usize>,
+) -> Result<From, Refusal> {
+    let ready = ready(conditions, present);
+    filter(from, &ready)
+}
+
+fn filtered_by_rest(from: From, conditions: Vec<Condition<'_>>) -> Result<From, Refusal> {
+    let rest: Vec<_> = conditions.into_iter().map(|it| it.expression).collect();
+    filter(from, &rest)
+}
+
+fn filter(from: From, conditions: &[Node<'_>]) -> Result<From, Refusal> {
+    let Some(condition) = all_of(conditions) else { return Ok(from) };
+    let predicate = scalar(place(condition, &from.places)?, &from.plan.schema());
+    let plan = Plan::Filter { input: Box::new(from.plan), predicate };
+    Ok(From { plan, places: from.places })
+}
+
+fn join(
+    left: From,
+    right: From,
+    conditions: &mut Vec<Condition<'_>>,
+    present: &BTreeSet<usize>,
+) -> Result<From, Refusal> {
+    let width = left.plan.schema().len();
+    let mut places = left.places;
+    places.extend(right.places.into_iter().map(|(column, position)| (column, position + width)));
+    let mut schema = left.plan.schema();
+    schema.extend(right.plan.schema());
+    let on = match all_of(&ready(conditions, present)) {
+        Some(condition) => Some(scalar(place(condition, &places)?, &schema)),
+        None => None,
+    };
+    let plan =
+        Plan::InnerJoin { left: Box::new(left.plan), right: Box::new(right.plan), on };
+    Ok(From { plan, places })
+}
+
+/// The columns that an expression reads.
+pub fn columns_in(expression: Node<'_>) -> Vec<ColumnRef> {
+    let mut columns = Vec::new();
+    expression.visit(&mut |node| {
+        if let Kind::Column(column) = node.kind() {
+            columns.push(column);
+        }
+        Step::Into
+    });
+    columns
+}
+
+fn used_columns(select: &Select<'_>) -> BTreeMap<usize, BTreeSet<i16>> {
+    let mut used: BTreeMap<usize, BTreeSet<i16>> = BTreeMap::new();
+    for column in select.expressions().flat_map(columns_in) {
+        used.entry(column.entry).or_default().insert(column.attribute);
+    }
+    used
+}
+
+fn lower_leaf<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    position: usize,
+    attributes: &BTreeSet<i16>,
+) -> Result<From, Refusal> {
+    let entry = scope.query.entry(position);
+    let entry = entry.ok_or_else(|| Refusal::differential("this kind of FROM"))?;
+    lowering.leaves += 1;
+    if lowering.leaves > MAX_LEAVES {
+        return Err(Refusal::differential(format!("more than {MAX_LEAVES} table references")));
+    }
+    // Column `n` of a sub-query is its `n`-th output column.
+    let needed: Vec<usize> =
+        attributes.iter().filter_map(|it| usize::try_from(*it - 1).ok()).collect();
+    let plan = match entry.kind() {
+        EntryKind::Relation { oid, kind: 'r' | 'p', children } => {
+            return lower_table(lowering, entry, (oid, children), position, attributes);
+        }
+        EntryKind::SubQuery(query) => select::lower(lowering, query, Some(scope), Some(&needed))?,
+        EntryKind::CommonTable { name, levels_up, recursive } => {
+            if recursive {
+                return Err(Refusal::differential("WITH RECURSIVE"));
+            }
+            lower_common_table(lowering, scope, &name, levels_up, &needed)?
+        }
+        EntryKind::Values { rows, columns } => lower_values(&rows, &columns, &needed)?,
+        other => return Err(Refusal::differential(entry_words(&other))),
+    };
+    let places = attributes
+        .iter()
+        .enumerate()
+        .map(|(at, attribute)| (column_ref(position, *attribute), at))
+        .collect();
+    Ok(From { plan, places })
+}
+
+fn column_ref(entry: usize, attribute: i16) -> ColumnRef {
+    ColumnRef { entry, attribute, levels_up: 0 }
+}
+
+fn entry_words(kind: &EntryKind<'_>) -> &'static str {
+    match kind {
+        EntryKind::Relation { kind: 'm', .. } => "a materialized view",
+        EntryKind::Relation { kind: 'f', .. } => "a foreign table",
+        EntryKind::Relation { .. } => "a relation that is not a table",
+        EntryKind::Function => "a function in FROM",
+        EntryKind::TableFunction => "JSON_TABLE or XMLTABLE",
+        _ => "this kind of FROM",
+    }
+}
+
+fn lower_common_table<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    name: &str,
+    levels_up: u32,
+    needed: &[usize],
+) -> Result<Plan, Refusal> {
+    let mut home = *scope;
+    for _ in 0..levels_up {
+        home = *home.outer.ok_or_else(|| Refusal::differential("this WITH item"))?;
+    }
+    let item = home.query.common_table(name);
+    let item = item.ok_or_else(|| Refusal::differential("this WITH item"))?;
+    if item.recursive {
+        return Err(Refusal::differential("WITH RECURSIVE"));
+    }
+    if item.references == 1 {
+        return select::lower(lowering, item.query, Some(&home), Some(needed));
+    }
+    // The same plan for each reference, so that it can be shared.
+    let plan = select::lower(lowering, item.query, Some(&home), None)?;
+    Ok(columns_of(plan, Some(needed)))
+}
+
+fn lower_values(
+    rows: &[Vec<Node<'_>>],
+    columns: &[(Oid, i32, Oid)],
+    needed: &[usize],
+) -> Result<Plan, Refusal> {
+    if rows.len() > MAX_VALUES {
+        return Err(Refusal::differential(format!("VALUES with more than {MAX_VALUES} rows")));
+    }
+    let project = |row: &Vec<Node<'_>>| {
+        let column = |at: &usize| {
+            check_expression(row[*at])?;
+            let (ty, typmod, collation) = columns[*at];
+            let mut scalar = scalar(place(row[*at], &Places::new())?, &[]);
+            scalar.ty = types::describe(ty, typmod, collation);
+            Ok((scalar, format!("column{}", at + 1)))
+        };
+        let columns = needed.iter().map(column).collect::<Result<Vec<_>, Refusal>>()?;
+        Ok(Plan::Project { input: Box::new(Plan::Unit), columns })
+    };
+    Ok(Plan::Sum { inputs: rows.iter().map(project).collect::<Result<_, Refusal>>()? })
+}
+
+fn lower_table(
+    lowering: &mut Lowering,
+    entry: Entry<'_>,
+    (oid, children): (Oid, bool),
+    position: usize,
+    attributes: &BTreeSet<i16>,
+) -> Result<From, Refusal> {
+    let table = table::look(oid);
+    check_table(entry, &table, oid, children)?;
+    let key = table.key.clone().unwrap_or_default();
+    let read: Vec<_> = table
+        .columns
+        .iter()
+        .filter(|it| attributes.contains(&it.number) || key.contains(&it.number))
+        .collect();
+    let place_of = |number: i16| read.iter().position(|it| it.number == number);
+    let places = read
+        .iter()
+        .enumerate()
+        .map(|(at, column)| (column_ref(position, column.number), at))
+        .collect();
+    let columns = read
+        .iter()
+        .map(|it| Column {
+            name: it.name.clone(),
+            ty: types::describe(it.ty, it.typmod, it.collation),
+            nullable: !it.not_null,
+            scale: types::is_numeric(it.ty).then(|| types::numeric_scale(it.typmod)).flatten(),
+        })
+        .collect();
+    let sql = if children { table.sql.clone() } else { format!("ONLY {}", table.sql) };
+    let scan = Scan {
+        source: Source::Table { oid: oid.to_u32(), sql },
+        columns,
+        attributes: read.iter().map(|it| it.number.cast_unsigned().into()).collect(),
+        key: table.key.as_ref().and_then(|key| key.iter().map(|it| place_of(*it)).collect()),
+        version: Version::New,
+    };
+    note_table(lowering, oid, &table, read.iter().map(|it| (it.number, it.name.clone())));
+    Ok(From { plan: Plan::Scan(scan), places })
+}
+
+fn check_table(entry: Entry<'_>, table: &Table, oid: Oid, children: bool) -> Result<(), Refusal> {
+    let obstacles = [
+        (entry.is_row_secured(), "row-level security on"),
+        (entry.is_sampled(), "TABLESAMPLE of"),
+        (types::is_builtin(oid), "the system catalog"),
+        (table.is_temporary, "the temporary table"),
+        (table.has_inheritance_children && children, "inheritance from"),
+        (table.has_parent, "direct use of the partition or inheritance child"),
+        (table.is_partitioned && !children, "ONLY of the partitioned table"),
+    ];
+    match obstacles.iter().find(|(found, _)| *found) {
+        Some((_, words)) => Err(Refusal::differential(format!("{words} {}", table.sql))),
+        None => Ok(()),
+    }
+}
+
+fn note_table(
+    lowering: &mut Lowering,
+    oid: Oid,
+    table: &Table,
+    read: impl Iterator<Item = (i16, String)>,
+) {
+    let known = lowering.tables.entry(oid.to_u32()).or_insert_with(|| Relation {
+        oid,
+        name: table.sql.clone(),
+        kind: RelationKind::Table,
+        columns: Vec::new(),
+        is_temporary: false,
+    });
+    for column in read {
+        if !known.columns.contains(&column) {
+            known.columns.push(column);
+        }
+    }
+    known.columns.sort_unstable();
+}
+
+/// The tables of a query that have virtual generated columns.
+pub struct VirtualColumns(BTreeMap<(usize, i16), Oid>);
+
+impl VirtualColumns {
+    pub fn of(query: Query<'_>) -> Self {
+        let mut columns = BTreeMap::new();
+        for (index, entry) in query.entries().into_iter().enumerate() {
+            if let EntryKind::Relation { oid, kind: 'r' | 'p', .. } = entry.kind() {
+                let all = table::look(oid).columns;
+                columns.extend(
+                    all.iter().filter(|it| it.is_virtual).map(|it| ((index + 1, it.number), oid)),
+                );
+            }
+        }
+        Self(columns)
+    }
+
+    /// `expression` with virtual columns replaced by what generates them.
+    pub fn expanded<'a>(&self, expression: Node<'a>) -> Node<'a> {
+        if self.0.is_empty() {
+            return expression;
+        }
+        expression.replace(&mut |node| match node.kind() {
+            Kind::Column(column) if column.levels_up == 0 => {
+                let table = self.0.get(&(column.entry, column.attribute))?;
+                generation_expression(*table, column)
+            }
+            _ => None,
+        })
+    }
+}

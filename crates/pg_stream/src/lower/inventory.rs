@@ -1,0 +1,131 @@
+//! What a query refers to, wherever in it: relations, functions, samples.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use crate::pg::node::{EntryKind, Kind, Node, Query, Step};
+use crate::pg::table;
+use crate::pg::types::{self, Oid, Volatility};
+
+/// A relation that a query refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relation {
+    /// `pg_class.oid`.
+    pub oid: Oid,
+    /// Qualified and quoted.
+    pub name: String,
+    /// What it is.
+    pub kind: RelationKind,
+    /// The columns read: attribute number and name.
+    pub columns: Vec<(i16, String)>,
+    /// Whether it goes with its session.
+    pub is_temporary: bool,
+}
+
+/// What a relation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RelationKind {
+    /// A table or partitioned table; stream tables are tables, too.
+    Table,
+    /// A view; its query has been put in its place.
+    View,
+    MaterializedView,
+    ForeignTable,
+    /// A sequence and such.
+    Other,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Inventory {
+    /// Each relation once, in the order of their first mention.
+    pub relations: Vec<Relation>,
+    pub is_sampled: bool,
+    /// The first volatile function, with its place.
+    pub volatile: Option<(String, Option<i32>)>,
+    functions: HashSet<Oid>,
+    session_values: bool,
+}
+
+impl Inventory {
+    /// Qualified names of the functions that PostgreSQL did not bring.
+    pub fn functions_used(&self) -> Vec<String> {
+        let foreign = self.functions.iter().filter(|it| !types::is_builtin(**it));
+        let names: BTreeSet<String> = foreign.map(|it| types::function_name(*it)).collect();
+        names.into_iter().collect()
+    }
+
+    /// Whether a function is STABLE.
+    pub fn uses_stable(&self) -> bool {
+        self.session_values
+            || self.functions.iter().any(|it| types::volatility(*it) == Volatility::Stable)
+    }
+}
+
+/// Goes through a rewritten query.
+pub fn take(query: Query<'_>) -> Inventory {
+    let mut inventory = Inventory::default();
+    let mut columns: BTreeMap<u32, BTreeSet<i16>> = BTreeMap::new();
+    query.node().visit(&mut |node| {
+        if let Kind::Query(query) = node.kind() {
+            for (oid, read) in query.columns_read() {
+                columns.entry(oid.to_u32()).or_default().extend(read);
+            }
+            note_relations(&mut inventory, query);
+        } else {
+            note_functions(&mut inventory, node);
+        }
+        Step::Into
+    });
+    for relation in &mut inventory.relations {
+        let read = columns.remove(&relation.oid.to_u32()).unwrap_or_default();
+        relation.columns = read
+            .into_iter()
+            .filter_map(|number| Some((number, table::column_name(relation.oid, number)?)))
+            .collect();
+    }
+    inventory
+}
+
+fn note_relations(inventory: &mut Inventory, query: Query<'_>) {
+    for entry in query.entries() {
+        inventory.is_sampled |= entry.is_sampled();
+        let (oid, kind) = match (entry.kind(), entry.inlined_view()) {
+            (EntryKind::Relation { oid, kind, .. }, _) => (oid, relation_kind(kind)),
+            (_, Some(view)) => (view, RelationKind::View),
+            _ => continue,
+        };
+        if !inventory.relations.iter().any(|it| it.oid == oid) {
+            inventory.relations.push(Relation {
+                oid,
+                name: table::name(oid),
+                kind,
+                columns: Vec::new(),
+                is_temporary: table::is_temporary(oid),
+            });
+        }
+    }
+}
+
+fn relation_kind(kind: char) -> RelationKind {
+    match kind {
+        'r' | 'p' => RelationKind::Table,
+        'v' => RelationKind::View,
+        'm' => RelationKind::MaterializedView,
+        'f' => RelationKind::ForeignTable,
+        _ => RelationKind::Other,
+    }
+}
+
+fn note_functions(inventory: &mut Inventory, node: Node<'_>) {
+    inventory.session_values |= node.is_session_value();
+    if node.is_next_value() && inventory.volatile.is_none() {
+        inventory.volatile = Some(("nextval".to_owned(), node.location()));
+    }
+    for function in node.functions() {
+        let is_new = inventory.functions.insert(function);
+        let is_volatile = is_new && types::volatility(function) == Volatility::Volatile;
+        if is_volatile && inventory.volatile.is_none() {
+            inventory.volatile = Some((types::function_name(function), node.location()));
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What is refused, in which words.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::inventory::{Inventory, RelationKind};
+use crate::pg::node::{ColumnRef, Kind, Node, Query, Step};
+use crate::pg::query::PositionKeeper;
+use crate::pg::types;
+
+/// A construct that cannot be part of a stream table's query.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What it is, in the words of the manual.
+    pub construct: String,
+    /// The whole sentence.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The byte offset in `text`.
+    pub location: Option<i32>,
+    /// The user's query.
+    pub text: Option<String>,
+}
+
+impl Refusal {
+    /// Refused in every mode, because of `reason`.
+    pub fn always(construct: impl Into<String>, reason: &str) -> Self {
+        let construct = construct.into();
+        let message = format!("{construct} is not supported in a stream table: {reason}");
+        Self { construct, message, hint: None, location: None, text: None }
+    }
+
+    /// Refused in DIFFERENTIAL mode.
+    pub fn differential(construct: impl Into<String>) -> Self {
+        let construct = construct.into();
+        let message = format!("{construct} is not supported in DIFFERENTIAL mode");
+        let hint = Some("Rewrite the query without it, or use refresh_mode => 'FULL'.".to_owned());
+        Self { construct, message, hint, location: None, text: None }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: &str) -> Self {
+        self.hint = Some(hint.to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn at(mut self, location: Option<i32>) -> Self {
+        self.location = self.location.or(location);
+        self
+    }
+
+    #[must_use]
+    pub fn in_text(mut self, text: &str) -> Self {
+        self.text = Some(text.to_owned());
+        self
+    }
+
+    /// Raises it as an error, pointing at the place where that is known.
+    pub fn raise(self) -> ! {
+        if let (Some(location), Some(text)) = (self.location, &self.text)
+            && let (Ok(offset), Ok(text)) = (usize::try_from(location), CString::new(text.as_str()))
+        {
+            PositionKeeper::point_at(&text, offset);
+        }
+        let report = self.report();
+        report.report(PgLogLevel::ERROR);
+        unreachable!("an error was raised")
+    }
+
+    /// As PostgreSQL reports it.
+    pub fn report(&self) -> ErrorReport {
+        let code = PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED;
+        let report = ErrorReport::new(code, self.message.clone(), "lower");
+        match &self.hint {
+            Some(hint) => report.set_hint(hint.clone()),
+            None => report,
+        }
+    }
+}
+
+/// Refuses what no mode can take. `query` is as the user wrote it, `rewritten` with its views
+/// expanded.
+pub fn check_both_modes(
+    query: Query<'_>,
+    rewritten: Query<'_>,
+    inventory: &Inventory,
+) -> Result<(), Refusal> {
+    if !query.is_plain_select() {
+        let reason = "the defining query must be a single SELECT that changes nothing";
+        return Err(Refusal::always("a data-modifying statement in WITH", reason));
+    }
+    let full = "it holds the full result set";
+    for (clause, words) in [(query.limit(), "LIMIT"), (query.offset(), "OFFSET")] {
+        if let Some(clause) = clause {
+            let hint = "Apply it in the queries that read the stream table.";
+            return Err(Refusal::always(words, full).hint(hint).at(clause.location()));
+        }
+    }
+    if has_row_locks(rewritten) {
+        let reason = "row-level locking has no meaning for a stored result";
+        return Err(Refusal::always("FOR UPDATE or FOR SHARE", reason));
+    }
+    if inventory.is_sampled {
+        let reason = "a random sample cannot be kept up to date";
+        return Err(Refusal::always("TABLESAMPLE", reason));
+    }
+    if let Some(relation) = inventory.relations.iter().find(|it| it.is_temporary) {
+        let construct = format!("temporary table {}", relation.name);
+        return Err(Refusal::always(construct, "it is visible to one session only"));
+    }
+    if !inventory.relations.iter().any(|it| it.kind != RelationKind::View) {
+        return Err(Refusal::always("a query without a table", "its result could never change"));
+    }
+    Ok(())
+}
+
+fn has_row_locks(query: Query<'_>) -> bool {
+    let mut found = false;
+    query.node().visit(&mut |node| {
+        if let Kind::Query(query) = node.kind() {
+            found |= query.has_row_locks();
+        }
+        Step::Into
+    });
+    found
+}
+
+/// Refuses what DIFFERENTIAL mode cannot take wherever it stands.
+pub fn check_differential(inventory: &Inventory) -> Result<(), Refusal> {
+    for relation in &inventory.relations {
+        let words = match relation.kind {
+            RelationKind::MaterializedView => "materialized view",
+            RelationKind::ForeignTable => "foreign table",
+            RelationKind::Other => "relation",
+            RelationKind::Table | RelationKind::View => continue,
+        };
+        let hint = "Its changes cannot be captured. Use refresh_mode => 'FULL'.";
+        return Err(Refusal::differential(format!("{words} {}", relation.name)).hint(hint));
+    }
+    if let Some((name, location)) = &inventory.volatile {
+        let construct = format!("volatile function {name}");
+        let hint = "Its result differs from call to call. Use refresh_mode => 'FULL'.";
+        return Err(Refusal::differential(construct).hint(hint).at(*location));
+    }
+    Ok(())
+}
+
+/// Refuses clauses of one query.
+pub fn check_clauses(query: Query<'_>) -> Result<(), Refusal> {
+    let location = [query.limit(), query.offset()].into_iter().flatten().find_map(Node::location);
+    let clauses = [
+        (query.limit().is_some(), "LIMIT in a sub-query"),
+        (query.offset().is_some(), "OFFSET in a sub-query"),
+        (query.has_row_locks(), "FOR UPDATE or FOR SHARE"),
+        (query.has_distinct_on(), "DISTINCT ON"),
+        (query.has_grouping_sets(), "GROUPING SETS, CUBE or ROLLUP"),
+        (query.has_windows(), "a window function"),
+        (query.has_set_returning_targets(), "a set-returning function in the select list"),
+    ];
+    match clauses.iter().find(|(found, _)| *found) {
+        Some((_, words)) => Err(Refusal::differential(*words).at(location)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what lowering cannot carry inside an expression.
+pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
+    let mut refusal = None;
+    expression.visit(&mut |node| {
+        let found = match node.kind() {
+            Kind::Column(column) => column_words(column),
+            Kind::SubLink(words) => Some(words),
+            Kind::Grouping => Some("GROUPING"),
+            Kind::Window => Some("a window function"),
+            Kind::Field(row)
+                if matches!(row.kind(), Kind::Column(_)) && types::is_record(row.type_oid()) =>
+            {
+                Some("a field of an anonymous row")
+            }
+            _ => None,
+        };
+        if let Some(words) = found {
+            refusal.get_or_insert_with(|| Refusal::differential(words).at(node.location()));
+            return Step::Over;
+        }
+        Step::Into
+    });
+    refusal.map_or(Ok(()), Err)
+}
+
+fn column_words(column: ColumnRef) -> Option<&'static str> {
+    match column {
+        ColumnRef { levels_up: 1.., .. } => Some("LATERAL"),
+        ColumnRef { attribute: 0, .. } => Some("a whole-row reference"),
+        ColumnRef { attribute: ..0, .. } => Some("a system column"),
+        _ => None,
+    }
+}

@@ -1,0 +1,165 @@
+//! One query: FROM and WHERE, then grouping, then the select list, then DISTINCT.
+
+use pgstream_ivm::plan::Plan;
+
+use super::expression::{place, scalar};
+use super::from::From;
+use super::refusal::{Refusal, check_clauses, check_expression};
+use super::{Lowering, Scope, from, group, set_operation};
+use crate::pg::node::{EntryKind, Node, Query, SortGroup, Target};
+use crate::pg::{query as analysis, types};
+
+/// Lowers a query to a plan with those of its output columns that are `needed`, in that order;
+/// all of them for `None`.
+pub fn lower<'a>(
+    lowering: &mut Lowering,
+    query: Query<'a>,
+    outer: Option<&Scope<'_, 'a>>,
+    needed: Option<&[usize]>,
+) -> Result<Plan, Refusal> {
+    analysis::check_depth();
+    check_clauses(query)?;
+    let scope = Scope { query, outer };
+    if let Some(tree) = query.set_operations() {
+        return set_operation::lower(lowering, &scope, tree, needed, &output_names(query));
+    }
+    if query.distinct().is_empty() {
+        return lower_rows(lowering, &scope, needed);
+    }
+    check_distinct(query)?;
+    let distinct = lower_rows(lowering, &scope, None)?.distinct();
+    Ok(columns_of(distinct, needed))
+}
+
+/// Names of the output columns.
+pub fn output_names(query: Query<'_>) -> Vec<String> {
+    query.targets().into_iter().filter(|it| !it.junk).map(|it| it.name).collect()
+}
+
+/// The columns at these positions.
+pub fn columns_of(plan: Plan, needed: Option<&[usize]>) -> Plan {
+    let Some(needed) = needed else { return plan };
+    let schema = plan.schema();
+    if needed.iter().copied().eq(0..schema.len()) {
+        return plan;
+    }
+    let columns = needed
+        .iter()
+        .map(|it| {
+            let column = &schema[*it];
+            (pgstream_ivm::scalar::Scalar::column(*it, column), column.name.clone())
+        })
+        .collect();
+    Plan::Project { input: Box::new(plan), columns }
+}
+
+/// The rows before DISTINCT.
+fn lower_rows<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    needed: Option<&[usize]>,
+) -> Result<Plan, Refusal> {
+    let select = Select::new(scope.query, needed)?;
+    let from = from::lower(lowering, scope, &select)?;
+    let (input, expressions) = if scope.query.has_aggregation() {
+        let grouped = group::lower(from, &select)?;
+        (grouped.plan, grouped.targets)
+    } else {
+        let From { plan, places } = from;
+        let targets = select.targets.iter().map(|it| place(it.expression, &places));
+        (plan, targets.collect::<Result<Vec<_>, _>>()?)
+    };
+    let schema = input.schema();
+    let columns = expressions
+        .into_iter()
+        .zip(&select.targets)
+        .map(|(expression, target)| (scalar(expression, &schema), target.name.clone()))
+        .collect();
+    Ok(Plan::Project { input: Box::new(input), columns })
+}
+
+/// The expressions of a query, over the columns of its tables and sub-queries only: those of
+/// joins and virtual generated columns are replaced by what they stand for.
+pub struct Select<'a> {
+    pub targets: Vec<Target<'a>>,
+    pub having: Option<Node<'a>>,
+    /// Position of the grouping entry in the range table.
+    pub group_entry: Option<usize>,
+    /// What is grouped by; column `n` of the grouping entry is the `n`-th from 1.
+    pub keys: Vec<Node<'a>>,
+    /// The tables and sub-queries, in the order of FROM.
+    pub leaves: Vec<usize>,
+    /// The conditions of WHERE and of the joins, taken apart.
+    pub conditions: Vec<Node<'a>>,
+}
+
+impl<'a> Select<'a> {
+    fn new(query: Query<'a>, needed: Option<&[usize]>) -> Result<Self, Refusal> {
+        let query = analysis::without_join_aliases(query);
+        let mut all: Vec<_> = query.targets().into_iter().filter(|it| !it.junk).collect();
+        if let Some(needed) = needed {
+            all = needed.iter().map(|it| all[*it].clone()).collect();
+        }
+        let mut select = Self {
+            targets: all,
+            having: query.having(),
+            group_entry: None,
+            keys: Vec::new(),
+            leaves: Vec::new(),
+            conditions: Vec::new(),
+        };
+        for (index, entry) in query.entries().into_iter().enumerate() {
+            if let EntryKind::Group(keys) = entry.kind() {
+                check_group_by(query, &keys)?;
+                select.group_entry = Some(index + 1);
+                select.keys = keys;
+            }
+        }
+        if let Some(tree) = query.from() {
+            from::gather(tree, &mut select.leaves, &mut select.conditions)?;
+        }
+        let expand = from::VirtualColumns::of(query);
+        select.map_expressions(|it| expand.expanded(it));
+        select.expressions().try_for_each(check_expression)?;
+        Ok(select)
+    }
+
+    fn map_expressions(&mut self, f: impl Fn(Node<'a>) -> Node<'a>) {
+        for target in &mut self.targets {
+            target.expression = f(target.expression);
+        }
+        for expression in self.keys.iter_mut().chain(&mut self.conditions).chain(&mut self.having) {
+            *expression = f(*expression);
+        }
+    }
+
+    /// Every expression in it.
+    pub fn expressions(&self) -> impl Iterator<Item = Node<'a>> {
+        let targets = self.targets.iter().map(|it| it.expression);
+        targets.chain(self.keys.iter().chain(&self.conditions).chain(&self.having).copied())
+    }
+}
+
+fn check_group_by(query: Query<'_>, keys: &[Node<'_>]) -> Result<(), Refusal> {
+    let items = query.group_by();
+    keys.iter().zip(&items).try_for_each(|(key, item)| check_equality(*key, item))
+}
+
+fn check_distinct(query: Query<'_>) -> Result<(), Refusal> {
+    let targets = query.targets();
+    query.distinct().iter().try_for_each(|item| {
+        match targets.iter().find(|it| it.reference == item.reference) {
+            Some(target) => check_equality(target.expression, item),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Grouping must go by the type's own equality; `ORDER BY … USING` can bring another one.
+fn check_equality(expression: Node<'_>, item: &SortGroup) -> Result<(), Refusal> {
+    if types::equality(expression.type_oid()) == Some(item.equality) {
+        return Ok(());
+    }
+    let words = "grouping by an equality other than the type's own";
+    Err(Refusal::differential(words).at(expression.location()))
+}

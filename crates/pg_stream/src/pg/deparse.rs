@@ -1,0 +1,94 @@
+//! From trees back to SQL text, in a form that means the same in any session.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys;
+
+use super::node::{Node, Query, text};
+
+/// Settings that decide what a text means or how a literal is written.
+const PORTABLE: [(&std::ffi::CStr, &std::ffi::CStr); 8] = [
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"standard_conforming_strings", c"on"),
+    (c"extra_float_digits", c"3"),
+    (c"DateStyle", c"ISO, YMD"),
+    (c"IntervalStyle", c"postgres"),
+    (c"bytea_output", c"hex"),
+    (c"xmloption", c"content"),
+    (c"lc_monetary", c"C"),
+];
+
+/// While this lives, settings are as the texts of scalars need them; text made under it must be
+/// run under it, too.
+pub struct PortableSettings {
+    level: i32,
+}
+
+impl PortableSettings {
+    /// Sets them until the value is dropped.
+    pub fn enter() -> Self {
+        Self::set(&PORTABLE)
+    }
+
+    /// Only what makes names qualified and numbers exact: for a text that is run at once, in the
+    /// same session.
+    pub fn qualified() -> Self {
+        Self::set(&[PORTABLE[0], PORTABLE[2]])
+    }
+
+    fn set(settings: &[(&std::ffi::CStr, &std::ffi::CStr)]) -> Self {
+        // SAFETY: the level is closed in `drop`; PostgreSQL closes it when the transaction ends
+        // with an error.
+        let guard = Self { level: unsafe { pg_sys::NewGUCNestLevel() } };
+        for (name, value) in settings {
+            // SAFETY: both are C strings; the action is local to the level.
+            unsafe {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+        }
+        guard
+    }
+}
+
+impl Drop for PortableSettings {
+    fn drop(&mut self) {
+        // SAFETY: the level was opened by `set`, and levels are closed in order.
+        unsafe { pg_sys::AtEOXact_GUC(true, self.level) };
+    }
+}
+
+/// The text of an expression whose columns are inputs; see [`super::node::input`].
+/// Call it under [`PortableSettings`].
+pub fn expression(node: Node<'_>) -> String {
+    // SAFETY: without Vars the deparser needs no context.
+    unsafe {
+        text(pg_sys::deparse_expression(node.as_ptr(), std::ptr::null_mut(), false, true))
+            .unwrap_or_default()
+    }
+}
+
+/// The text of a query, with every name qualified.
+pub fn query(query: Query<'_>) -> String {
+    let _settings = PortableSettings::qualified();
+    // SAFETY: the deparser may scribble on the tree, so it gets a copy.
+    unsafe {
+        let copy = pg_sys::copyObjectImpl(query.node().as_ptr());
+        text(pg_sys::pg_get_querydef(copy.cast(), false)).unwrap_or_default()
+    }
+}
+
+/// An identifier, quoted where it needs to be.
+pub fn quote(name: &str) -> String {
+    let name = CString::new(name).unwrap_or_default();
+    // SAFETY: a C string in, a C string out.
+    unsafe { text(pg_sys::quote_identifier(name.as_ptr())).unwrap_or_default() }
+}

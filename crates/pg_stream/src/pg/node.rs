@@ -1,0 +1,959 @@
+//! Safe views of PostgreSQL's analyzed query trees.
+//!
+//! Everything lives in an [`Arena`], a memory context of its own: a view borrows from it and so
+//! cannot outlive the tree. Trees are never changed in place; [`Node::replace`] builds a new one.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::NodeTag;
+use pgrx::prelude::*;
+
+use super::types::Oid;
+
+/// A memory context that is current while the value lives, and that goes with it.
+pub struct Arena {
+    context: pg_sys::MemoryContext,
+    outside: pg_sys::MemoryContext,
+}
+
+impl Arena {
+    /// Makes a context below the current one and switches to it.
+    pub fn enter() -> Self {
+        // SAFETY: the current context is valid, and the new one is its child.
+        unsafe {
+            let context = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                c"pg_stream query tree".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            );
+            Self { context, outside: pg_sys::MemoryContextSwitchTo(context) }
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: `outside` was current when the arena was made and outlives it, being its parent.
+        unsafe {
+            pg_sys::MemoryContextSwitchTo(self.outside);
+            pg_sys::MemoryContextDelete(self.context);
+        }
+    }
+}
+
+/// Any node of a tree.
+#[derive(Clone, Copy)]
+pub struct Node<'a> {
+    pointer: NonNull<pg_sys::Node>,
+    arena: PhantomData<&'a Arena>,
+}
+
+/// What [`Node::visit`] does after a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Go on with its children.
+    Into,
+    /// Go on with its siblings.
+    Over,
+}
+
+/// A reference to a column of the range table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ColumnRef {
+    /// Position in the range table, from 1.
+    pub entry: usize,
+    /// The attribute number: 0 is the whole row, negative a system column.
+    pub attribute: i16,
+    /// 0 is the query itself, 1 the one around it.
+    pub levels_up: u32,
+}
+
+/// The kinds of expression that lowering tells apart.
+pub enum Kind<'a> {
+    /// A column of the range table.
+    Column(ColumnRef),
+    /// A column of a plan's input, put there by [`input`].
+    Input(usize),
+    /// A literal.
+    Constant { null: bool },
+    /// A function or operator with positional arguments.
+    Call { function: Oid, arguments: Vec<Node<'a>> },
+    /// An aggregate call.
+    Aggregate(Aggregate<'a>),
+    /// AND, OR, NOT.
+    Boolean { conjunction: bool, arguments: Vec<Node<'a>> },
+    /// A change of type that keeps the value.
+    Relabel(Node<'a>),
+    /// The possible results of a CASE; without ELSE there is `None` among them.
+    Case(Vec<Option<Node<'a>>>),
+    /// COALESCE.
+    Coalesce(Vec<Node<'a>>),
+    /// IS NULL, IS TRUE, IS DISTINCT FROM and such: never NULL.
+    Test,
+    /// A field of a row value.
+    Field(Node<'a>),
+    /// GROUPING(…).
+    Grouping,
+    /// A window function.
+    Window,
+    /// A sub-query in an expression, with the words for it.
+    SubLink(&'static str),
+    /// A query.
+    Query(Query<'a>),
+    /// Anything else.
+    Other,
+}
+
+impl<'a> Node<'a> {
+    /// # Safety
+    /// The pointer, if not null, must point to a node that lives as long as the arena.
+    pub(super) unsafe fn from_ptr<T>(pointer: *mut T) -> Option<Self> {
+        NonNull::new(pointer.cast()).map(|pointer| Self { pointer, arena: PhantomData })
+    }
+
+    pub(super) fn as_ptr<T>(self) -> *mut T {
+        self.pointer.as_ptr().cast()
+    }
+
+    fn tag(self) -> NodeTag {
+        // SAFETY: every node starts with its tag.
+        unsafe { self.pointer.as_ref() }.type_
+    }
+
+    /// # Safety
+    /// The node's tag must be that of `T`.
+    unsafe fn cast<T>(self) -> &'a T {
+        // SAFETY: by the caller's promise; the node lives as long as the arena.
+        unsafe { &*self.as_ptr::<T>() }
+    }
+
+    /// Which kind of node this is, with what lowering needs of it.
+    pub fn kind(self) -> Kind<'a> {
+        // SAFETY: each cast follows the tag.
+        unsafe {
+            match self.tag() {
+                NodeTag::T_Var => {
+                    let var = self.cast::<pg_sys::Var>();
+                    Kind::Column(ColumnRef {
+                        entry: var.varno as usize,
+                        attribute: var.varattno,
+                        levels_up: var.varlevelsup,
+                    })
+                }
+                NodeTag::T_Param => Kind::Input(self.cast::<pg_sys::Param>().paramid as usize - 1),
+                NodeTag::T_Const => {
+                    Kind::Constant { null: self.cast::<pg_sys::Const>().constisnull }
+                }
+                NodeTag::T_FuncExpr => {
+                    let call = self.cast::<pg_sys::FuncExpr>();
+                    Kind::Call { function: call.funcid, arguments: nodes(call.args) }
+                }
+                NodeTag::T_OpExpr => {
+                    let call = self.cast::<pg_sys::OpExpr>();
+                    Kind::Call { function: call.opfuncid, arguments: nodes(call.args) }
+                }
+                NodeTag::T_Aggref => Kind::Aggregate(Aggregate(self)),
+                NodeTag::T_BoolExpr => {
+                    let expression = self.cast::<pg_sys::BoolExpr>();
+                    Kind::Boolean {
+                        conjunction: expression.boolop == pg_sys::BoolExprType::AND_EXPR,
+                        arguments: nodes(expression.args),
+                    }
+                }
+                NodeTag::T_RelabelType => {
+                    let arg = self.cast::<pg_sys::RelabelType>().arg;
+                    Self::from_ptr(arg).map_or(Kind::Other, Kind::Relabel)
+                }
+                NodeTag::T_CaseExpr => {
+                    let case = self.cast::<pg_sys::CaseExpr>();
+                    let mut results: Vec<_> = pointers::<pg_sys::CaseWhen>(case.args)
+                        .map(|it| Self::from_ptr((*it).result))
+                        .collect();
+                    results.push(Self::from_ptr(case.defresult));
+                    Kind::Case(results)
+                }
+                NodeTag::T_CoalesceExpr => {
+                    Kind::Coalesce(nodes(self.cast::<pg_sys::CoalesceExpr>().args))
+                }
+                NodeTag::T_NullTest | NodeTag::T_BooleanTest | NodeTag::T_DistinctExpr => {
+                    Kind::Test
+                }
+                NodeTag::T_FieldSelect => {
+                    let arg = self.cast::<pg_sys::FieldSelect>().arg;
+                    Self::from_ptr(arg).map_or(Kind::Other, Kind::Field)
+                }
+                NodeTag::T_GroupingFunc => Kind::Grouping,
+                NodeTag::T_WindowFunc => Kind::Window,
+                NodeTag::T_SubLink => {
+                    Kind::SubLink(sub_link_words(self.cast::<pg_sys::SubLink>().subLinkType))
+                }
+                NodeTag::T_Query => Kind::Query(Query(self)),
+                _ => Kind::Other,
+            }
+        }
+    }
+
+    /// The expression's result type.
+    pub fn type_oid(self) -> Oid {
+        // SAFETY: the node is an expression tree.
+        unsafe { pg_sys::exprType(self.as_ptr()) }
+    }
+
+    /// The expression's type modifier, or -1.
+    pub fn typmod(self) -> i32 {
+        // SAFETY: the node is an expression tree.
+        unsafe { pg_sys::exprTypmod(self.as_ptr()) }
+    }
+
+    /// The collation of the expression's result, or 0.
+    pub fn collation(self) -> Oid {
+        // SAFETY: the node is an expression tree.
+        unsafe { pg_sys::exprCollation(self.as_ptr()) }
+    }
+
+    /// The byte offset in the query's text, where it is known.
+    pub fn location(self) -> Option<i32> {
+        // SAFETY: the node is an expression tree.
+        let location = unsafe { pg_sys::exprLocation(self.as_ptr()) };
+        (location >= 0).then_some(location)
+    }
+
+    /// Whether two trees mean the same, wherever they stand in the text.
+    pub fn equals(self, other: Self) -> bool {
+        // SAFETY: both are valid trees.
+        unsafe { pg_sys::equal(self.as_ptr(), other.as_ptr()) }
+    }
+
+    /// The text that the type's output function gives for a literal, unless it is NULL.
+    pub fn constant_text(self) -> Option<String> {
+        if self.tag() != NodeTag::T_Const {
+            return None;
+        }
+        // SAFETY: the tag was checked, and the value is of its type.
+        unsafe {
+            let constant = self.cast::<pg_sys::Const>();
+            if constant.constisnull {
+                return None;
+            }
+            let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
+            pg_sys::getTypeOutputInfo(constant.consttype, &mut output, &mut varlena);
+            text(pg_sys::OidOutputFunctionCall(output, constant.constvalue))
+        }
+    }
+
+    /// A literal's value, when it is an integer.
+    pub fn constant_i32(self) -> Option<i32> {
+        match self.type_oid() {
+            pg_sys::INT4OID => self.constant_text()?.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// Calls `f` on this node and, as it says, on what is below it: expressions, and for queries
+    /// everything inside them.
+    pub fn visit(self, f: &mut dyn FnMut(Node<'a>) -> Step) {
+        let mut f = f;
+        let context: *mut &mut dyn FnMut(Node<'a>) -> Step = &mut f;
+        // SAFETY: the callback gets back exactly this context, and only during this call.
+        unsafe { visit_callback(self.as_ptr(), context.cast()) };
+    }
+
+    /// A copy in which each node for which `f` gives another is replaced by it, from the top.
+    pub fn replace(self, f: &mut dyn FnMut(Node<'a>) -> Option<Node<'a>>) -> Node<'a> {
+        let mut f = f;
+        let context: *mut &mut dyn FnMut(Node<'a>) -> Option<Node<'a>> = &mut f;
+        // SAFETY: the callback gets back exactly this context, and only during this call. The
+        // copy is allocated in the current context, which is the arena or one that lives longer.
+        let copy = unsafe {
+            Node::from_ptr(replace_callback(self.as_ptr(), context.cast()))
+        };
+        copy.unwrap_or(self)
+    }
+
+    /// The arguments of a conjunction, taken apart; any other condition is its own conjunct.
+    pub fn conjuncts(self) -> Vec<Node<'a>> {
+        match self.kind() {
+            Kind::Boolean { conjunction: true, arguments } => {
+                arguments.into_iter().flat_map(Node::conjuncts).collect()
+            }
+            _ => vec![self],
+        }
+    }
+
+    /// The functions that the node itself calls.
+    pub fn functions(self) -> Vec<Oid> {
+        let mut functions = Vec::new();
+        if self.tag() == NodeTag::T_Aggref {
+            functions.extend(Aggregate(self).support_functions());
+        }
+        // SAFETY: the callback gets back exactly this vector, and only during this call.
+        unsafe {
+            pg_sys::check_functions_in_node(
+                self.as_ptr(),
+                Some(function_callback),
+                (&raw mut functions).cast(),
+            );
+        }
+        functions
+    }
+
+    /// Whether the node is `CURRENT_DATE`, `SESSION_USER` and such.
+    pub fn is_session_value(self) -> bool {
+        self.tag() == NodeTag::T_SQLValueFunction
+    }
+
+    /// Whether the node draws from a sequence.
+    pub fn is_next_value(self) -> bool {
+        self.tag() == NodeTag::T_NextValueExpr
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn visit_callback(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    // SAFETY: `context` comes from `visit`; PostgreSQL hands us nodes of the tree.
+    unsafe {
+        let Some(node) = Node::from_ptr(node) else { return false };
+        let f = &mut *context.cast::<&mut dyn FnMut(Node<'_>) -> Step>();
+        if f(node) == Step::Over {
+            return false;
+        }
+        if node.tag() == NodeTag::T_Query {
+            pg_sys::query_tree_walker_impl(node.as_ptr(), Some(visit_callback), context, 0)
+        } else {
+            pg_sys::expression_tree_walker_impl(node.as_ptr(), Some(visit_callback), context)
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn replace_callback(
+    node: *mut pg_sys::Node,
+    context: *mut c_void,
+) -> *mut pg_sys::Node {
+    // SAFETY: `context` comes from `replace`; PostgreSQL hands us nodes of the tree.
+    unsafe {
+        let Some(node) = Node::from_ptr(node) else { return ptr::null_mut() };
+        let f = &mut *context.cast::<&mut dyn FnMut(Node<'_>) -> Option<Node<'_>>>();
+        match f(node) {
+            Some(other) => other.as_ptr(),
+            None => pg_sys::expression_tree_mutator_impl(
+                node.as_ptr(),
+                Some(replace_callback),
+                context,
+            ),
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn function_callback(function: pg_sys::Oid, context: *mut c_void) -> bool {
+    // SAFETY: `context` comes from `functions`.
+    unsafe { (*context.cast::<Vec<Oid>>()).push(function) };
+    false
+}
+
+fn sub_link_words(kind: pg_sys::SubLinkType::Type) -> &'static str {
+    match kind {
+        pg_sys::SubLinkType::EXISTS_SUBLINK => "EXISTS sub-query",
+        pg_sys::SubLinkType::ALL_SUBLINK => "ALL sub-query",
+        pg_sys::SubLinkType::ANY_SUBLINK => "IN or ANY sub-query",
+        pg_sys::SubLinkType::ARRAY_SUBLINK => "ARRAY sub-query",
+        _ => "scalar sub-query",
+    }
+}
+
+/// The column of a plan's input at `position`, as an expression of the given type.
+pub fn input<'a>(position: usize, ty: Oid, typmod: i32, collation: Oid) -> Node<'a> {
+    // SAFETY: a Param is allocated and filled here.
+    unsafe {
+        let mut param = PgBox::<pg_sys::Param>::alloc_node(NodeTag::T_Param);
+        param.paramkind = pg_sys::ParamKind::PARAM_EXTERN;
+        param.paramid = position as i32 + 1;
+        param.paramtype = ty;
+        param.paramtypmod = typmod;
+        param.paramcollid = collation;
+        param.location = -1;
+        Node { pointer: NonNull::new_unchecked(param.into_pg().cast()), arena: PhantomData }
+    }
+}
+
+/// `expression` as a value of `ty`, by PostgreSQL's rules for the branches of a set operation.
+pub fn coerced<'a>(expression: Node<'a>, ty: Oid, typmod: i32, collation: Oid) -> Node<'a> {
+    // SAFETY: the expression is a valid tree of its own type; the parser made sure that it can be
+    // coerced.
+    unsafe {
+        let mut pointer: *mut pg_sys::Node = expression.as_ptr();
+        if expression.type_oid() != ty {
+            pointer = pg_sys::coerce_type(
+                ptr::null_mut(),
+                pointer,
+                expression.type_oid(),
+                ty,
+                typmod,
+                pg_sys::CoercionContext::COERCION_IMPLICIT,
+                pg_sys::CoercionForm::COERCE_IMPLICIT_CAST,
+                -1,
+            );
+        }
+        let node = Node::from_ptr(pointer).unwrap_or(expression);
+        if node.collation() == collation {
+            return node;
+        }
+        let relabeled = pg_sys::applyRelabelType(
+            pointer,
+            ty,
+            node.typmod(),
+            collation,
+            pg_sys::CoercionForm::COERCE_IMPLICIT_CAST,
+            -1,
+            false,
+        );
+        Node::from_ptr(relabeled).unwrap_or(node)
+    }
+}
+
+/// An aggregate call.
+#[derive(Clone, Copy)]
+pub struct Aggregate<'a>(Node<'a>);
+
+impl<'a> Aggregate<'a> {
+    fn get(self) -> &'a pg_sys::Aggref {
+        // SAFETY: made only from nodes with this tag.
+        unsafe { self.0.cast() }
+    }
+
+    /// The call as an expression.
+    pub fn node(self) -> Node<'a> {
+        self.0
+    }
+
+    /// `pg_proc.oid`.
+    pub fn function(self) -> Oid {
+        self.get().aggfnoid
+    }
+
+    /// Whether it is `count(*)`.
+    pub fn is_star(self) -> bool {
+        self.get().aggstar
+    }
+
+    /// How many queries up its arguments' columns are.
+    pub fn levels_up(self) -> u32 {
+        self.get().agglevelsup
+    }
+
+    /// DISTINCT inside.
+    pub fn is_distinct(self) -> bool {
+        !self.get().aggdistinct.is_null()
+    }
+
+    /// ORDER BY inside, or WITHIN GROUP.
+    pub fn is_ordered(self) -> bool {
+        !self.get().aggorder.is_null()
+    }
+
+    /// An ordinary aggregate, neither ordered-set nor hypothetical-set.
+    pub fn is_normal(self) -> bool {
+        self.get().aggkind as u8 == b'n'
+    }
+
+    /// The aggregated arguments.
+    pub fn arguments(self) -> Vec<Node<'a>> {
+        // SAFETY: the list holds target entries with an expression.
+        unsafe {
+            pointers::<pg_sys::TargetEntry>(self.get().args)
+                .filter(|it| !(**it).resjunk)
+                .filter_map(|it| Node::from_ptr((*it).expr))
+                .collect()
+        }
+    }
+
+    /// The direct arguments of an ordered-set aggregate.
+    pub fn direct_arguments(self) -> Vec<Node<'a>> {
+        // SAFETY: the list holds expressions.
+        unsafe { nodes(self.get().aggdirectargs) }
+    }
+
+    /// The FILTER condition.
+    pub fn filter(self) -> Option<Node<'a>> {
+        // SAFETY: an expression or null.
+        unsafe { Node::from_ptr(self.get().aggfilter) }
+    }
+
+    fn support_functions(self) -> Vec<Oid> {
+        // Attribute numbers of `pg_aggregate`.
+        const AGGTRANSFN: i16 = 4;
+        const AGGFINALFN: i16 = 5;
+        let cache = pg_sys::SysCacheIdentifier::AGGFNOID as i32;
+        // SAFETY: both attributes are OIDs by value and never NULL.
+        unsafe {
+            let tuple = pg_sys::SearchSysCache1(cache, self.function().into());
+            if tuple.is_null() {
+                return Vec::new();
+            }
+            let functions = [AGGTRANSFN, AGGFINALFN].map(|attribute| {
+                Oid::from(pg_sys::SysCacheGetAttrNotNull(cache, tuple, attribute).value() as u32)
+            });
+            pg_sys::ReleaseSysCache(tuple);
+            functions.into_iter().filter(|it| *it != pg_sys::InvalidOid).collect()
+        }
+    }
+}
+
+/// An analyzed SELECT.
+#[derive(Clone, Copy)]
+pub struct Query<'a>(pub(super) Node<'a>);
+
+/// An entry of the select list.
+#[derive(Clone)]
+pub struct Target<'a> {
+    pub expression: Node<'a>,
+    pub name: String,
+    /// Only there for ORDER BY, GROUP BY or DISTINCT ON.
+    pub junk: bool,
+    /// What GROUP BY and DISTINCT refer to it by; 0 if they do not.
+    pub reference: u32,
+}
+
+/// An item of GROUP BY or DISTINCT.
+#[derive(Clone, Copy)]
+pub struct SortGroup {
+    /// See [`Target::reference`].
+    pub reference: u32,
+    /// The equality operator.
+    pub equality: Oid,
+}
+
+/// The tree of FROM.
+pub enum From<'a> {
+    /// An entry of the range table.
+    Entry(usize),
+    /// The items joined, and the condition.
+    Items { items: Vec<Node<'a>>, condition: Option<Node<'a>> },
+    /// A JOIN.
+    Join { kind: Join, left: Node<'a>, right: Node<'a>, condition: Option<Node<'a>> },
+}
+
+/// Kinds of JOIN.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Join {
+    Inner,
+    Left,
+    Right,
+    Full,
+}
+
+/// A tree of UNION, INTERSECT and EXCEPT.
+pub enum SetTree<'a> {
+    /// A sub-query of the range table.
+    Entry(usize),
+    /// An operation on two trees.
+    Operation(SetOperation<'a>),
+}
+
+/// A set operation.
+pub struct SetOperation<'a> {
+    pub kind: SetKind,
+    pub all: bool,
+    pub left: Node<'a>,
+    pub right: Node<'a>,
+    /// Type, modifier and collation of each column.
+    pub columns: Vec<(Oid, i32, Oid)>,
+    /// The equality operators of the columns, unless it is UNION ALL.
+    pub equalities: Vec<Oid>,
+}
+
+/// Kinds of set operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum SetKind {
+    Union,
+    Intersect,
+    Except,
+}
+
+/// A WITH item.
+pub struct CommonTable<'a> {
+    pub query: Query<'a>,
+    pub recursive: bool,
+    pub references: i32,
+}
+
+impl<'a> Query<'a> {
+    pub(super) fn get(self) -> &'a pg_sys::Query {
+        // SAFETY: made only from nodes with this tag.
+        unsafe { self.0.cast() }
+    }
+
+    /// The query as a node.
+    pub fn node(self) -> Node<'a> {
+        self.0
+    }
+
+    /// Whether it is a SELECT that writes nothing.
+    pub fn is_plain_select(self) -> bool {
+        let query = self.get();
+        query.commandType == pg_sys::CmdType::CMD_SELECT
+            && query.utilityStmt.is_null()
+            && !query.hasModifyingCTE
+    }
+
+    pub fn has_modifying_cte(self) -> bool {
+        self.get().hasModifyingCTE
+    }
+
+    pub fn has_aggregation(self) -> bool {
+        let query = self.get();
+        query.hasAggs
+            || !query.groupClause.is_null()
+            || !query.groupingSets.is_null()
+            || !query.havingQual.is_null()
+    }
+
+    pub fn has_grouping_sets(self) -> bool {
+        !self.get().groupingSets.is_null()
+    }
+
+    pub fn has_windows(self) -> bool {
+        self.get().hasWindowFuncs
+    }
+
+    pub fn has_set_returning_targets(self) -> bool {
+        self.get().hasTargetSRFs
+    }
+
+    pub fn has_distinct_on(self) -> bool {
+        self.get().hasDistinctOn
+    }
+
+    pub fn has_row_locks(self) -> bool {
+        !self.get().rowMarks.is_null()
+    }
+
+    /// The LIMIT expression.
+    pub fn limit(self) -> Option<Node<'a>> {
+        // SAFETY: an expression or null.
+        unsafe { Node::from_ptr(self.get().limitCount) }
+    }
+
+    /// The OFFSET expression.
+    pub fn offset(self) -> Option<Node<'a>> {
+        // SAFETY: an expression or null.
+        unsafe { Node::from_ptr(self.get().limitOffset) }
+    }
+
+    pub fn having(self) -> Option<Node<'a>> {
+        // SAFETY: an expression or null.
+        unsafe { Node::from_ptr(self.get().havingQual) }
+    }
+
+    /// The select list, with the junk.
+    pub fn targets(self) -> Vec<Target<'a>> {
+        // SAFETY: the list holds target entries with an expression.
+        unsafe {
+            pointers::<pg_sys::TargetEntry>(self.get().targetList)
+                .filter_map(|it| {
+                    Some(Target {
+                        expression: Node::from_ptr((*it).expr)?,
+                        name: text((*it).resname).unwrap_or_default(),
+                        junk: (*it).resjunk,
+                        reference: (*it).ressortgroupref,
+                    })
+                })
+                .collect()
+        }
+    }
+
+    pub fn group_by(self) -> Vec<SortGroup> {
+        // SAFETY: the list holds sort-group clauses.
+        unsafe { sort_groups(self.get().groupClause) }
+    }
+
+    /// DISTINCT; empty without it.
+    pub fn distinct(self) -> Vec<SortGroup> {
+        // SAFETY: the list holds sort-group clauses.
+        unsafe { sort_groups(self.get().distinctClause) }
+    }
+
+    /// The tree of FROM and WHERE.
+    pub fn from(self) -> Option<Node<'a>> {
+        // SAFETY: a FromExpr or null.
+        unsafe { Node::from_ptr(self.get().jointree) }
+    }
+
+    pub fn set_operations(self) -> Option<Node<'a>> {
+        // SAFETY: a node or null.
+        unsafe { Node::from_ptr(self.get().setOperations) }
+    }
+
+    /// The range table.
+    pub fn entries(self) -> Vec<Entry<'a>> {
+        // SAFETY: the list holds range table entries that live as long as the query.
+        unsafe {
+            pointers::<pg_sys::RangeTblEntry>(self.get().rtable).map(|it| Entry(&*it)).collect()
+        }
+    }
+
+    /// The entry at a position from 1.
+    pub fn entry(self, position: usize) -> Option<Entry<'a>> {
+        self.entries().into_iter().nth(position.checked_sub(1)?)
+    }
+
+    pub fn common_table(self, name: &str) -> Option<CommonTable<'a>> {
+        // SAFETY: the list holds common table expressions, whose query is analyzed.
+        unsafe {
+            pointers::<pg_sys::CommonTableExpr>(self.get().cteList)
+                .find(|it| text((**it).ctename).as_deref() == Some(name))
+                .and_then(|it| {
+                    Some(CommonTable {
+                        query: Query(Node::from_ptr((*it).ctequery)?),
+                        recursive: (*it).cterecursive,
+                        references: (*it).cterefcount,
+                    })
+                })
+        }
+    }
+
+    /// For each relation that this query itself names, the columns that it reads; 0 stands for
+    /// the whole row.
+    pub fn columns_read(self) -> Vec<(Oid, Vec<i16>)> {
+        // SAFETY: the list holds permission infos; the bitmap is null or valid.
+        unsafe {
+            pointers::<pg_sys::RTEPermissionInfo>(self.get().rteperminfos)
+                .map(|it| {
+                    let mut columns = Vec::new();
+                    let mut member = -1;
+                    loop {
+                        member = pg_sys::bms_next_member((*it).selectedCols, member);
+                        if member < 0 {
+                            break;
+                        }
+                        let column = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
+                        columns.push(column as i16);
+                    }
+                    ((*it).relid, columns)
+                })
+                .collect()
+        }
+    }
+}
+
+impl<'a> Node<'a> {
+    /// This node of FROM.
+    pub fn as_from(self) -> Option<From<'a>> {
+        // SAFETY: each cast follows the tag.
+        unsafe {
+            match self.tag() {
+                NodeTag::T_RangeTblRef => {
+                    Some(From::Entry(self.cast::<pg_sys::RangeTblRef>().rtindex as usize))
+                }
+                NodeTag::T_FromExpr => {
+                    let from = self.cast::<pg_sys::FromExpr>();
+                    let condition = Node::from_ptr(from.quals);
+                    Some(From::Items { items: nodes(from.fromlist), condition })
+                }
+                NodeTag::T_JoinExpr => {
+                    let join = self.cast::<pg_sys::JoinExpr>();
+                    let kind = match join.jointype {
+                        pg_sys::JoinType::JOIN_INNER => Join::Inner,
+                        pg_sys::JoinType::JOIN_LEFT => Join::Left,
+                        pg_sys::JoinType::JOIN_RIGHT => Join::Right,
+                        pg_sys::JoinType::JOIN_FULL => Join::Full,
+                        _ => return None,
+                    };
+                    Some(From::Join {
+                        kind,
+                        left: Node::from_ptr(join.larg)?,
+                        right: Node::from_ptr(join.rarg)?,
+                        condition: Node::from_ptr(join.quals),
+                    })
+                }
+                _ => None,
+            }
+        }
+    }
+
+    /// This node of a set operation.
+    pub fn as_set_tree(self) -> Option<SetTree<'a>> {
+        // SAFETY: each cast follows the tag; the column lists hold integers and OIDs.
+        unsafe {
+            match self.tag() {
+                NodeTag::T_RangeTblRef => {
+                    Some(SetTree::Entry(self.cast::<pg_sys::RangeTblRef>().rtindex as usize))
+                }
+                NodeTag::T_SetOperationStmt => {
+                    let statement = self.cast::<pg_sys::SetOperationStmt>();
+                    let kind = match statement.op {
+                        pg_sys::SetOperation::SETOP_UNION => SetKind::Union,
+                        pg_sys::SetOperation::SETOP_INTERSECT => SetKind::Intersect,
+                        _ => SetKind::Except,
+                    };
+                    Some(SetTree::Operation(SetOperation {
+                        kind,
+                        all: statement.all,
+                        left: Node::from_ptr(statement.larg)?,
+                        right: Node::from_ptr(statement.rarg)?,
+                        columns: column_types(
+                            statement.colTypes,
+                            statement.colTypmods,
+                            statement.colCollations,
+                        ),
+                        equalities: sort_groups(statement.groupClauses)
+                            .iter()
+                            .map(|it| it.equality)
+                            .collect(),
+                    }))
+                }
+                _ => None,
+            }
+        }
+    }
+}
+
+/// An entry of a range table.
+#[derive(Clone, Copy)]
+pub struct Entry<'a>(&'a pg_sys::RangeTblEntry);
+
+/// What an entry stands for.
+pub enum EntryKind<'a> {
+    Relation { oid: Oid, kind: char, children: bool },
+    SubQuery(Query<'a>),
+    Join,
+    Function,
+    TableFunction,
+    Values { rows: Vec<Vec<Node<'a>>>, columns: Vec<(Oid, i32, Oid)> },
+    CommonTable { name: String, levels_up: u32, recursive: bool },
+    Group(Vec<Node<'a>>),
+    Other,
+}
+
+impl<'a> Entry<'a> {
+    pub fn kind(self) -> EntryKind<'a> {
+        let entry = self.0;
+        // SAFETY: which fields are valid follows the kind.
+        unsafe {
+            match entry.rtekind {
+                pg_sys::RTEKind::RTE_RELATION => EntryKind::Relation {
+                    oid: entry.relid,
+                    kind: entry.relkind as u8 as char,
+                    children: entry.inh,
+                },
+                pg_sys::RTEKind::RTE_SUBQUERY => match Node::from_ptr(entry.subquery) {
+                    Some(query) => EntryKind::SubQuery(Query(query)),
+                    None => EntryKind::Other,
+                },
+                pg_sys::RTEKind::RTE_JOIN => EntryKind::Join,
+                pg_sys::RTEKind::RTE_FUNCTION => EntryKind::Function,
+                pg_sys::RTEKind::RTE_TABLEFUNC => EntryKind::TableFunction,
+                pg_sys::RTEKind::RTE_VALUES => EntryKind::Values {
+                    rows: pointers::<pg_sys::List>(entry.values_lists).map(|it| nodes(it)).collect(),
+                    columns: column_types(entry.coltypes, entry.coltypmods, entry.colcollations),
+                },
+                pg_sys::RTEKind::RTE_CTE => EntryKind::CommonTable {
+                    name: text(entry.ctename).unwrap_or_default(),
+                    levels_up: entry.ctelevelsup,
+                    recursive: entry.self_reference,
+                },
+                pg_sys::RTEKind::RTE_GROUP => EntryKind::Group(nodes(entry.groupexprs)),
+                _ => EntryKind::Other,
+            }
+        }
+    }
+
+    /// The view that a sub-query was, if it was one.
+    pub fn inlined_view(self) -> Option<Oid> {
+        let entry = self.0;
+        (entry.rtekind == pg_sys::RTEKind::RTE_SUBQUERY && entry.relid != pg_sys::InvalidOid)
+            .then_some(entry.relid)
+    }
+
+    /// TABLESAMPLE.
+    pub fn is_sampled(self) -> bool {
+        !self.0.tablesample.is_null()
+    }
+
+    /// Whether a row security policy restricts it.
+    pub fn is_row_secured(self) -> bool {
+        !self.0.securityQuals.is_null()
+    }
+
+    /// The name it goes by in the query.
+    pub fn name(self) -> String {
+        // SAFETY: `eref` is null or a valid alias.
+        unsafe { self.0.eref.as_ref().and_then(|it| text(it.aliasname)).unwrap_or_default() }
+    }
+}
+
+/// # Safety
+/// The list, if not null, must be a list of pointers to `T`.
+pub(super) unsafe fn pointers<'a, T: 'a>(
+    list: *mut pg_sys::List,
+) -> impl Iterator<Item = *mut T> + 'a {
+    // SAFETY: by the caller's promise.
+    unsafe { cells(list) }.map(|cell| {
+        // SAFETY: as above.
+        unsafe { cell.ptr_value }.cast()
+    })
+}
+
+/// # Safety
+/// The list, if not null, must be valid for `'a`.
+unsafe fn cells<'a>(list: *mut pg_sys::List) -> impl Iterator<Item = pg_sys::ListCell> + 'a {
+    let length = if list.is_null() {
+        0
+    } else {
+        // SAFETY: by the caller's promise.
+        unsafe { (*list).length as usize }
+    };
+    // SAFETY: as above.
+    (0..length).map(move |index| unsafe { *(*list).elements.add(index) })
+}
+
+/// # Safety
+/// The list, if not null, must be a list of nodes that live for `'a`.
+unsafe fn nodes<'a>(list: *mut pg_sys::List) -> Vec<Node<'a>> {
+    // SAFETY: by the caller's promise.
+    unsafe { pointers::<pg_sys::Node>(list).filter_map(|it| Node::from_ptr(it)).collect() }
+}
+
+/// # Safety
+/// The list, if not null, must be a list of sort-group clauses.
+unsafe fn sort_groups(list: *mut pg_sys::List) -> Vec<SortGroup> {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        pointers::<pg_sys::SortGroupClause>(list)
+            .map(|it| SortGroup { reference: (*it).tleSortGroupRef, equality: (*it).eqop })
+            .collect()
+    }
+}
+
+/// # Safety
+/// The lists must be of OIDs, integers and OIDs.
+unsafe fn column_types(
+    types: *mut pg_sys::List,
+    typmods: *mut pg_sys::List,
+    collations: *mut pg_sys::List,
+) -> Vec<(Oid, i32, Oid)> {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        cells(types)
+            .zip(cells(typmods))
+            .zip(cells(collations))
+            .map(|((ty, typmod), collation)| (ty.oid_value, typmod.int_value, collation.oid_value))
+            .collect()
+    }
+}
+
+/// # Safety
+/// The pointer must be null or a C string.
+pub(super) unsafe fn text(pointer: *const c_char) -> Option<String> {
+    if pointer.is_null() {
+        return None;
+    }
+    // SAFETY: by the caller's promise.
+    Some(unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
+}

@@ -1,0 +1,236 @@
+//! Having PostgreSQL parse, analyze and rewrite a query.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
+use std::ptr;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::NodeTag;
+use pgrx::prelude::*;
+
+use super::node::{Arena, ColumnRef, Node, Query, pointers};
+use super::types::Oid;
+
+/// What a text holds, when it is not one SELECT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSelect {
+    /// No statement.
+    Nothing,
+    /// More than one statement.
+    Several,
+    /// SELECT … INTO.
+    Into,
+    /// Some other statement.
+    Other,
+}
+
+/// Parses and analyzes a text that should be one SELECT. Views are not expanded yet.
+///
+/// An error in the text is raised with its code, and with the text and the position in it.
+pub fn analyze<'a>(_arena: &'a Arena, text: &CStr) -> Result<Query<'a>, NotSelect> {
+    let _position = PositionKeeper::enter(text);
+    // SAFETY: the trees are allocated in the arena, which is current.
+    unsafe {
+        let statements = pg_sys::pg_parse_query(text.as_ptr());
+        let statements: Vec<_> = pointers::<pg_sys::RawStmt>(statements).collect();
+        let statement = match statements.as_slice() {
+            [] => return Err(NotSelect::Nothing),
+            [only] => *only,
+            _ => return Err(NotSelect::Several),
+        };
+        let select = (*statement).stmt;
+        if (*select).type_ != NodeTag::T_SelectStmt {
+            return Err(NotSelect::Other);
+        }
+        if !(*select.cast::<pg_sys::SelectStmt>()).intoClause.is_null() {
+            return Err(NotSelect::Into);
+        }
+        let query = pg_sys::parse_analyze_fixedparams(
+            statement,
+            text.as_ptr(),
+            ptr::null(),
+            0,
+            ptr::null_mut(),
+        );
+        Node::from_ptr(query).map(Query).ok_or(NotSelect::Other)
+    }
+}
+
+/// The query of a view, as its rule holds it.
+pub fn of_view<'a>(_arena: &'a Arena, view: Oid) -> Option<Query<'a>> {
+    // SAFETY: the view is open while its query is copied into the arena.
+    unsafe {
+        let relation = pg_sys::relation_open(view, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let query = pg_sys::get_view_query(relation);
+        let copy: *mut pg_sys::Query = pg_sys::copyObjectImpl(query.cast()).cast();
+        pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        Node::from_ptr(copy).map(Query)
+    }
+}
+
+/// The query with the views in it expanded and its relations locked.
+pub fn rewritten(query: Query<'_>) -> Option<Query<'_>> {
+    // SAFETY: the rewriter may scribble on the tree, so it gets a copy.
+    unsafe {
+        let copy: *mut pg_sys::Query = pg_sys::copyObjectImpl(query.node().as_ptr()).cast();
+        pg_sys::AcquireRewriteLocks(copy, true, false);
+        let list = pg_sys::pg_rewrite_query(copy);
+        let first = pointers::<pg_sys::Query>(list).next()?;
+        Node::from_ptr(first).map(Query)
+    }
+}
+
+/// The query with the output columns of joins replaced by the columns of what is joined. Only
+/// this query: sub-queries are left as they are.
+pub fn without_join_aliases(query: Query<'_>) -> Query<'_> {
+    // SAFETY: the flat copy is ours to change, and only its expressions are replaced by new ones.
+    unsafe {
+        let original = query.get();
+        let copy = pg_sys::palloc(size_of::<pg_sys::Query>()).cast::<pg_sys::Query>();
+        ptr::copy_nonoverlapping(original, copy, 1);
+        let flat = move |node: *mut pg_sys::Node| {
+            pg_sys::flatten_join_alias_vars(ptr::null_mut(), copy, node)
+        };
+        (*copy).targetList = flat((*copy).targetList.cast()).cast();
+        (*copy).jointree = flat((*copy).jointree.cast()).cast();
+        (*copy).havingQual = flat((*copy).havingQual);
+        (*copy).rtable = pg_sys::list_copy((*copy).rtable);
+        let entries = (*copy).rtable;
+        let length = if entries.is_null() { 0 } else { (*entries).length as usize };
+        for index in 0..length {
+            let cell = (*entries).elements.add(index);
+            let entry = (*cell).ptr_value.cast::<pg_sys::RangeTblEntry>();
+            if (*entry).rtekind == pg_sys::RTEKind::RTE_GROUP {
+                let group = pg_sys::palloc(size_of::<pg_sys::RangeTblEntry>())
+                    .cast::<pg_sys::RangeTblEntry>();
+                ptr::copy_nonoverlapping(entry, group, 1);
+                (*group).groupexprs = flat((*group).groupexprs.cast()).cast();
+                (*cell).ptr_value = group.cast();
+            }
+        }
+        Node::from_ptr(copy).map_or(query, Query)
+    }
+}
+
+/// The expression of a virtual generated column, over the columns of the same table, which is
+/// entry `column.entry` of the range table.
+pub fn generation_expression(table: Oid, column: ColumnRef) -> Option<Node<'static>> {
+    // SAFETY: the table is open while the expression is built, which is a copy of our own.
+    unsafe {
+        let relation = pg_sys::relation_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let expression = pg_sys::build_generation_expression(relation, column.attribute.into());
+        pg_sys::ChangeVarNodes(expression, 1, column.entry as i32, 0);
+        pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        Node::from_ptr(expression)
+    }
+}
+
+/// The conjunction of conditions; `None` of none.
+pub fn all_of<'a>(conditions: &[Node<'a>]) -> Option<Node<'a>> {
+    let (first, rest) = conditions.split_first()?;
+    if rest.is_empty() {
+        return Some(*first);
+    }
+    // SAFETY: a list of expressions, allocated here.
+    unsafe {
+        let list = conditions
+            .iter()
+            .fold(ptr::null_mut(), |list, it| pg_sys::lappend(list, it.as_ptr::<c_void>()));
+        Node::from_ptr(pg_sys::make_ands_explicit(list))
+    }
+}
+
+/// Raises an error if the stack is nearly used up.
+pub fn check_depth() {
+    // SAFETY: may only raise an error.
+    unsafe { pg_sys::check_stack_depth() };
+}
+
+thread_local! {
+    /// Where in which text the error that is on its way was found.
+    static FOUND: RefCell<Option<(CString, i32)>> = const { RefCell::new(None) };
+}
+
+/// Keeps the position of an error that PostgreSQL finds in `text`.
+///
+/// An error that crosses Rust loses its position. So a callback on PostgreSQL's error context
+/// stack notes it when the error is found, and another one, left there while the stack unwinds,
+/// adds it when the error is raised again on leaving the extension.
+pub struct PositionKeeper<'a> {
+    note: Box<pg_sys::ErrorContextCallback>,
+    text: PhantomData<&'a CStr>,
+}
+
+impl<'a> PositionKeeper<'a> {
+    pub fn enter(text: &'a CStr) -> Self {
+        // SAFETY: the callback is boxed, so it stays where it is until `drop` takes it away.
+        unsafe {
+            let mut note = Box::new(pg_sys::ErrorContextCallback {
+                previous: pg_sys::error_context_stack,
+                callback: Some(note_position),
+                arg: text.as_ptr().cast_mut().cast(),
+            });
+            pg_sys::error_context_stack = &raw mut *note;
+            Self { note, text: PhantomData }
+        }
+    }
+
+    /// Lets the error that is raised next point at a byte offset in the text.
+    pub fn point_at(text: &CStr, offset: usize) {
+        let before = text.to_bytes().get(..offset).unwrap_or_default();
+        let characters = String::from_utf8_lossy(before).chars().count();
+        FOUND.set(Some((text.to_owned(), characters as i32 + 1)));
+        leave_callback();
+    }
+}
+
+impl Drop for PositionKeeper<'_> {
+    fn drop(&mut self) {
+        // SAFETY: this callback is the top of the stack, as those above it are gone.
+        unsafe { pg_sys::error_context_stack = self.note.previous };
+        if std::thread::panicking() && FOUND.with_borrow(Option::is_some) {
+            leave_callback();
+        }
+    }
+}
+
+/// The callback that adds the position. PostgreSQL drops it when the error is caught.
+static mut ADD_POSITION: pg_sys::ErrorContextCallback = pg_sys::ErrorContextCallback {
+    previous: ptr::null_mut(),
+    callback: Some(add_position),
+    arg: ptr::null_mut(),
+};
+
+fn leave_callback() {
+    // SAFETY: a backend has one thread; the entry is static, and linked at most once.
+    unsafe {
+        let entry = &raw mut ADD_POSITION;
+        if pg_sys::error_context_stack != entry {
+            (*entry).previous = pg_sys::error_context_stack;
+            pg_sys::error_context_stack = entry;
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn note_position(text: *mut c_void) {
+    // SAFETY: called while an error is being raised; `text` is the keeper's.
+    unsafe {
+        let position = pg_sys::geterrposition();
+        if position > 0 {
+            FOUND.set(Some((CStr::from_ptr(text.cast()).to_owned(), position)));
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn add_position(_arg: *mut c_void) {
+    if let Some((text, position)) = FOUND.take() {
+        // SAFETY: called while an error is being raised; the text is copied.
+        unsafe {
+            pg_sys::internalerrposition(position);
+            pg_sys::internalerrquery(text.as_ptr());
+        }
+    }
+}

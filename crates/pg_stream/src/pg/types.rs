@@ -1,0 +1,131 @@
+//! What lowering asks of the catalog about types, operators and functions.
+
+use pgrx::pg_sys;
+use pgstream_ivm::scalar::Type;
+
+use super::deparse::quote;
+use super::node::text;
+
+pub use pgrx::pg_sys::Oid;
+
+/// The type as the algebra keeps it.
+pub fn describe(oid: Oid, typmod: i32, collation: Oid) -> Type {
+    let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
+    // SAFETY: the type exists, as an analyzed query refers to it.
+    let sql = unsafe { text(pg_sys::format_type_extended(oid, typmod, flags as pg_sys::bits16)) };
+    Type {
+        oid: oid.to_u32(),
+        typmod,
+        collation: collation.to_u32(),
+        sql: sql.unwrap_or_default(),
+        equality: equality(oid).and_then(operator_sql),
+    }
+}
+
+/// The default equality operator of a type.
+pub fn equality(oid: Oid) -> Option<Oid> {
+    // SAFETY: the type exists; the cache entry is read at once.
+    let operator = unsafe {
+        (*pg_sys::lookup_type_cache(oid, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr
+    };
+    (operator != pg_sys::InvalidOid).then_some(operator)
+}
+
+fn operator_sql(operator: Oid) -> Option<String> {
+    // SAFETY: look-ups by OID give null or a string.
+    unsafe {
+        let name = text(pg_sys::get_opname(operator))?;
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::OPEROID as i32,
+            operator.into(),
+        );
+        if tuple.is_null() {
+            return None;
+        }
+        let namespace =
+            (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_operator>()).oprnamespace;
+        pg_sys::ReleaseSysCache(tuple);
+        let schema = text(pg_sys::get_namespace_name(namespace))?;
+        Some(format!("OPERATOR({}.{name})", quote(&schema)))
+    }
+}
+
+/// How a function's result depends on the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volatility {
+    Immutable,
+    Stable,
+    Volatile,
+}
+
+/// The declared volatility of a function.
+pub fn volatility(function: Oid) -> Volatility {
+    // SAFETY: the function exists, as an analyzed query refers to it.
+    match unsafe { pg_sys::func_volatile(function) } as u8 {
+        b'i' => Volatility::Immutable,
+        b's' => Volatility::Stable,
+        _ => Volatility::Volatile,
+    }
+}
+
+/// A function's name, if PostgreSQL itself brought it.
+pub fn builtin_function(function: Oid) -> Option<String> {
+    if !is_builtin(function) {
+        return None;
+    }
+    Some(plain_function_name(function))
+}
+
+/// A function's bare name.
+pub fn plain_function_name(function: Oid) -> String {
+    // SAFETY: a look-up by OID gives null or a string.
+    unsafe { text(pg_sys::get_func_name(function)) }.unwrap_or_default()
+}
+
+/// Whether an object was there from `initdb` on.
+pub fn is_builtin(object: Oid) -> bool {
+    object.to_u32() < pg_sys::FirstNormalObjectId
+}
+
+/// A function's name, qualified and quoted.
+pub fn function_name(function: Oid) -> String {
+    // SAFETY: look-ups by OID give null or a string.
+    unsafe {
+        let name = text(pg_sys::get_func_name(function)).unwrap_or_default();
+        let schema = text(pg_sys::get_namespace_name_or_temp(pg_sys::get_func_namespace(function)));
+        format!("{}.{}", quote(&schema.unwrap_or_default()), quote(&name))
+    }
+}
+
+/// The types whose sums have an exact inverse.
+pub fn is_exact_number(oid: Oid) -> bool {
+    is_integer(oid) || oid == pg_sys::NUMERICOID
+}
+
+/// smallint, integer, bigint.
+pub fn is_integer(oid: Oid) -> bool {
+    [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID].contains(&oid)
+}
+
+/// `numeric`.
+pub fn is_numeric(oid: Oid) -> bool {
+    oid == pg_sys::NUMERICOID
+}
+
+/// The anonymous row type.
+pub fn is_record(oid: Oid) -> bool {
+    oid == pg_sys::RECORDOID
+}
+
+/// `bigint`.
+pub const BIGINT: Oid = pg_sys::INT8OID;
+
+/// The collation of a type that has none.
+pub const NO_COLLATION: Oid = pg_sys::InvalidOid;
+
+/// The display scale that a `numeric` type modifier asks for.
+pub fn numeric_scale(typmod: i32) -> Option<u32> {
+    let modifier = typmod.checked_sub(pg_sys::VARHDRSZ as i32).filter(|_| typmod >= 4)?;
+    let scale = ((modifier & 0x7ff) ^ 1024) - 1024;
+    Some(scale.max(0).cast_unsigned())
+}
