@@ -2,16 +2,39 @@
 //!
 //! Messages follow PostgreSQL's style guide: the primary message is a lower-case fragment; detail
 //! and hint are sentences. A variant exists where a caller acts on it or the user needs another
-//! hint. Nothing matches on message text.
+//! hint. Errors that PostgreSQL raises in our statements pass through as they are.
 
-use pgrx::pg_sys::{errcodes::PgSqlErrorCode, panic::ErrorReport};
+use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport};
+use pgstream_core::name::QualifiedName;
 
 use crate::lower::Refusal;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("stream table {0} does not exist")]
+    #[error("stream table \"{0}\" does not exist")]
     Undefined(String),
+    #[error("relation \"{0}\" already exists")]
+    Exists(QualifiedName),
+    #[error("must be owner of stream table {0}")]
+    NotOwner(QualifiedName),
+    #[error("invalid schedule \"{0}\"")]
+    BadSchedule(String),
+    #[error("schedule \"{text}\" is shorter than the minimum of {minimum} seconds")]
+    TooFrequent { text: String, minimum: i32 },
+    #[error("invalid refresh mode \"{0}\"")]
+    BadMode(String),
+    #[error("invalid status \"{0}\"")]
+    BadStatus(String),
+    #[error("stream table \"{0}\" is suspended")]
+    Suspended(QualifiedName),
+    #[error("stream table \"{name}\" is in error: {reason}")]
+    InError { name: QualifiedName, reason: String },
+    #[error("refresh skipped: stream table \"{0}\" is being refreshed by another session")]
+    Busy(QualifiedName),
+    #[error("cannot drop stream table {name} because other stream tables depend on it")]
+    HasReaders { name: QualifiedName, readers: Vec<QualifiedName> },
+    #[error("cycle detected: stream table \"{name}\" would depend on itself")]
+    Cyclic { name: String, path: String },
     /// Something that the defining query reads was dropped.
     #[error("the defining query of stream table \"{0}\" is gone")]
     QueryLost(String),
@@ -19,6 +42,7 @@ pub enum Error {
     StatementRunning(String),
     #[error("stream table {table} does not hold what it should: {what}")]
     Broken { table: String, what: String },
+    /// The query is fine for PostgreSQL but not for a stream table.
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
@@ -32,42 +56,79 @@ impl Error {
     pub fn sqlstate(&self) -> PgSqlErrorCode {
         match self {
             Self::Undefined(_) => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-            Self::QueryLost(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::Exists(_) => PgSqlErrorCode::ERRCODE_DUPLICATE_TABLE,
+            Self::NotOwner(_) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::BadSchedule(_)
+            | Self::TooFrequent { .. }
+            | Self::BadMode(_)
+            | Self::BadStatus(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::Suspended(_) | Self::InError { .. } | Self::QueryLost(_) => {
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            Self::Busy(_) => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            Self::HasReaders { .. } => PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+            Self::Cyclic { .. } => PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
             Self::StatementRunning(_) => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             Self::Broken { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::Refused(_) => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn detail(&self) -> Option<String> {
         match self {
-            Self::QueryLost(_) => {
-                Some("Drop the stream table, or create it again with another query.".to_owned())
+            Self::HasReaders { name, readers } => {
+                let lines: Vec<String> = readers
+                    .iter()
+                    .map(|it| format!("stream table {it} depends on stream table {name}"))
+                    .collect();
+                Some(lines.join("\n"))
             }
-            Self::StatementRunning(_) => {
-                Some("Refresh after the statement, not from its triggers.".to_owned())
+            Self::Cyclic { path, .. } => Some(format!("The path is {path}.")),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::BadSchedule(_) => {
+                "Use a duration such as '30s' or '1h30m', a cron pattern such as '*/5 * * * *' \
+                 or '@daily', or 'CALCULATED'."
             }
-            Self::Broken { .. } => Some(
+            Self::TooFrequent { .. } => {
+                "Choose a longer schedule, or lower pg_stream.min_schedule_seconds."
+            }
+            Self::BadMode(_) => "Use FULL or DIFFERENTIAL.",
+            Self::BadStatus(_) => "Use ACTIVE or SUSPENDED.",
+            Self::Suspended(_) => "Call pgstream.resume_stream_table first.",
+            Self::InError { .. } => {
+                "Repair its sources and call pgstream.resume_stream_table, or drop it."
+            }
+            Self::HasReaders { .. } => "Drop those first.",
+            Self::QueryLost(_) => "Drop the stream table, or create it again with another query.",
+            Self::StatementRunning(_) => "Refresh after the statement, not from its triggers.",
+            Self::Broken { .. } => {
                 "Somebody changed the stream table behind the extension's back, or this is a bug; \
                  drop and create the stream table again."
-                    .to_owned(),
-            ),
-            Self::Refused(_) | Self::Undefined(_) => None,
-        }
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
     }
 }
 
-/// `#[pg_extern]` functions return `Result<_, ErrorReport>`: pgrx reports any other error type as
-/// `data_exception` and drops detail and hint.
+/// SQL functions return `Result<_, ErrorReport>`, which pgrx reports with code, detail and hint.
 impl From<Error> for ErrorReport {
     fn from(error: Error) -> Self {
         if let Error::Refused(refusal) = error {
-            return refusal.into();
+            refusal.raise();
         }
-        let report = Self::new(error.sqlstate(), error.to_string(), "");
-        match error.hint() {
-            Some(hint) => report.set_hint(hint),
-            None => report,
+        let mut report = Self::new(error.sqlstate(), error.to_string(), "");
+        if let Some(detail) = error.detail() {
+            report = report.set_detail(detail);
         }
+        if let Some(hint) = error.hint() {
+            report = report.set_hint(hint);
+        }
+        report
     }
 }

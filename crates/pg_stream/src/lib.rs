@@ -6,3 +6,24 @@
 
 pub mod lower;
 pub mod pg;
+
+pub mod error;
+pub mod settings;
+
+pub mod catalog;
+pub mod lower;
+
+pub mod capture;
+pub mod refresh;
+
+pub mod ddl;
+pub mod monitor;
+pub mod scheduler;
+
+pub mod api;
+
+/// Called by PostgreSQL when the library is loaded.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+}

@@ -1,0 +1,87 @@
+-- The catalog: what stream tables exist, what they read, and how their refreshes went.
+
+-- CREATE SCHEMA is spelled out instead of `schema = pgstream` in the control file, because the
+-- extension has several schemas.
+CREATE SCHEMA pgstream;
+CREATE SCHEMA pgstream_changes;
+CREATE SCHEMA pgstream_state;
+GRANT USAGE ON SCHEMA pgstream, pgstream_state TO PUBLIC;
+COMMENT ON SCHEMA pgstream IS 'stream tables: functions, catalog and views';
+COMMENT ON SCHEMA pgstream_changes IS 'stream tables: changes of their sources that were not yet applied';
+COMMENT ON SCHEMA pgstream_state IS 'stream tables: defining queries and hidden state';
+
+CREATE TABLE pgstream.pgs_stream_tables (
+    pgs_id             bigserial PRIMARY KEY,
+    pgs_relid          oid UNIQUE,
+    pgs_name           text NOT NULL,
+    pgs_schema         text NOT NULL,
+    defining_query     text NOT NULL,
+    schedule           text,
+    refresh_mode       text NOT NULL CHECK (refresh_mode IN ('FULL', 'DIFFERENTIAL')),
+    status             text NOT NULL DEFAULT 'INITIALIZING'
+                       CHECK (status IN ('INITIALIZING', 'ACTIVE', 'SUSPENDED', 'ERROR')),
+    is_populated       bool NOT NULL DEFAULT false,
+    data_timestamp     timestamptz,
+    frontier           jsonb,
+    last_refresh_at    timestamptz,
+    consecutive_errors int NOT NULL DEFAULT 0,
+    needs_reinit       bool NOT NULL DEFAULT false,
+    last_full_ms       float8,
+    functions_used     text[],
+    created_at         timestamptz NOT NULL DEFAULT now(),
+    updated_at         timestamptz NOT NULL DEFAULT now(),
+    -- Why the status is ERROR or SUSPENDED.
+    error_message      text,
+    -- What was consumed of the sources' changes: one snapshot for all of them.
+    consumed           text,
+    -- The hidden view that holds the defining query, so that it survives renames.
+    view_relid         oid,
+    -- What the storage was laid out for.
+    fingerprint        text,
+    definition         jsonb,
+    UNIQUE (pgs_schema, pgs_name)
+) WITH (fillfactor = 50);
+
+CREATE TABLE pgstream.pgs_dependencies (
+    pgs_id                bigint NOT NULL REFERENCES pgstream.pgs_stream_tables ON DELETE CASCADE,
+    source_relid          oid NOT NULL,
+    source_type           text NOT NULL CHECK
+                          (source_type IN ('TABLE', 'STREAM_TABLE', 'VIEW', 'MATVIEW', 'FOREIGN_TABLE')),
+    columns_used          text[],
+    column_snapshot       jsonb,
+    cdc_mode              text NOT NULL DEFAULT 'TRIGGER'
+                          CHECK (cdc_mode IN ('TRIGGER', 'TRANSITIONING', 'WAL')),
+    slot_name             text,
+    decoder_confirmed_lsn pg_lsn,
+    transition_started_at timestamptz,
+    PRIMARY KEY (pgs_id, source_relid)
+);
+CREATE INDEX ON pgstream.pgs_dependencies (source_relid);
+
+CREATE TABLE pgstream.pgs_refresh_history (
+    refresh_id         bigserial PRIMARY KEY,
+    -- Not a foreign key: the history of a dropped table stays until it is pruned.
+    pgs_id             bigint NOT NULL,
+    data_timestamp     timestamptz,
+    start_time         timestamptz NOT NULL,
+    end_time           timestamptz,
+    action             text NOT NULL
+                       CHECK (action IN ('NO_DATA', 'FULL', 'DIFFERENTIAL', 'REINITIALIZE', 'SKIP')),
+    rows_inserted      bigint NOT NULL DEFAULT 0,
+    rows_updated       bigint NOT NULL DEFAULT 0,
+    rows_deleted       bigint NOT NULL DEFAULT 0,
+    error_message      text,
+    status             text NOT NULL CHECK (status IN ('RUNNING', 'COMPLETED', 'FAILED', 'SKIPPED')),
+    initiated_by       text NOT NULL CHECK (initiated_by IN ('SCHEDULER', 'MANUAL', 'INITIAL')),
+    freshness_deadline timestamptz
+);
+CREATE INDEX ON pgstream.pgs_refresh_history (pgs_id, refresh_id);
+
+GRANT SELECT ON pgstream.pgs_stream_tables, pgstream.pgs_dependencies, pgstream.pgs_refresh_history
+TO PUBLIC;
+
+SELECT pg_catalog.pg_extension_config_dump('pgstream.pgs_stream_tables', '');
+SELECT pg_catalog.pg_extension_config_dump('pgstream.pgs_stream_tables_pgs_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('pgstream.pgs_dependencies', '');
+SELECT pg_catalog.pg_extension_config_dump('pgstream.pgs_refresh_history', '');
+SELECT pg_catalog.pg_extension_config_dump('pgstream.pgs_refresh_history_refresh_id_seq', '');

@@ -1,0 +1,112 @@
+//! When a stream table becomes due: a duration, a cron pattern, or the schedule of its readers.
+
+pub mod cron;
+pub mod duration;
+
+use std::str::FromStr;
+
+use cron::Cron;
+
+/// A moment, in microseconds since 1970-01-01 00:00 UTC.
+pub type Micros = i64;
+
+/// Microseconds of a second.
+pub const SECOND: Micros = 1_000_000;
+
+/// The schedule that the user chose.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Schedule {
+    /// So many seconds after the last time.
+    Every(i64),
+    /// At the times of a cron pattern.
+    Cron(Cron),
+    /// As often as the most eager stream table that reads this one.
+    Calculated,
+}
+
+/// The text is neither a duration, nor a cron pattern, nor CALCULATED.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadSchedule;
+
+impl FromStr for Schedule {
+    type Err = BadSchedule;
+
+    fn from_str(text: &str) -> Result<Self, BadSchedule> {
+        let text = text.trim();
+        if text.eq_ignore_ascii_case("CALCULATED") {
+            return Ok(Self::Calculated);
+        }
+        match duration::parse(text) {
+            Some(seconds) => Ok(Self::Every(seconds)),
+            None => text.parse().map(Self::Cron),
+        }
+    }
+}
+
+/// When a stream table is due once its own schedule and those of its readers are put together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Effective {
+    /// The shortest duration, in seconds.
+    pub every: Option<i64>,
+    /// All cron patterns.
+    pub crons: Vec<Cron>,
+}
+
+impl Effective {
+    /// Becomes due whenever `other` does, too.
+    pub fn join(&mut self, other: &Self) {
+        self.every = [self.every, other.every].into_iter().flatten().min();
+        for cron in &other.crons {
+            if !self.crons.contains(cron) {
+                self.crons.push(cron.clone());
+            }
+        }
+    }
+
+    /// Whether it is never due.
+    pub fn is_empty(&self) -> bool {
+        self.every.is_none() && self.crons.is_empty()
+    }
+
+    /// The first moment after `since` at which a cron pattern fires.
+    pub fn next_fire(&self, since: Micros) -> Option<Micros> {
+        self.crons.iter().filter_map(|it| it.next_after(since)).min()
+    }
+}
+
+impl From<&Schedule> for Effective {
+    /// Empty for [`Schedule::Calculated`].
+    fn from(schedule: &Schedule) -> Self {
+        match schedule {
+            Schedule::Every(seconds) => Self { every: Some(*seconds), crons: Vec::new() },
+            Schedule::Cron(cron) => Self { every: None, crons: vec![cron.clone()] },
+            Schedule::Calculated => Self::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_form_is_recognized() {
+        assert_eq!("5m".parse(), Ok(Schedule::Every(300)));
+        assert_eq!("calculated".parse(), Ok(Schedule::Calculated));
+        assert!(matches!("*/5 * * * *".parse(), Ok(Schedule::Cron(_))));
+        assert!(matches!("@hourly".parse(), Ok(Schedule::Cron(_))));
+        assert_eq!("soon".parse::<Schedule>(), Err(BadSchedule));
+        assert_eq!("".parse::<Schedule>(), Err(BadSchedule));
+        assert_eq!("-5m".parse::<Schedule>(), Err(BadSchedule));
+    }
+
+    #[test]
+    fn joining_keeps_the_shortest_duration_and_every_pattern() {
+        let hourly: Schedule = "@hourly".parse().unwrap();
+        let mut all = Effective::from(&Schedule::Every(60));
+        all.join(&Effective::from(&Schedule::Every(30)));
+        all.join(&Effective::from(&hourly));
+        all.join(&Effective::from(&hourly));
+        assert_eq!((all.every, all.crons.len()), (Some(30), 1));
+    }
+}
