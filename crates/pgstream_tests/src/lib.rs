@@ -1,0 +1,1 @@
+//! Tests of the extension through SQL, on a running server.

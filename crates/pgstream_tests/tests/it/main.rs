@@ -1,0 +1,1 @@
+//! All scenarios, as one binary.
