@@ -1,0 +1,3 @@
+//! The random tester.
+
+fn main() {}

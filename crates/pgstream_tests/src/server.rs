@@ -1,0 +1,102 @@
+//! Servers: the shared one that the tests find, and private ones to be crashed.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use postgres::Config;
+
+use crate::session::{Session, SqlError};
+
+fn environment(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: run `make test`, or scripts/with_server.sh fast COMMAND")
+    })
+}
+
+/// Where to connect.
+pub struct Server {
+    url: String,
+    /// Set for a private server: the directory given to `scripts/server.sh`.
+    dir: Option<PathBuf>,
+}
+
+impl Server {
+    /// The server that the whole run shares.
+    pub fn shared() -> Self {
+        Self { url: environment("PGSTREAM_TEST_URL"), dir: None }
+    }
+
+    /// A server of this test's own, durable, with the scheduler on unless `settings` say otherwise.
+    pub fn start(settings: &[&str]) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = PathBuf::from(environment("PGSTREAM_TEST_DIR"))
+            .join(format!("own-{}-{number}", std::process::id()));
+        script(&[&["start", &dir.to_string_lossy(), "shared_buffers=32MB"], settings].concat());
+        let url = format!("host={} port=5432 user=postgres dbname=postgres", dir.display());
+        Self { url, dir: Some(dir) }
+    }
+
+    pub fn config(&self) -> Config {
+        self.url.parse().expect("the server's URL is a list of key=value")
+    }
+
+    pub fn session(&self, database: &str) -> Session {
+        match self.try_session(database) {
+            Ok(session) => session,
+            Err(error) => panic!("connecting to {database}: {error}"),
+        }
+    }
+
+    pub fn try_session(&self, database: &str) -> Result<Session, SqlError> {
+        Session::connect(self.config().dbname(database))
+    }
+
+    fn dir(&self) -> &PathBuf {
+        self.dir.as_ref().expect("only a private server is stopped or crashed")
+    }
+
+    /// `kill -9` of the postmaster, and waits until all its children are gone.
+    pub fn kill(&self) {
+        let pid_file = self.dir().join("data/postmaster.pid");
+        let content = fs::read_to_string(pid_file).expect("the server runs");
+        kill_9(content.lines().next().expect("the first line is the process id"));
+    }
+
+    /// Starts it again after [`Server::kill`] or [`Server::stop`].
+    pub fn start_again(&self) {
+        script(&["start", &self.dir().to_string_lossy()]);
+    }
+
+    pub fn stop(&self) {
+        script(&["stop", &self.dir().to_string_lossy()]);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.dir {
+            script(&["stop", &dir.to_string_lossy(), "immediate"]);
+            // What cannot be removed now goes with the run's directory.
+            let _ignored = fs::remove_dir_all(dir);
+        }
+    }
+}
+
+/// `kill -9` of one process of a server, by its id.
+pub fn kill_9(pid: &str) {
+    let status = Command::new("kill").args(["-9", pid]).status().expect("kill can be run");
+    assert!(status.success(), "kill -9 {pid}");
+}
+
+fn script(arguments: &[&str]) {
+    let status = Command::new(environment("PGSTREAM_SERVER_SCRIPT"))
+        .args(arguments)
+        .status()
+        .expect("the server script can be run");
+    assert!(status.success(), "server.sh {arguments:?}");
+}

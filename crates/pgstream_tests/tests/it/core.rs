@@ -1,0 +1,273 @@
+//! Scan, filter, select list, UNION ALL, views, sub-queries in FROM, plain CTEs; every kind of DML.
+
+use pgstream_tests::{Scenario, check};
+
+const ITEMS: &str = "
+    CREATE TABLE items (id int PRIMARY KEY, kind text, price numeric(10,2), qty int, note text);
+    INSERT INTO items VALUES (1, 'a', 1.50, 10, NULL), (2, 'b', 2.00, NULL, 'x'), (3, NULL, NULL, 3, 'y')";
+
+#[test]
+fn a_scan_follows_inserts_updates_and_deletes() {
+    check(Scenario {
+        tables: ITEMS,
+        query: "SELECT * FROM items",
+        changes: &[
+            "INSERT INTO items VALUES (4, 'c', 9.99, 1, 'z')",
+            "UPDATE items SET price = price * 2",
+            "UPDATE items SET kind = NULL WHERE id = 1",
+            "UPDATE items SET id = id + 100", // the key itself
+            "DELETE FROM items WHERE id = 102",
+            "DELETE FROM items",
+            "INSERT INTO items VALUES (1, 'again', 0, 0, '')",
+        ],
+    });
+}
+
+#[test]
+fn an_expression_is_computed_for_each_row() {
+    check(Scenario {
+        tables: ITEMS,
+        query: "SELECT id, price * qty AS total, coalesce(kind, 'none') || '/' || coalesce(note, '') AS label,
+                       CASE WHEN qty > 5 THEN 'many' WHEN qty IS NULL THEN NULL ELSE 'few' END AS amount,
+                       qty BETWEEN 1 AND 5 AS is_small, kind IN ('a', 'b') AS is_known, $$it's $1$$::text AS c
+                FROM items",
+        changes: &[
+            "INSERT INTO items VALUES (4, 'it''s', 9.99, 1, '$1 \"q\"')",
+            "UPDATE items SET qty = qty + 1",
+            "UPDATE items SET note = kind, kind = note",
+            "DELETE FROM items WHERE qty IS NULL",
+        ],
+    });
+}
+
+#[test]
+fn rows_enter_and_leave_a_filter() {
+    check(Scenario {
+        tables: ITEMS,
+        query: "SELECT id, kind FROM items WHERE qty > 5 AND (kind IS DISTINCT FROM 'b' OR note LIKE 'x%')",
+        changes: &[
+            "UPDATE items SET qty = 20",
+            "UPDATE items SET qty = NULL WHERE id = 1",
+            "UPDATE items SET qty = 1 WHERE id = 2",
+            "UPDATE items SET note = 'changed, but not selected'",
+            "UPDATE items SET qty = 7, kind = 'b', note = 'xx'",
+            "DELETE FROM items WHERE id IN (1, 3)",
+        ],
+    });
+}
+
+#[test]
+fn a_projection_keeps_duplicates() {
+    check(Scenario {
+        tables: ITEMS,
+        query: "SELECT kind FROM items",
+        changes: &[
+            "INSERT INTO items VALUES (4, 'a', 1, 1, ''), (5, 'a', 2, 2, ''), (6, NULL, 3, 3, '')",
+            "DELETE FROM items WHERE id = 1",
+            "UPDATE items SET kind = 'a' WHERE kind IS NULL",
+            "DELETE FROM items WHERE id IN (4, 5)",
+            "UPDATE items SET id = id + 10, qty = 0",
+        ],
+    });
+}
+
+#[test]
+fn a_filter_that_is_always_false_or_always_true() {
+    check(Scenario {
+        tables: ITEMS,
+        query: "SELECT id FROM items WHERE false UNION ALL SELECT -id FROM items WHERE true",
+        changes: &["INSERT INTO items VALUES (4, 'c', 9.99, 1, 'z')", "DELETE FROM items WHERE id = 1"],
+    });
+}
+
+#[test]
+fn several_statements_in_one_transaction() {
+    check(Scenario {
+        tables: ITEMS,
+        query: "SELECT id, kind, qty FROM items WHERE qty > 2",
+        changes: &[
+            "INSERT INTO items VALUES (4, 'c', 1, 5, ''); UPDATE items SET qty = 6 WHERE id = 4;
+             UPDATE items SET qty = 7 WHERE id = 4; DELETE FROM items WHERE id = 4",
+            "DELETE FROM items WHERE id = 1; INSERT INTO items VALUES (1, 'a', 1.50, 10, NULL)",
+            "DELETE FROM items WHERE id = 1; INSERT INTO items VALUES (1, 'other', 1.50, 11, NULL)",
+            "UPDATE items SET id = 9 WHERE id = 1; UPDATE items SET id = 1 WHERE id = 3; UPDATE items SET id = 3 WHERE id = 9",
+            "UPDATE items SET kind = kind", // nothing really changes
+        ],
+    });
+}
+
+#[test]
+fn a_savepoint_that_is_rolled_back_leaves_nothing() {
+    check(Scenario {
+        tables: ITEMS,
+        query: "SELECT id, kind FROM items",
+        changes: &[
+            "BEGIN; INSERT INTO items VALUES (4, 'kept', 1, 1, ''); SAVEPOINT s; INSERT INTO items VALUES (5, 'lost', 1, 1, '');
+             UPDATE items SET kind = 'lost'; ROLLBACK TO s; INSERT INTO items VALUES (6, 'kept', 1, 1, ''); COMMIT",
+            "BEGIN; DELETE FROM items; ROLLBACK",
+            "BEGIN; SAVEPOINT a; DELETE FROM items WHERE id = 4; RELEASE a; SAVEPOINT b; DELETE FROM items; ROLLBACK TO b; COMMIT",
+        ],
+    });
+}
+
+#[test]
+fn merge_and_on_conflict() {
+    check(Scenario {
+        tables: ITEMS,
+        query: "SELECT id, kind, qty FROM items WHERE qty IS NOT NULL",
+        changes: &[
+            "INSERT INTO items VALUES (1, 'up', 0, 1, ''), (7, 'new', 0, 1, '')
+             ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, qty = items.qty + 1",
+            "INSERT INTO items VALUES (1, 'no', 0, 1, ''), (8, 'new', 0, 1, '') ON CONFLICT DO NOTHING",
+            "MERGE INTO items USING (VALUES (1), (2), (30)) AS s (id) ON items.id = s.id
+             WHEN MATCHED AND s.id = 1 THEN DELETE
+             WHEN MATCHED THEN UPDATE SET qty = 100
+             WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'merged', 0, 5, '')
+             WHEN NOT MATCHED BY SOURCE AND items.id = 8 THEN DELETE",
+        ],
+    });
+}
+
+#[test]
+fn copy_and_statements_that_change_tables_inside_with() {
+    check(Scenario {
+        tables: "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int, v text);
+                 INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 50) i",
+        query: "SELECT id, v FROM t UNION ALL SELECT id, v FROM u",
+        changes: &[
+            r"COPY t FROM PROGRAM 'printf ''100\tcopied\n101\t\\N\n'''",
+            "WITH gone AS (DELETE FROM t WHERE id < 10 RETURNING *) INSERT INTO u SELECT * FROM gone",
+            "WITH a AS (UPDATE t SET v = 'one' WHERE id = 10), b AS (INSERT INTO t VALUES (200, 'two')) DELETE FROM u WHERE id = 3",
+            "UPDATE t SET v = u.v FROM u WHERE t.id = u.id + 20",
+            "DELETE FROM t USING u WHERE t.id = u.id + 30",
+        ],
+    });
+}
+
+#[test]
+fn truncate_is_followed() {
+    check(Scenario {
+        tables: "CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v int);
+                 INSERT INTO a VALUES (1, 10), (2, 20); INSERT INTO b VALUES (1, 100), (3, 300)",
+        query: "SELECT a.id, a.v AS av, b.v AS bv FROM a JOIN b ON a.id = b.id",
+        changes: &[
+            "TRUNCATE a",
+            "INSERT INTO a VALUES (1, 11), (3, 33)",
+            "BEGIN; INSERT INTO a VALUES (5, 5); TRUNCATE a; INSERT INTO a VALUES (3, 34); UPDATE b SET v = v + 1; COMMIT",
+            "BEGIN; TRUNCATE a, b; ROLLBACK",
+            "TRUNCATE a, b",
+            "INSERT INTO a VALUES (1, 1); INSERT INTO b VALUES (1, 1)",
+        ],
+    });
+}
+
+#[test]
+fn union_all_counts_each_branch() {
+    check(Scenario {
+        tables: "CREATE TABLE a (v int); CREATE TABLE b (v numeric); INSERT INTO a VALUES (1), (1), (NULL); INSERT INTO b VALUES (1), (2.5)",
+        query: "SELECT v FROM a UNION ALL SELECT v FROM b UNION ALL SELECT v + 1 FROM a WHERE v > 0",
+        changes: &[
+            "INSERT INTO a VALUES (2), (NULL)",
+            "DELETE FROM a WHERE v = 1; INSERT INTO b VALUES (1)",
+            "UPDATE b SET v = v + 0.5",
+            "DELETE FROM b; DELETE FROM a",
+        ],
+    });
+}
+
+#[test]
+fn views_are_seen_through() {
+    check(Scenario {
+        tables: "CREATE TABLE t (id int PRIMARY KEY, grp int, v int); INSERT INTO t SELECT i, i % 3, i FROM generate_series(1, 9) i;
+                 CREATE VIEW big AS SELECT id, grp, v * 10 AS w FROM t WHERE v > 2;
+                 CREATE VIEW bigger (k, x) AS SELECT grp, w + 1 FROM big WHERE w < 80",
+        query: "SELECT b.k, b.x, t.v FROM bigger b JOIN t ON t.grp = b.k WHERE b.x <> 41",
+        changes: &[
+            "UPDATE t SET v = v + 1",
+            "INSERT INTO t VALUES (20, 1, 3), (21, 2, NULL)",
+            "UPDATE t SET grp = 2 WHERE grp = 1",
+            "DELETE FROM t WHERE v > 6",
+        ],
+    });
+}
+
+#[test]
+fn sub_queries_in_from_and_plain_ctes() {
+    check(Scenario {
+        tables: "CREATE TABLE t (id int PRIMARY KEY, grp int, v int); INSERT INTO t SELECT i, i % 3, i FROM generate_series(1, 9) i",
+        query: "WITH small AS (SELECT id, grp, v FROM t WHERE v < 7), twice AS (SELECT grp, v * 2 AS w FROM small)
+                SELECT s.id, x.w, y.n FROM small s
+                JOIN twice x ON x.grp = s.grp
+                JOIN (SELECT grp AS g, v + 1 AS n FROM (SELECT * FROM t WHERE v <> 4) AS inner_t) AS y ON y.g = x.grp",
+        changes: &[
+            "UPDATE t SET v = v + 1 WHERE grp = 0",
+            "DELETE FROM t WHERE id IN (4, 5); INSERT INTO t VALUES (4, 2, 1)",
+            "UPDATE t SET grp = (grp + 1) % 3",
+            "DELETE FROM t WHERE grp = 1",
+        ],
+    });
+}
+
+#[test]
+fn a_cte_that_is_used_twice_or_not_at_all() {
+    check(Scenario {
+        tables: "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1), (2, 2), (3, 2)",
+        query: "WITH c AS MATERIALIZED (SELECT id, v FROM t WHERE v > 0), unused AS (SELECT 1 FROM t)
+                SELECT a.id AS a, b.id AS b FROM c a JOIN c b ON a.v = b.v AND a.id <= b.id
+                UNION ALL SELECT id, NULL FROM c",
+        changes: &[
+            "INSERT INTO t VALUES (4, 1), (5, 0)",
+            "UPDATE t SET v = 2 WHERE id = 1",
+            "UPDATE t SET v = 3 - v",
+            "DELETE FROM t WHERE v = 1",
+        ],
+    });
+}
+
+#[test]
+fn order_by_at_top_level_is_ignored() {
+    check(Scenario {
+        tables: ITEMS,
+        query: "SELECT id, kind FROM items ORDER BY kind DESC NULLS LAST, 1",
+        changes: &["UPDATE items SET kind = 'zz' WHERE id = 3", "DELETE FROM items WHERE id = 1"],
+    });
+}
+
+#[test]
+fn many_rows_at_once() {
+    check(Scenario {
+        tables: "CREATE TABLE t (id int PRIMARY KEY, v int)",
+        query: "SELECT v, id FROM t WHERE v % 2 = 0",
+        changes: &[
+            "INSERT INTO t SELECT i, i % 100 FROM generate_series(1, 20000) i",
+            "UPDATE t SET v = v + 1 WHERE id % 3 = 0",
+            "DELETE FROM t WHERE id % 5 < 3",
+            "INSERT INTO t SELECT i, i FROM generate_series(1, 20000) i ON CONFLICT (id) DO UPDATE SET v = excluded.v",
+        ],
+    });
+}
+
+#[test]
+fn large_values_are_captured_whole() {
+    check(Scenario {
+        tables: "CREATE TABLE t (id int PRIMARY KEY, v text, n int);
+                 INSERT INTO t SELECT i, string_agg(md5(i::text || j::text), ''), 0 FROM generate_series(1, 3) i, generate_series(1, 2000) j GROUP BY i",
+        query: "SELECT id, v, n FROM t",
+        changes: &[
+            "UPDATE t SET n = n + 1", // the large value is not touched
+            "UPDATE t SET v = v || 'tail' WHERE id = 2",
+            "DELETE FROM t WHERE id = 1",
+            "INSERT INTO t SELECT 9, repeat(v, 3), 1 FROM t WHERE id = 3",
+        ],
+    });
+}
+
+#[test]
+fn stable_values_of_the_session_do_not_leak_into_the_query() {
+    check(Scenario {
+        tables: "CREATE SCHEMA other; CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE other.t (id int PRIMARY KEY, v int);
+                 INSERT INTO t VALUES (1, 1); INSERT INTO other.t VALUES (2, 2)",
+        query: "SELECT id, v FROM public.t",
+        changes: &["SET search_path = other, public; INSERT INTO t VALUES (3, 3); INSERT INTO public.t VALUES (4, 4); RESET search_path"],
+    });
+}

@@ -1,0 +1,14 @@
+//! All scenarios, as one binary; one file per area.
+
+mod aggregates;
+mod api;
+mod capture;
+mod chain;
+mod core;
+mod crash;
+mod distinct;
+mod joins;
+mod refusals;
+mod scheduler;
+mod sources;
+mod stages;

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Builds the extension (release) and puts it where the private servers look for it.
+
+. "$(dirname "$0")/env.sh"
+. "$ROOT/scripts/libclang.sh"
+
+export_libclang
+PGRX_PG_CONFIG_PATH=$(pg_config_path)
+export PGRX_PG_CONFIG_PATH
+say "building pg_stream"
+(cd "$ROOT" && cargo build --quiet --release -p pg_stream)
+
+make_run_dir
+mkdir -p "$EXTENSION_DIR/extension"
+# By rename: a running server keeps the file that it has open.
+place() {
+    install -m "$1" /dev/stdin "$3.$$" <"$2"
+    mv "$3.$$" "$3"
+}
+place 755 "$TARGET_DIR/release/libpg_stream.so" "$EXTENSION_DIR/pg_stream.so"
+place 644 "$ROOT/crates/pg_stream/pg_stream.control" "$EXTENSION_DIR/extension/pg_stream.control"
+cat "$ROOT"/crates/pg_stream/sql/*.sql >"$EXTENSION_DIR/install.sql.$$"
+place 644 "$EXTENSION_DIR/install.sql.$$" "$EXTENSION_DIR/extension/pg_stream--0.1.0.sql"
+rm "$EXTENSION_DIR/install.sql.$$"

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# What `make demo` runs beside a server: the quick start, then TPC-H.
+
+. "$(dirname "$0")/env.sh"
+
+cd "$ROOT"
+say "the quick start"
+createdb quickstart
+sed -n '/^```sql$/,/^```$/{/^```/!p}' README.md | psql -d quickstart -v ON_ERROR_STOP=1 --echo-queries -q
+say "TPC-H"
+cargo run --quiet --release -p pgstream_bench --bin demo

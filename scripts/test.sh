@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# What `make test` runs beside a server: the scenarios, then the random tester.
+
+. "$(dirname "$0")/env.sh"
+
+cd "$ROOT"
+say "scenarios on a server"
+cargo test -p pgstream_tests --no-fail-fast
+say "random tester, ${MINUTES:-1} minute(s)"
+cargo run --quiet -p pgstream_tests --bin fuzz -- --minutes "${MINUTES:-1}"
