@@ -9,7 +9,11 @@
 
 pub mod aggregate;
 pub mod derive;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 pub mod plan;
 pub mod scalar;
 pub mod sql;
 pub mod stage;
+#[cfg(any(test, feature = "model"))]
+pub mod testing;
