@@ -1,0 +1,83 @@
+//! What a plan means.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    model::{History, Row, ZSet, expression::Expression, parser::expression, value::Value},
+    plan::{Plan, Source},
+    scalar::Scalar,
+};
+
+/// The rows of `plan`.
+pub fn eval(plan: &Plan, history: &History) -> ZSet {
+    match plan {
+        Plan::Unit => ZSet::from_iter([Row::new()]),
+        Plan::Empty(_) => ZSet::default(),
+        Plan::Scan(scan) => {
+            // Attribute numbers of tables count from 1.
+            let first = usize::from(matches!(scan.source, Source::Table { .. }));
+            let pick =
+                |row: &Row| scan.attributes.iter().map(|it| row[*it - first].clone()).collect();
+            let content = history.content(&scan.source).at(scan.version);
+            content.iter().map(|(row, weight)| (pick(row), weight)).collect()
+        }
+        Plan::Filter { input, predicate } => {
+            let predicate = parsed(predicate);
+            let input = eval(input, history);
+            let holds = |row: &Row| predicate.evaluate_scalar(row) == Value::Bool(true);
+            input
+                .iter()
+                .filter(|it| holds(it.0))
+                .map(|(row, weight)| (row.clone(), weight))
+                .collect()
+        }
+        Plan::Project { input, columns } => {
+            let columns: Vec<_> = columns.iter().map(|(it, _)| parsed(it)).collect();
+            let project = |row: &Row| columns.iter().map(|it| it.evaluate_scalar(row)).collect();
+            eval(input, history).iter().map(|(row, weight)| (project(row), weight)).collect()
+        }
+        Plan::InnerJoin { left, right, on } => {
+            let on = on.as_ref().map(parsed);
+            let (left, right) = (eval(left, history), eval(right, history));
+            let mut pairs = ZSet::default();
+            for (a, v) in left.iter() {
+                for (b, w) in right.iter() {
+                    let row: Row = a.iter().chain(b).cloned().collect();
+                    if on.as_ref().is_none_or(|it| it.evaluate_scalar(&row) == Value::Bool(true)) {
+                        pairs.add(row, v * w);
+                    }
+                }
+            }
+            pairs
+        }
+        Plan::Sum { inputs } => inputs
+            .iter()
+            .map(|it| eval(it, history))
+            .fold(ZSet::default(), |all, next| all.plus(&next)),
+        Plan::Negate(input) => eval(input, history).negated(),
+        Plan::Aggregate { input, keys, calls } => {
+            let calls: Vec<_> = calls.iter().map(|it| parsed(&it.call)).collect();
+            aggregate(&eval(input, history), keys, &calls)
+        }
+    }
+}
+
+fn aggregate(input: &ZSet, keys: &[usize], calls: &[Expression]) -> ZSet {
+    let mut groups: BTreeMap<Row, Vec<&Row>> = BTreeMap::new();
+    if keys.is_empty() {
+        groups.insert(Row::new(), Vec::new());
+    }
+    for row in input.rows() {
+        let key = keys.iter().map(|it| row[*it].canonical()).collect();
+        groups.entry(key).or_default().push(row);
+    }
+    let output = |rows: &Vec<&Row>| {
+        let keys = keys.iter().map(|it| rows[0][*it].clone());
+        keys.chain(calls.iter().map(|it| it.evaluate_aggregate(rows))).collect::<Row>()
+    };
+    groups.values().map(output).collect()
+}
+
+fn parsed(scalar: &Scalar) -> Expression {
+    expression(&scalar.to_string())
+}

@@ -1,0 +1,345 @@
+//! Expressions: what tests know of SQL scalars and aggregates.
+//!
+//! The crate proper never looks into a scalar's text. Tests must, to compute anything, so this
+//! module reads the small part of PostgreSQL's grammar that the printed statements and the test
+//! plans use, with PostgreSQL's precedences and three-valued logic.
+
+use std::{cmp::Ordering, collections::BTreeSet};
+
+use crate::model::{Row, value::Value};
+
+/// An expression.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expression {
+    /// A constant.
+    Literal(Value),
+    /// A column of a scalar's input, by position.
+    Hole(usize),
+    /// A column in SQL text, with its qualifier.
+    Column(Option<String>, String),
+    /// `NOT x`.
+    Not(Box<Expression>),
+    /// `- x`.
+    Negated(Box<Expression>),
+    /// `x <operator> y`.
+    Binary(&'static str, Box<Expression>, Box<Expression>),
+    /// `x IS NULL`.
+    IsNull(Box<Expression>),
+    /// `CASE x WHEN … THEN … ELSE … END`, with or without `x`.
+    Case {
+        /// `x`.
+        operand: Option<Box<Expression>>,
+        /// WHEN and THEN.
+        arms: Vec<(Expression, Expression)>,
+        /// ELSE.
+        otherwise: Box<Expression>,
+    },
+    /// `x::type`.
+    Cast(Box<Expression>, String),
+    /// `x IN (…)`.
+    In(Box<Expression>, Vec<Expression>),
+    /// `ROW(…)`.
+    Record(Vec<Expression>),
+    /// A function or an aggregate.
+    Call(Call),
+}
+
+/// A function call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Without `pg_catalog`.
+    pub name: String,
+    /// None for `f(*)`.
+    pub arguments: Vec<Expression>,
+    /// Whether DISTINCT stands before the arguments.
+    pub is_distinct: bool,
+    /// FILTER (WHERE …).
+    pub filter: Option<Box<Expression>>,
+}
+
+/// The functions that take rows.
+const AGGREGATES: [&str; 10] = [
+    "count",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "any_value",
+    "bool_and",
+    "bool_or",
+    "stddev",
+    "pgstream.scale_counts",
+];
+
+impl Call {
+    /// Whether it takes rows.
+    pub fn is_aggregate(&self) -> bool {
+        AGGREGATES.contains(&self.name.as_str())
+    }
+}
+
+/// What an expression is evaluated over.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Qualifier and name of each column of a row.
+    pub names: &'a [(String, String)],
+    /// One row, or all rows of a group.
+    pub rows: &'a [&'a Row],
+    /// The GROUP BY expressions, if there is grouping.
+    pub grouping: Option<&'a [Expression]>,
+}
+
+impl<'a> Context<'a> {
+    fn ungrouped(self, rows: &'a [&'a Row]) -> Self {
+        Self { rows, grouping: None, ..self }
+    }
+
+    fn place(&self, qualifier: Option<&str>, name: &str) -> usize {
+        let fits = |(owner, column): &(String, String)| {
+            column == name && qualifier.is_none_or(|it| it == owner)
+        };
+        let places: Vec<usize> =
+            (0..self.names.len()).filter(|it| fits(&self.names[*it])).collect();
+        match places.as_slice() {
+            [place] => *place,
+            [] => panic!("no column {qualifier:?} {name} in {:?}", self.names),
+            _ => panic!("column {qualifier:?} {name} is ambiguous in {:?}", self.names),
+        }
+    }
+}
+
+impl Expression {
+    /// The value over one row, for the printed form of a scalar.
+    pub fn evaluate_scalar(&self, row: &Row) -> Value {
+        self.evaluate(Context { names: &[], rows: &[row], grouping: None })
+    }
+
+    /// The value of an aggregate's printed form over the rows of a group.
+    pub fn evaluate_aggregate(&self, rows: &[&Row]) -> Value {
+        self.evaluate(Context { names: &[], rows, grouping: Some(&[]) })
+    }
+
+    /// Whether an aggregate occurs.
+    pub fn has_aggregate(&self) -> bool {
+        match self {
+            Self::Call(call) => {
+                call.is_aggregate() || call.arguments.iter().any(Self::has_aggregate)
+            }
+            Self::Literal(_) | Self::Hole(_) | Self::Column(..) => false,
+            Self::Not(it) | Self::Negated(it) | Self::IsNull(it) | Self::Cast(it, _) => {
+                it.has_aggregate()
+            }
+            Self::Binary(_, left, right) => left.has_aggregate() || right.has_aggregate(),
+            Self::Case { operand, arms, otherwise } => {
+                operand.as_ref().is_some_and(|it| it.has_aggregate())
+                    || arms.iter().any(|(when, then)| when.has_aggregate() || then.has_aggregate())
+                    || otherwise.has_aggregate()
+            }
+            Self::In(it, list) => it.has_aggregate() || list.iter().any(Self::has_aggregate),
+            Self::Record(list) => list.iter().any(Self::has_aggregate),
+        }
+    }
+
+    /// The value.
+    pub fn evaluate(&self, context: Context<'_>) -> Value {
+        if let Some(grouping) = context.grouping
+            && grouping.contains(self)
+        {
+            return self.evaluate(context.ungrouped(context.rows));
+        }
+        let of = |it: &Self| it.evaluate(context);
+        match self {
+            Self::Literal(value) => value.clone(),
+            Self::Hole(_) | Self::Column(..) if context.grouping.is_some() => {
+                panic!("{self:?} must appear in GROUP BY")
+            }
+            Self::Hole(position) => context.rows[0][*position].clone(),
+            Self::Column(qualifier, name) => {
+                context.rows[0][context.place(qualifier.as_deref(), name)].clone()
+            }
+            Self::Not(it) => match of(it) {
+                Value::Bool(it) => Value::Bool(!it),
+                other => other,
+            },
+            Self::Negated(it) => of(it).negated(),
+            Self::IsNull(it) => Value::Bool(match of(it) {
+                Value::Record(fields) => fields.iter().all(Value::is_null),
+                other => other.is_null(),
+            }),
+            Self::Binary(operator, left, right) => binary(operator, &of(left), &of(right)),
+            Self::Case { operand, arms, otherwise } => {
+                let operand = operand.as_ref().map(|it| of(it));
+                let chosen = arms.iter().find(|(when, _)| match &operand {
+                    Some(operand) => operand.compare(&of(when)) == Some(Ordering::Equal),
+                    None => of(when) == Value::Bool(true),
+                });
+                chosen.map_or_else(|| of(otherwise), |(_, then)| of(then))
+            }
+            Self::Cast(it, ty) => cast(of(it), ty),
+            Self::In(it, list) => {
+                let it = of(it);
+                let tests = list.iter().map(|other| binary("=", &it, &of(other)));
+                tests.fold(Value::Bool(false), |all, next| binary("OR", &all, &next))
+            }
+            Self::Record(fields) => Value::Record(fields.iter().map(of).collect()),
+            Self::Call(call) if call.is_aggregate() => {
+                assert!(context.grouping.is_some(), "{call:?} is not allowed here");
+                call.aggregate(context)
+            }
+            Self::Call(call) => function(call, &call.arguments.iter().map(of).collect::<Vec<_>>()),
+        }
+    }
+}
+
+impl Call {
+    fn aggregate(&self, context: Context<'_>) -> Value {
+        let mut inputs = Vec::new();
+        for row in context.rows {
+            let rows = [*row];
+            let of = |it: &Expression| it.evaluate(context.ungrouped(&rows));
+            if self.filter.as_ref().is_none_or(|it| of(it) == Value::Bool(true)) {
+                inputs.push(self.arguments.iter().map(of).collect::<Vec<_>>());
+            }
+        }
+        if self.arguments.is_empty() {
+            assert_eq!(self.name, "count");
+            return Value::Int(length(&inputs));
+        }
+        inputs.retain(|it| !it[0].is_null());
+        if self.is_distinct {
+            let mut seen = BTreeSet::new();
+            inputs.retain(|it| seen.insert(it[0].canonical()));
+        }
+        let values = || inputs.iter().map(|it| it[0].clone());
+        let sum = || values().reduce(|a, b| a.add(&b)).unwrap_or(Value::Null);
+        match self.name.as_str() {
+            "count" => Value::Int(length(&inputs)),
+            "sum" => sum(),
+            "avg" => match sum() {
+                Value::Null => Value::Null,
+                sum => Value::Numeric(sum.to_numeric()).divide(&Value::Int(length(&inputs))),
+            },
+            "min" => values().reduce(|a, b| extremum(a, b, Ordering::Less)).unwrap_or(Value::Null),
+            "max" => {
+                values().reduce(|a, b| extremum(a, b, Ordering::Greater)).unwrap_or(Value::Null)
+            }
+            "any_value" => values().next().unwrap_or(Value::Null),
+            "bool_and" => values().reduce(|a, b| binary("AND", &a, &b)).unwrap_or(Value::Null),
+            "bool_or" => values().reduce(|a, b| binary("OR", &a, &b)).unwrap_or(Value::Null),
+            "pgstream.scale_counts" => inputs
+                .iter()
+                .map(|it| counts_of(&it[0], it[1].to_int()))
+                .fold(Value::Counts(Vec::new()), |all, next| add_counts(&all, &next)),
+            other => panic!("the model does not compute {other}"),
+        }
+    }
+}
+
+fn length<T>(inputs: &[T]) -> i64 {
+    i64::try_from(inputs.len()).expect("few rows")
+}
+
+fn extremum(a: Value, b: Value, wanted: Ordering) -> Value {
+    match b.compare(&a) {
+        None if a.is_null() => b,
+        Some(order) if order == wanted => b,
+        _ => a,
+    }
+}
+
+fn binary(operator: &str, left: &Value, right: &Value) -> Value {
+    let compared = |holds: fn(Ordering) -> bool| {
+        left.compare(right).map_or(Value::Null, |order| Value::Bool(holds(order)))
+    };
+    match operator {
+        "+" => left.add(right),
+        "-" => left.subtract(right),
+        "*" => left.multiply(right),
+        "/" => left.divide(right),
+        "=" => compared(Ordering::is_eq),
+        "<>" => compared(Ordering::is_ne),
+        "<" => compared(Ordering::is_lt),
+        "<=" => compared(Ordering::is_le),
+        ">" => compared(Ordering::is_gt),
+        ">=" => compared(Ordering::is_ge),
+        "*=" => Value::Bool(left == right),
+        "AND" => match (left, right) {
+            (Value::Bool(false), _) | (_, Value::Bool(false)) => Value::Bool(false),
+            (Value::Bool(true), Value::Bool(true)) => Value::Bool(true),
+            _ => Value::Null,
+        },
+        "OR" => match (left, right) {
+            (Value::Bool(true), _) | (_, Value::Bool(true)) => Value::Bool(true),
+            (Value::Bool(false), Value::Bool(false)) => Value::Bool(false),
+            _ => Value::Null,
+        },
+        other => panic!("unknown operator {other}"),
+    }
+}
+
+fn cast(value: Value, ty: &str) -> Value {
+    match (ty, value) {
+        (_, Value::Null) => Value::Null,
+        ("int8" | "bigint" | "integer" | "int4", value) => Value::Int(value.to_int()),
+        ("numeric", value) => Value::Numeric(value.to_numeric()),
+        ("text" | "record" | "boolean", value) => value,
+        (other, _) => panic!("unknown type {other}"),
+    }
+}
+
+fn function(call: &Call, arguments: &[Value]) -> Value {
+    let first_of = |wanted: Ordering| {
+        arguments.iter().cloned().reduce(|a, b| extremum(a, b, wanted)).expect("an argument")
+    };
+    match (call.name.as_str(), arguments) {
+        ("coalesce", _) => {
+            arguments.iter().find(|it| !it.is_null()).cloned().unwrap_or(Value::Null)
+        }
+        ("LEAST", _) => first_of(Ordering::Less),
+        ("GREATEST", _) => first_of(Ordering::Greater),
+        ("num_nonnulls", _) => {
+            Value::Int(length(&arguments.iter().filter(|it| !it.is_null()).collect::<Vec<_>>()))
+        }
+        ("round", [value, scale]) => value.round(scale),
+        ("pgstream.add_scale_counts", [a, b]) => add_counts(a, b),
+        ("pgstream.max_scale", [Value::Counts(counts)]) => {
+            let scale = counts.iter().rposition(|it| *it > 0);
+            scale.map_or(Value::Null, |it| Value::Int(i64::try_from(it).expect("a display scale")))
+        }
+        ("pgstream.row_id", [_, ..]) => hash(arguments),
+        ("pgstream.key_id", [_, ..]) => {
+            hash(&arguments.iter().map(Value::canonical).collect::<Vec<_>>())
+        }
+        (other, _) => panic!("no function {other} of {} arguments", arguments.len()),
+    }
+}
+
+/// Few bits on purpose: a collision must be harmless.
+fn hash(values: &[Value]) -> Value {
+    let text = format!("{values:?}");
+    Value::Int(text.bytes().fold(7, |hash, byte| (hash * 31 + i64::from(byte)) % 13))
+}
+
+fn counts_of(value: &Value, weight: i64) -> Value {
+    let Some(scale) = value.to_numeric().scale() else { return Value::Counts(Vec::new()) };
+    let mut counts = vec![0; scale as usize + 1];
+    counts[scale as usize] = weight;
+    Value::Counts(counts)
+}
+
+fn add_counts(a: &Value, b: &Value) -> Value {
+    let counts = |it: &Value| match it {
+        Value::Null => Vec::new(),
+        Value::Counts(counts) => counts.clone(),
+        other => panic!("{other:?} are not counts"),
+    };
+    let (mut a, b) = (counts(a), counts(b));
+    a.resize(a.len().max(b.len()), 0);
+    for (all, next) in a.iter_mut().zip(b) {
+        *all += next;
+    }
+    while a.last() == Some(&0) {
+        a.pop();
+    }
+    Value::Counts(a)
+}

@@ -1,0 +1,284 @@
+//! Runs a pipeline by its printed statements, as a refresh does.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    aggregate,
+    derive::{at, delta},
+    model::{Content, Database, Relation, Row, ZSet, run, value::Value},
+    plan::{Source, Version},
+    sql::{
+        COUNT, PAIR_PREFIX, ROW_ID, Storage, delta_column, delta_name, head, identified_delta,
+        identified_rows, quote,
+    },
+    stage::{Head, Pipeline, Stage},
+};
+
+/// Names that a careless printer would confuse with its own.
+const NAMES: [&str; 16] =
+    ["w", "c0", "k0", "n", "d0_0", "v0", "s", "g", "h", "q", "r", "b", "rid", "t1", "a1", "u"];
+
+/// The storage of stage number `index`.
+pub fn storage(index: usize, stage: &Stage) -> Storage {
+    let name =
+        |it: usize| NAMES.get(it).map_or_else(|| format!("column {it}"), |it| (*it).to_owned());
+    let calls = stage.head.iter().flat_map(|head| &head.calls).enumerate();
+    Storage {
+        table: format!("state.stage_{index}"),
+        columns: (0..stage.output.len()).map(|it| quote(&name(it))).collect(),
+        state: calls
+            .flat_map(|(call, it)| aggregate::state(it).into_iter().map(move |it| (call, it)))
+            .map(|(call, it)| (quote(&format!("{call} {}", it.name)), it.ty.to_owned()))
+            .collect(),
+        counted: stage.head.is_some(),
+    }
+}
+
+/// The ephemeral relation for a change: the columns by their numbers, and the weight.
+pub fn delta_rows(change: &ZSet, attributes: impl Iterator<Item = usize>) -> Relation {
+    let columns = attributes.map(delta_column).chain(["w".to_owned()]).collect();
+    let row = |(row, weight): (&Row, i64)| {
+        row.iter().cloned().chain([Value::Int(weight)]).collect::<Row>()
+    };
+    Relation { columns, rows: change.iter().map(row).collect() }
+}
+
+/// One stored row: identity, count, output, state.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Stored {
+    row_id: Value,
+    count: Value,
+    values: Row,
+}
+
+/// A pipeline with its storages.
+pub struct Runner {
+    pipeline: Pipeline,
+    storages: Vec<Storage>,
+    stored: Vec<BTreeMap<i64, Stored>>,
+    next_ctid: i64,
+}
+
+impl Runner {
+    /// Fills the storages from the new content of the sources.
+    pub fn new(pipeline: Pipeline, tables: &Database) -> Self {
+        let storages: Vec<Storage> =
+            pipeline.stages.iter().enumerate().map(|(index, it)| storage(index, it)).collect();
+        let mut runner = Self { pipeline, storages, stored: Vec::new(), next_ctid: 1 };
+        for index in 0..runner.storages.len() {
+            let rows = runner.from_scratch(index, tables);
+            runner.stored.push(BTreeMap::new());
+            for row in rows {
+                runner.insert(index, row);
+            }
+        }
+        runner
+    }
+
+    /// Brings all storages from old to new content, and returns the change of the stream table.
+    pub fn refresh(&mut self, tables: &Database, changed: &dyn Fn(&Source) -> bool) -> ZSet {
+        let mut database = tables.clone();
+        let mut changes: Vec<ZSet> = Vec::new();
+        for index in 0..self.storages.len() {
+            let stage = self.pipeline.stages[index].clone();
+            let is_changed = |source: &Source| match source {
+                Source::Stage(stage) => changes[*stage].iter().next().is_some(),
+                Source::Table { .. } => changed(source),
+            };
+            self.add_storages(&mut database, index + 1);
+            let change = match &stage.head {
+                Some(head) => self.refresh_head(index, &stage, head, &is_changed, &mut database),
+                None => self.refresh_body(index, &stage, &is_changed, &database),
+            };
+            let name = delta_name(&Source::Stage(index));
+            database.insert(name, delta_rows(&change, 0..stage.output.len()));
+            changes.push(change);
+        }
+        changes.pop().expect("at least one stage")
+    }
+
+    /// The visible columns of the stream table.
+    pub fn content(&self) -> ZSet {
+        let last = self.output(self.storages.len() - 1);
+        let pick = |row: &Row| self.pipeline.visible.iter().map(|it| row[*it].clone()).collect();
+        last.iter().map(|(row, weight)| (pick(row), weight)).collect()
+    }
+
+    /// Panics unless each storage, with its counts, state and row ids, is what it would be if it
+    /// were filled now.
+    pub fn check(&self, tables: &Database) {
+        for index in 0..self.storages.len() {
+            let sorted = |mut rows: Vec<Stored>| {
+                rows.sort();
+                rows
+            };
+            let stored = sorted(self.stored[index].values().cloned().collect());
+            let fresh = sorted(self.from_scratch(index, tables));
+            assert_eq!(stored, fresh, "stage {index} of {:#?}", self.pipeline);
+        }
+    }
+
+    fn output(&self, index: usize) -> ZSet {
+        let width = self.pipeline.stages[index].output.len();
+        self.stored[index].values().map(|it| it.values[..width].to_vec()).collect()
+    }
+
+    fn insert(&mut self, index: usize, row: Stored) {
+        self.stored[index].insert(self.next_ctid, row);
+        self.next_ctid += 1;
+    }
+
+    fn add_storages(&self, database: &mut Database, count: usize) {
+        for (storage, rows) in self.storages.iter().zip(&self.stored).take(count) {
+            let unquoted = |it: &String| it.trim_matches('"').to_owned();
+            let mut columns = vec!["ctid".to_owned(), ROW_ID.to_owned(), COUNT.to_owned()];
+            columns.extend(storage.columns.iter().map(unquoted));
+            columns.extend(storage.state.iter().map(|it| unquoted(&it.0)));
+            let row = |(ctid, row): (&i64, &Stored)| {
+                let prefix = [Value::Int(*ctid), row.row_id.clone(), row.count.clone()];
+                prefix.into_iter().chain(row.values.iter().cloned()).collect()
+            };
+            let rows = rows.iter().map(row).collect();
+            database.insert(storage.table.clone(), Relation { columns, rows });
+        }
+    }
+
+    fn from_scratch(&self, index: usize, tables: &Database) -> Vec<Stored> {
+        let mut database = tables.clone();
+        self.add_storages(&mut database, index);
+        let stage = &self.pipeline.stages[index];
+        let body = at(&stage.body, Version::New, &|_| true);
+        let Some(of_head) = &stage.head else {
+            let sql = identified_rows(&body, stage.key().as_deref(), &self.storages);
+            let stored = |mut row: Row| {
+                let values = row.split_off(1);
+                Stored { row_id: row.remove(0), count: Value::Null, values }
+            };
+            return run(&sql, &database).rows.into_iter().map(stored).collect();
+        };
+        let empty = delta(&stage.body, &|_| false);
+        let sql = head(stage, of_head, &empty, &self.storages[index], &self.storages).all;
+        let stored = |mut row: Row| {
+            let values = row.split_off(2);
+            Stored { count: row.remove(1), row_id: row.remove(0), values }
+        };
+        run(&sql, &database).rows.into_iter().map(stored).collect()
+    }
+
+    fn refresh_body(
+        &mut self,
+        index: usize,
+        stage: &Stage,
+        changed: &dyn Fn(&Source) -> bool,
+        database: &Database,
+    ) -> ZSet {
+        let sql =
+            identified_delta(&delta(&stage.body, changed), stage.key().as_deref(), &self.storages);
+        let rows = run(&sql, database).rows.into_iter().map(|mut row| {
+            let weight = row.pop().expect("a weight").to_int();
+            (row, weight)
+        });
+        let change: ZSet = rows.collect();
+        for (row, weight) in change.iter() {
+            let (row_id, values) = (row[0].clone(), row[1..].to_vec());
+            let stored = Stored { row_id, count: Value::Null, values };
+            for _ in 0..weight {
+                self.insert(index, stored.clone());
+            }
+            for _ in weight..0 {
+                let place = self.stored[index].iter().find(|it| *it.1 == stored);
+                let ctid = *place.unwrap_or_else(|| panic!("{stored:?} is not stored")).0;
+                self.stored[index].remove(&ctid);
+            }
+        }
+        change.iter().map(|(row, weight)| (row[1..].to_vec(), weight)).collect()
+    }
+
+    fn refresh_head(
+        &mut self,
+        index: usize,
+        stage: &Stage,
+        of_head: &Head,
+        changed: &dyn Fn(&Source) -> bool,
+        database: &mut Database,
+    ) -> ZSet {
+        let body = delta(&stage.body, changed);
+        let statements = head(stage, of_head, &body, &self.storages[index], &self.storages);
+        let keys = of_head.keys.len();
+        let mut pairs = Vec::new();
+        let (mut lost, mut lost_null) = (Vec::new(), Vec::new());
+        for row in run(&statements.changed, database).rows {
+            let pair = self.pair(index, row);
+            let is_gone = keys > 0 && pair.new.count == Value::Int(0);
+            if !pair.is_lost || is_gone {
+                pairs.push(pair);
+                continue;
+            }
+            let key = &pair.new.values[..keys];
+            let list = if key.contains(&Value::Null) { &mut lost_null } else { &mut lost };
+            list.push([&[pair.new.row_id.clone()], key].concat());
+        }
+        let rescans = [(Some(statements.rescan), lost), (statements.rescan_null, lost_null)];
+        for (sql, rows) in rescans {
+            if rows.is_empty() {
+                continue;
+            }
+            let columns =
+                ["rid".to_owned()].into_iter().chain((0..keys).map(|it| format!("k{it}")));
+            let groups = rows.len();
+            database.insert("__pgs_keys".to_owned(), Relation { columns: columns.collect(), rows });
+            let sql = sql.expect("only a nullable key is NULL");
+            let rows = run(&sql, database).rows;
+            assert_eq!(rows.len(), groups, "one row a lost group");
+            pairs.extend(rows.into_iter().map(|row| self.pair(index, row)));
+        }
+        let width = stage.output.len();
+        let mut change = ZSet::default();
+        for pair in pairs {
+            if let Some((ctid, old)) = pair.old {
+                let stored = self.stored[index].remove(&ctid);
+                assert_eq!(stored.as_ref(), Some(&old), "each stored row is met once, as it is");
+                change.add(old.values[..width].to_vec(), -1);
+            }
+            if keys == 0 || pair.new.count != Value::Int(0) {
+                change.add(pair.new.values[..width].to_vec(), 1);
+                self.insert(index, pair.new);
+            }
+        }
+        change
+    }
+
+    /// Reads a row of a head's statement.
+    fn pair(&self, index: usize, mut row: Row) -> Pair {
+        let width = self.storages[index].columns.len() + self.storages[index].state.len();
+        assert_eq!(row.len(), PAIR_PREFIX + 2 * (1 + width));
+        let mut new = row.split_off(PAIR_PREFIX + 1 + width);
+        let mut old = row.split_off(PAIR_PREFIX);
+        let row_id = row.pop().expect("a row id");
+        let stored = |values: &mut Row| {
+            let rest = values.split_off(1);
+            Stored { row_id: row_id.clone(), count: values.remove(0), values: rest }
+        };
+        let old = match row[0] {
+            Value::Null => None,
+            ref ctid => Some((ctid.to_int(), stored(&mut old))),
+        };
+        Pair { old, is_lost: row[1] == Value::Bool(true), new: stored(&mut new) }
+    }
+}
+
+/// A group before and after.
+struct Pair {
+    old: Option<(i64, Stored)>,
+    is_lost: bool,
+    new: Stored,
+}
+
+impl Content {
+    /// The relations that a refresh finds for a table: the table itself and its delta.
+    pub fn relations(&self, columns: &[&str], attributes: std::ops::Range<usize>) -> [Relation; 2] {
+        let columns = columns.iter().map(|it| (*it).to_owned()).collect();
+        let rows = self.new.rows().into_iter().cloned().collect();
+        [Relation { columns, rows }, delta_rows(&self.at(Version::Delta), attributes)]
+    }
+}

@@ -1,0 +1,282 @@
+//! Building plans from text, for tests.
+//!
+//! Scalars are written as they print, `#0 = #1`; their types are inferred from a small catalog of
+//! tables, whose column names are those that a careless printer would confuse with its own.
+
+use crate::{
+    model::{Call, Content, Database, Expression, History, Token, Value, expression, tokens},
+    plan::{AggregateCall, AggregateFunction, Column, End, Plan, Scan, Schema, Source, Version},
+    scalar::{Scalar, Segment, Type},
+    sql::delta_name,
+};
+
+/// A table that tests can scan.
+pub struct Table {
+    /// The name in [`scan`].
+    pub name: &'static str,
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Names, types, and whether they can be NULL.
+    pub columns: [(&'static str, Kind, bool); 2],
+    /// See [`Scan::key`].
+    pub key: Option<&'static [usize]>,
+}
+
+/// A column's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `integer`.
+    Integer,
+    /// `numeric`.
+    Numeric,
+    /// `numeric(10,2)`.
+    Price,
+    /// `text`.
+    Text,
+}
+
+/// The tables.
+pub const TABLES: [Table; 5] = [
+    Table {
+        name: "a",
+        oid: 1,
+        columns: [("w", Kind::Integer, true), ("k0", Kind::Integer, true)],
+        key: None,
+    },
+    Table {
+        name: "b",
+        oid: 2,
+        columns: [("c0", Kind::Integer, true), ("n", Kind::Numeric, true)],
+        key: None,
+    },
+    Table {
+        name: "c",
+        oid: 3,
+        columns: [("id", Kind::Integer, false), ("s", Kind::Text, true)],
+        key: Some(&[0]),
+    },
+    Table {
+        name: "d",
+        oid: 4,
+        columns: [("x", Kind::Integer, false), ("p", Kind::Price, false)],
+        key: None,
+    },
+    Table {
+        name: "e",
+        oid: 5,
+        columns: [("v", Kind::Numeric, true), ("rid", Kind::Integer, true)],
+        key: Some(&[0]),
+    },
+];
+
+impl Table {
+    /// The table as a source.
+    pub fn source(&self) -> Source {
+        Source::Table { oid: self.oid, sql: format!("public.{}", self.name) }
+    }
+
+    fn column(&self, position: usize) -> Column {
+        let (name, kind, nullable) = self.columns[position];
+        let (ty, scale) = match kind {
+            Kind::Integer => (integer(), None),
+            Kind::Numeric => (numeric(), None),
+            Kind::Price => {
+                let sql = "numeric(10,2)".to_owned();
+                (Type { typmod: 655_366, sql, ..numeric() }, Some(2))
+            }
+            Kind::Text => (text(), None),
+        };
+        Column { name: name.to_owned(), ty, nullable, scale }
+    }
+}
+
+fn type_of(oid: u32, sql: &str) -> Type {
+    Type {
+        oid,
+        typmod: -1,
+        collation: if oid == 25 { 100 } else { 0 },
+        sql: sql.to_owned(),
+        equality: Some("OPERATOR(pg_catalog.=)".to_owned()),
+    }
+}
+
+fn integer() -> Type {
+    type_of(23, "integer")
+}
+
+fn bigint() -> Type {
+    type_of(20, "bigint")
+}
+
+fn numeric() -> Type {
+    type_of(1700, "numeric")
+}
+
+fn text() -> Type {
+    type_of(25, "text")
+}
+
+fn boolean() -> Type {
+    type_of(16, "boolean")
+}
+
+/// The new content of all tables and their deltas, as a refresh finds them.
+pub fn database(history: &History) -> Database {
+    let mut database = Database::new();
+    for table in &TABLES {
+        let content: &Content = history.content(&table.source());
+        let columns = table.columns.map(|it| it.0);
+        let [rows, delta] = content.relations(&columns, 1..3);
+        database.insert(format!("public.{}", table.name), rows);
+        database.insert(delta_name(&table.source()), delta);
+    }
+    database
+}
+
+/// Reads both columns of a table.
+pub fn scan(name: &str) -> Plan {
+    scan_columns(name, &[0, 1])
+}
+
+/// Reads the columns of a table at `positions`, which count from 0.
+pub fn scan_columns(name: &str, positions: &[usize]) -> Plan {
+    let table = TABLES.iter().find(|it| it.name == name).expect("one of the tables");
+    let place = |key: &usize| positions.iter().position(|it| it == key);
+    Plan::Scan(Scan {
+        source: table.source(),
+        columns: positions.iter().map(|it| table.column(*it)).collect(),
+        attributes: positions.iter().map(|it| it + 1).collect(),
+        key: table.key.and_then(|key| key.iter().map(place).collect()),
+        version: Version::New,
+    })
+}
+
+/// WHERE.
+pub fn filter(input: Plan, predicate: &str) -> Plan {
+    let predicate = scalar(predicate, &input.schema());
+    Plan::Filter { input: Box::new(input), predicate }
+}
+
+/// A select list. Columns are named after their scalars.
+pub fn project(input: Plan, columns: &[&str]) -> Plan {
+    let schema = input.schema();
+    let columns = columns.iter().map(|it| (scalar(it, &schema), (*it).to_owned())).collect();
+    Plan::Project { input: Box::new(input), columns }
+}
+
+/// JOIN … ON.
+pub fn join(left: Plan, right: Plan, on: &str) -> Plan {
+    let mut plan = cross_join(left, right);
+    let condition = scalar(on, &plan.schema());
+    if let Plan::InnerJoin { on, .. } = &mut plan {
+        *on = Some(condition);
+    }
+    plan
+}
+
+/// CROSS JOIN.
+pub fn cross_join(left: Plan, right: Plan) -> Plan {
+    Plan::InnerJoin { left: Box::new(left), right: Box::new(right), on: None }
+}
+
+/// UNION ALL.
+pub fn union_all(inputs: impl IntoIterator<Item = Plan>) -> Plan {
+    Plan::Sum { inputs: inputs.into_iter().collect() }
+}
+
+/// GROUP BY, with calls such as `sum(#1) FILTER (WHERE #0 > 1)`.
+pub fn aggregate(input: Plan, keys: &[usize], calls: &[&str]) -> Plan {
+    let schema = input.schema();
+    let calls = calls.iter().map(|it| aggregate_call(it, &schema)).collect();
+    Plan::Aggregate { input: Box::new(input), keys: keys.to_vec(), calls }
+}
+
+fn aggregate_call(sql: &str, schema: &Schema) -> AggregateCall {
+    let Expression::Call(call) = expression(sql) else { panic!("{sql} is not a call") };
+    let (head, filter) = match sql.split_once(" FILTER (WHERE ") {
+        Some((head, filter)) => (head, filter.strip_suffix(')')),
+        None => (sql, None),
+    };
+    let argument = || {
+        let (_, argument) = head.split_once('(').expect("a call has parentheses");
+        scalar(argument.strip_suffix(')').expect("a call has parentheses"), schema)
+    };
+    let function = match call.name.as_str() {
+        _ if call.is_distinct => AggregateFunction::Rescan,
+        "count" if call.arguments.is_empty() => AggregateFunction::CountRows,
+        "count" => AggregateFunction::Count { argument: argument() },
+        "sum" => AggregateFunction::Sum { argument: argument() },
+        "avg" => AggregateFunction::Average { argument: argument() },
+        "min" => AggregateFunction::Extremum { argument: argument(), end: End::Least },
+        "max" => AggregateFunction::Extremum { argument: argument(), end: End::Greatest },
+        _ => AggregateFunction::Rescan,
+    };
+    let filter = filter.map(|it| scalar(it, schema));
+    AggregateCall { call: scalar(sql, schema), function, filter, name: call.name }
+}
+
+/// The scalar that prints as `sql`, with its type inferred.
+pub fn scalar(sql: &str, schema: &Schema) -> Scalar {
+    let mut segments = Vec::new();
+    let mut copied = 0;
+    for (start, token) in tokens(sql) {
+        let Token::Hole(position) = token else { continue };
+        if copied < start {
+            segments.push(Segment::Text(sql[copied..start].to_owned()));
+        }
+        segments.push(Segment::Column(position));
+        copied = start + format!("#{position}").len();
+    }
+    if copied < sql.len() {
+        segments.push(Segment::Text(sql[copied..].to_owned()));
+    }
+    let Column { ty, nullable, scale, .. } = infer(&expression(sql), schema);
+    Scalar { segments, ty, nullable, scale }
+}
+
+fn infer(expression: &Expression, schema: &Schema) -> Column {
+    let column =
+        |ty: Type, nullable: bool| Column { name: String::new(), ty, nullable, scale: None };
+    match expression {
+        Expression::Hole(position) => schema[*position].clone(),
+        Expression::Literal(Value::Int(_)) => column(integer(), false),
+        Expression::Literal(Value::Numeric(_)) => column(numeric(), false),
+        Expression::Literal(Value::Bool(_)) => column(boolean(), false),
+        Expression::Literal(Value::Null) => column(text(), true),
+        Expression::Literal(_) => column(text(), false),
+        Expression::Negated(it) => infer(it, schema),
+        Expression::Not(it) => column(boolean(), infer(it, schema).nullable),
+        Expression::IsNull(_) => column(boolean(), false),
+        Expression::In(..) => column(boolean(), true),
+        Expression::Binary(operator, left, right) => {
+            let (left, right) = (infer(left, schema), infer(right, schema));
+            let nullable = left.nullable || right.nullable;
+            match *operator {
+                "+" | "-" | "*" | "/" if left.ty.oid == 1700 => column(numeric(), nullable),
+                "+" | "-" | "*" | "/" => column(right.ty, nullable),
+                _ => column(boolean(), nullable),
+            }
+        }
+        Expression::Case { arms, .. } => column(infer(&arms[0].1, schema).ty, true),
+        Expression::Cast(it, ty) => {
+            let ty = if ty == "numeric" { numeric() } else { bigint() };
+            column(ty, infer(it, schema).nullable)
+        }
+        Expression::Call(call) => infer_call(call, schema),
+        Expression::Column(..) | Expression::Record(_) => panic!("{expression:?} in a plan"),
+    }
+}
+
+fn infer_call(call: &Call, schema: &Schema) -> Column {
+    let arguments: Vec<Column> = call.arguments.iter().map(|it| infer(it, schema)).collect();
+    let column =
+        |ty: Type, nullable: bool| Column { name: String::new(), ty, nullable, scale: None };
+    match call.name.as_str() {
+        "count" => column(bigint(), false),
+        "sum" if arguments[0].ty.oid == 23 => column(bigint(), true),
+        "sum" | "avg" => column(numeric(), true),
+        "min" | "max" => Column { nullable: true, ..arguments[0].clone() },
+        "coalesce" => column(arguments[0].ty.clone(), arguments.iter().all(|it| it.nullable)),
+        _ => column(boolean(), true),
+    }
+}
