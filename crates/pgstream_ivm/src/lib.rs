@@ -9,12 +9,9 @@
 
 pub mod aggregate;
 pub mod derive;
-<<<<<<< HEAD
 pub mod lex;
-=======
 #[cfg(any(test, feature = "model"))]
 pub mod model;
->>>>>>> 4175012b384f77552cbbf5898f32ce20c7c4ab53
 pub mod plan;
 pub mod scalar;
 pub mod sql;
