@@ -38,7 +38,6 @@ CREATE TABLE pgstream.pgs_stream_tables (
     view_relid         oid,
     -- What the storage was laid out for.
     fingerprint        text,
-    definition         jsonb,
     UNIQUE (pgs_schema, pgs_name)
 ) WITH (fillfactor = 50);
 

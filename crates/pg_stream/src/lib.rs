@@ -4,23 +4,15 @@
 
 ::pgrx::pg_module_magic!(name, version);
 
-pub mod lower;
 pub mod pg;
 
 pub mod error;
 pub mod settings;
 
-pub mod catalog;
 pub mod lower;
 
 pub mod capture;
 pub mod refresh;
-
-pub mod ddl;
-pub mod monitor;
-pub mod scheduler;
-
-pub mod api;
 
 /// Called by PostgreSQL when the library is loaded.
 #[pgrx::pg_guard]

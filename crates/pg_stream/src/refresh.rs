@@ -25,7 +25,7 @@ mod storage;
 
 use std::collections::HashMap;
 
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{Datum, Oid};
 use pgstream_core::frontier::Frontier;
 
 pub use self::{explain::explain, storage::create};
@@ -105,15 +105,17 @@ pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
         // Capture may have begun just now: only a snapshot taken after that misses nothing.
         snapshot = Snapshot::latest();
     }
+    // Before the buffers are read: what triggers of the stream table write comes after.
+    let frontier = snapshot.frontier();
     let refresh = Refresh { definition: &definition, snapshot: &snapshot, session: &session };
     let outcome = if is_rebuilt {
         refresh.full(definition.differential.as_ref(), Action::Reinitialize)?
     } else {
         refresh.run(&state)?
     };
-    advance::store(&definition, &outcome, by, &clock, &snapshot);
+    advance::store(&definition, &outcome, &frontier, by, &clock, &snapshot);
     if outcome.action != Action::NoData {
-        capture::cleanup_after(&definition.tracked_sources(), &snapshot);
+        advance::clean_buffers(&definition, &frontier);
     }
     Ok(outcome)
 }
@@ -174,8 +176,13 @@ impl Refresh<'_> {
     ) -> Result<Option<HashMap<Oid, Store>>, Error> {
         let mut deltas = HashMap::new();
         for source in &differential.sources {
+            if relation::is_strict_transaction()
+                && capture::truncated_after(source.relation, self.snapshot)
+            {
+                return Err(Error::TruncatedConcurrently(relation::display_name(source.relation)));
+            }
             let delta =
-                capture::delta::read(source.relation, &source.attributes, self.snapshot, frontier)?;
+                capture::delta::read(source.relation, &source.attributes, self.snapshot, frontier);
             if delta.truncated {
                 return Ok(None);
             }
@@ -234,11 +241,14 @@ impl Refresh<'_> {
     /// Appends the change of the stream table to its own change buffer.
     fn hand_on(&self, visible: &[usize], output: &Store) {
         let mut appender = capture::buffer::Appender::open(self.definition.relation);
+        let mut row = vec![Datum::from(0); visible.len()];
+        let mut row_nulls = vec![false; visible.len()];
         output.each(|values, nulls| {
-            let weight = values[values.len() - 1].value() as i64;
-            let row: Vec<_> = visible.iter().map(|it| values[*it]).collect();
-            let row_nulls: Vec<_> = visible.iter().map(|it| nulls[*it]).collect();
-            appender.append(&row, &row_nulls, weight);
+            for (column, position) in visible.iter().enumerate() {
+                row[column] = values[*position];
+                row_nulls[column] = nulls[*position];
+            }
+            appender.append(&row, &row_nulls, values[values.len() - 1].value() as i64);
         });
         appender.finish();
     }

@@ -103,11 +103,38 @@ pub fn lock_stream_table(pgs_id: i64) {
     }
 }
 
+/// Keeps the changes of `source` from being cleaned up until the end of the transaction: a stream
+/// table that nobody sees yet is going to need them.
+pub fn keep_changes(source: Oid) {
+    // SAFETY: an object lock that stands for the source's change buffer.
+    unsafe { pg_sys::LockDatabaseObject(tracking_table(), source, 0, pg_sys::ShareLock as i32) };
+}
+
+/// Runs `work` unless somebody wants the changes of `source` kept. Never waits.
+pub fn unless_kept(source: Oid, work: impl FnOnce()) {
+    let lock = pg_sys::ExclusiveLock as i32;
+    // SAFETY: as in `keep_changes`; given back at once, or by abort after an error.
+    unsafe {
+        if pg_sys::ConditionalLockDatabaseObject(tracking_table(), source, 0, lock) {
+            work();
+            pg_sys::UnlockDatabaseObject(tracking_table(), source, 0, lock);
+        }
+    }
+}
+
 fn catalog_table() -> Oid {
+    own_table(c"pgs_stream_tables")
+}
+
+fn tracking_table() -> Oid {
+    own_table(c"pgs_change_tracking")
+}
+
+fn own_table(name: &CStr) -> Oid {
     // SAFETY: syscache look-ups of constant names.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"pgstream".as_ptr(), false);
-        pg_sys::get_relname_relid(c"pgs_stream_tables".as_ptr(), schema)
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
     }
 }
 
@@ -239,4 +266,10 @@ pub fn store_columns(relation: Oid) -> Vec<super::store::StoreColumn> {
         },
     );
     columns
+}
+
+/// Whether the transaction's snapshot is older than the locks that it takes now.
+pub fn is_strict_transaction() -> bool {
+    // SAFETY: looks at this backend's state.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }

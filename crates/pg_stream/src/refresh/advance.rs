@@ -6,8 +6,10 @@ use pgrx::pg_sys::{BuiltinOid, Oid};
 use pgstream_core::frontier::Frontier;
 
 use crate::{
+    capture,
     error::Error,
     pg::{
+        relation,
         snapshot::Snapshot,
         spi::{self, Prepared},
         time::{self, Stopwatch},
@@ -27,6 +29,7 @@ pub struct State {
 struct Kept {
     read: Option<Rc<Prepared>>,
     touch: Option<Rc<Prepared>>,
+    others: Option<Rc<Prepared>>,
     advance: Option<Rc<Prepared>>,
 }
 
@@ -81,6 +84,7 @@ impl State {
 pub fn store(
     definition: &Definition,
     outcome: &Outcome,
+    frontier: &Frontier,
     by: InitiatedBy,
     clock: &Stopwatch,
     snapshot: &Snapshot,
@@ -112,10 +116,9 @@ pub fn store(
             BuiltinOid::TEXTOID,
         ],
     );
-    let frontier = snapshot.frontier();
     let fingerprint = definition.differential.as_ref().map(|it| it.fingerprint.clone());
     let count = |it: u64| i64::try_from(it).expect("fewer than 2^63 rows");
-    let people = frontier_for_people(definition, &frontier);
+    let people = frontier_for_people(definition, frontier);
     statement.execute(
         &[
             definition.pgs_id.into(),
@@ -136,8 +139,42 @@ pub fn store(
 
 /// The frontier as JSON: the snapshot, and for each source the position in the WAL.
 fn frontier_for_people(definition: &Definition, frontier: &Frontier) -> String {
-    let lsn = crate::pg::snapshot::current_lsn();
+    let lsn = crate::pg::frontier::current_lsn();
     let sources: Vec<String> =
         definition.tracked_sources().iter().map(|it| format!("\"{}\": \"{lsn}\"", it.to_u32())).collect();
     format!("{{\"snapshot\": \"{frontier}\", \"lsn\": \"{lsn}\", \"sources\": {{{}}}}}", sources.join(", "))
+}
+
+/// Removes from the buffers what every reader has consumed.
+pub fn clean_buffers(definition: &Definition, frontier: &Frontier) {
+    for source in definition.tracked_sources() {
+        relation::unless_kept(source, || {
+            if let Some(frontiers) = frontiers_of_readers(definition.pgs_id, source, frontier) {
+                capture::cleanup(source, &frontiers, true);
+            }
+        });
+    }
+}
+
+/// The frontiers of all readers of `source`, with `own` for this one; `None` while a reader has
+/// none, because its first refresh may be under way.
+fn frontiers_of_readers(pgs_id: i64, source: Oid, own: &Frontier) -> Option<Vec<Frontier>> {
+    let others = kept(
+        |kept| &mut kept.others,
+        "SELECT s.consumed FROM pgstream.pgs_dependencies d \
+         JOIN pgstream.pgs_stream_tables s USING (pgs_id) \
+         WHERE d.source_relid = $1 AND d.pgs_id <> $2 AND s.refresh_mode = 'DIFFERENTIAL'",
+        &[BuiltinOid::OIDOID, BuiltinOid::INT8OID],
+    );
+    let mut frontiers = Some(vec![own.clone()]);
+    others.query(&[source.into(), pgs_id.into()], &Snapshot::latest(), |row| {
+        match row.get::<String>(0) {
+            Some(text) => {
+                let parsed = text.parse().expect("only advance writes frontiers");
+                frontiers.iter_mut().for_each(|it| it.push(Frontier::clone(&parsed)));
+            }
+            None => frontiers = None,
+        }
+    });
+    frontiers
 }

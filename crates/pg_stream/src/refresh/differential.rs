@@ -20,7 +20,7 @@ use crate::{
         snapshot::Snapshot,
         spi::{self, Row, Session},
         store::{Store, StoreColumn, same_image, type_length},
-        zset::Consolidator,
+        tuple::Consolidator,
     },
     refresh::{
         definition::{Definition, Differential},
@@ -176,7 +176,7 @@ impl StageRun<'_> {
                 rows.add(&row.values[..width], &row.nulls[..width], weight);
             },
         );
-        let change = content_change(rows, &values, key.is_some(), self.wants_output);
+        let change = content_change(&rows, &values, key.is_some(), self.wants_output);
         let counts = self.apply(&change, matching(key.is_some()));
         self.check(&change, counts)?;
         Ok((counts, change.output))
@@ -210,53 +210,69 @@ pub fn matching(is_keyed: bool) -> Matching {
 /// Turns net rows (row id, values) into rows that go, change and come. In a keyed storage a row
 /// that goes and one that comes under the same row id are one update.
 pub fn content_change(
-    rows: Consolidator,
+    rows: &Consolidator,
     values: &[StoreColumn],
     is_keyed: bool,
     wants_output: bool,
 ) -> Change {
     let mut change = Change::by_content(values, wants_output);
-    let net = rows.finish();
-    // Row id → the row that goes, as long as it is not paired.
+    let net = rows.net();
+    // Row id, values, weight.
+    let width = values.len() + 2;
+    let (mut row, mut nulls) = (vec![Datum::from(0); width], vec![false; width]);
+    let row_id = |row: &[Datum]| row[0].value() as i64;
+    // Row id → the row that goes, until it is paired.
     let mut gone: HashMap<i64, usize> = HashMap::new();
-    let mut paired = vec![false; if is_keyed { net.len() } else { 0 }];
     if is_keyed {
-        for index in 0..net.len() {
-            if net.weight(index) < 0 {
-                gone.insert(net.row_id(index), index);
-            }
-        }
-        for index in 0..net.len() {
-            if net.weight(index) == 1
-                && let Some(old) = gone.get(&net.row_id(index)).copied()
-                && net.weight(old) == -1
-                && !paired[old]
-            {
-                paired[old] = true;
-                paired[index] = true;
-                let (old_values, old_nulls) = net.row(old);
-                let (new_values, new_nulls) = net.row(index);
-                let row: Vec<Datum> = old_values.iter().chain(&new_values[1..]).copied().collect();
-                let nulls: Vec<bool> = old_nulls.iter().chain(&new_nulls[1..]).copied().collect();
-                change.updated.put(&row, &nulls);
+        for (index, place) in net.iter().enumerate() {
+            if rows.row(*place, &mut row, &mut nulls) == -1 {
+                gone.insert(row_id(&row), index);
             }
         }
     }
-    for index in 0..net.len() {
-        let (mut row, mut nulls) = net.row(index);
-        let weight = net.weight(index);
+    let mut paired = vec![false; net.len()];
+    let (mut both, mut both_nulls) = (row.clone(), nulls.clone());
+    for (index, place) in net.iter().enumerate() {
+        if gone.is_empty() {
+            break;
+        }
+        if rows.row(*place, &mut row, &mut nulls) != 1 {
+            continue;
+        }
+        if let Some(old) = gone.remove(&row_id(&row)) {
+            paired[old] = true;
+            paired[index] = true;
+            both.resize(width, Datum::from(0));
+            both_nulls.resize(width, false);
+            rows.row(net[old], &mut both, &mut both_nulls);
+            both.truncate(width - 1);
+            both_nulls.truncate(width - 1);
+            both.extend(&row[1..width - 1]);
+            both_nulls.extend(&nulls[1..width - 1]);
+            change.updated.put(&both, &both_nulls);
+        }
+    }
+    for (index, place) in net.iter().enumerate() {
+        if paired[index] && change.output.is_none() {
+            continue;
+        }
+        let weight = rows.row(*place, &mut row, &mut nulls);
         change.put_output(&row[1..], &nulls[1..], weight);
-        if is_keyed && paired[index] {
+        if paired[index] {
             continue;
         }
         if weight > 0 {
             for _ in 0..weight {
-                change.added.put(&row, &nulls);
+                change.added.put(&row[..width - 1], &nulls[..width - 1]);
             }
         } else {
-            row.extend([Datum::from(-weight), Datum::from(index)]);
-            nulls.extend([false, false]);
-            change.removed.put(&row, &nulls);
+            both.clear();
+            both.extend(&row[..width - 1]);
+            both.extend([Datum::from(-weight), Datum::from(index)]);
+            both_nulls.clear();
+            both_nulls.extend(&nulls[..width - 1]);
+            both_nulls.extend([false, false]);
+            change.removed.put(&both, &both_nulls);
             change.removed_rows += weight.unsigned_abs();
         }
     }

@@ -18,7 +18,7 @@ use crate::{
         snapshot::Snapshot,
         spi::{self, Prepared, Session},
         store::{Store, StoreColumn},
-        zset::Consolidator,
+        tuple::Consolidator,
     },
     refresh::{
         definition::{Definition, Differential},
@@ -107,7 +107,7 @@ fn replace(
     let old = format!("SELECT s.{ROW_ID}{stored} FROM {} AS s", storage.table);
     Prepared::new(&old, &[]).query(&[], snapshot, |row| rows.add(row.values, row.nulls, -1));
     Prepared::new(new, &[]).query(&[], snapshot, |row| rows.add(row.values, row.nulls, 1));
-    let mut change = content_change(rows, values, false, wants_output);
+    let mut change = content_change(&rows, values, false, wants_output);
     if wants_output && output_width < values.len() {
         change.output = change.output.map(|output| narrowed(&output, values, output_width));
     }

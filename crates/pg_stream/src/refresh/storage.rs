@@ -29,7 +29,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     if let Some(differential) = &definition.differential {
         set_count_column(&definition.table, differential);
         create_stages(&definition, differential, owner);
-        track(differential)?;
+        track(pgs_id, differential);
     }
     let fingerprint = definition.differential.as_ref().map(|it| it.fingerprint.clone());
     spi::run(
@@ -43,6 +43,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         }
         // Fresh also under REPEATABLE READ: capture starts here, not at the transaction's start.
         let snapshot = Snapshot::latest();
+        let frontier = snapshot.frontier();
         let session = Session::open();
         let inserted = {
             let _owner = Identity::restricted(owner);
@@ -50,7 +51,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
             full::fill(&definition, definition.differential.as_ref(), &snapshot, &session)
         };
         let outcome = Outcome { action: Action::Full, inserted, updated: 0, deleted: 0 };
-        advance::store(&definition, &outcome, InitiatedBy::Initial, &clock, &snapshot);
+        advance::store(&definition, &outcome, &frontier, InitiatedBy::Initial, &clock, &snapshot);
     }
     let tables = definition.differential.iter().flat_map(|it| &it.storages);
     let tables: Vec<&str> = tables.map(|it| it.table.as_str()).collect();
@@ -184,11 +185,23 @@ fn index_row_id(table: &str, owner: Oid) {
     spi::run(include_str!("statistics.sql"), &[table.to_owned().into()], |_| {});
 }
 
-fn track(differential: &Differential) -> Result<(), Error> {
+fn track(pgs_id: i64, differential: &Differential) {
     for source in &differential.sources {
-        capture::track(source.relation, &source.attributes)?;
+        relation::keep_changes(source.relation);
+        if is_stream_table(source.relation) {
+            capture::track_stream_table(source.relation, &source.attributes, pgs_id);
+        } else {
+            capture::track(source.relation, &source.attributes, pgs_id);
+        }
     }
-    Ok(())
+}
+
+fn is_stream_table(relation: Oid) -> bool {
+    spi::get_one::<i64>(
+        "SELECT pgs_id FROM pgstream.pgs_stream_tables WHERE pgs_relid = $1",
+        &[relation.into()],
+    )
+    .is_some()
 }
 
 /// Lays out inner stages and capture anew, for a definition that is not the one they were made for.
@@ -209,5 +222,6 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
     for storage in &differential.storages[..differential.storages.len() - 1] {
         index_row_id(&storage.table, owner);
     }
-    track(differential)
+    track(definition.pgs_id, differential);
+    Ok(())
 }

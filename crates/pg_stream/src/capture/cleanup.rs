@@ -1,0 +1,73 @@
+//! Removing what every reader of a buffer has consumed, without making a writer wait.
+
+use pgrx::pg_sys::Oid;
+use pgstream_core::frontier::Frontier;
+
+use super::delta::consumed_by_all;
+use crate::pg::{
+    buffer::{Action, Buffer, Place, SCHEMA},
+    lock::{self, Lock},
+    snapshot::Snapshot,
+    spi,
+};
+
+/// From this many consumed rows on, emptying the buffer is cheaper than deleting them.
+const MANY_ROWS: usize = 1000;
+/// A buffer of so many pages is mostly dead rows, each of which costs every reader.
+const MANY_PAGES: u32 = 64;
+
+/// Removes from the buffer of `source` what all `frontiers` have consumed: those of everybody who
+/// reads it. With `may_truncate` an idle buffer is emptied at once, under a lock that lasts until
+/// this transaction ends; so the caller must be about to commit.
+pub fn cleanup(source: Oid, frontiers: &[Frontier], may_truncate: bool) {
+    let Some(buffer) = Buffer::open(source, Lock::RowExclusive) else { return };
+    let pages = buffer.pages();
+    if pages == 0 {
+        return;
+    }
+    let (consumed, is_drained) = consumed_rows(&buffer, frontiers);
+    let is_large = consumed.len() >= MANY_ROWS || pages >= MANY_PAGES;
+    if is_drained && is_large && may_truncate && !lock::in_transaction_block() {
+        let oid = buffer.oid();
+        if lock::try_relation(oid, Lock::AccessExclusive) {
+            // Nobody has the buffer open for writing now, so every row is committed or our own.
+            if consumed_rows(&buffer, frontiers).1 {
+                drop(buffer);
+                truncate(source);
+                return;
+            }
+            lock::release(oid, Lock::AccessExclusive);
+        }
+    }
+    buffer.delete(&consumed);
+}
+
+/// The places of the consumed rows, and whether there are no others.
+fn consumed_rows(buffer: &Buffer, frontiers: &[Frontier]) -> (Vec<Place>, bool) {
+    let mut consumed = Vec::new();
+    let mut is_drained = true;
+    buffer.scan(&Snapshot::latest(), |row| {
+        if consumed_by_all(row, frontiers) {
+            consumed.push(row.place());
+        } else {
+            is_drained = false;
+        }
+    });
+    (consumed, is_drained)
+}
+
+fn truncate(source: Oid) {
+    spi::run(&format!("TRUNCATE ONLY {SCHEMA}.changes_{}", source.to_u32()), &[], |_| {});
+}
+
+/// Whether `source` was emptied or rewritten by a transaction that `snapshot` does not see. That is
+/// not MVCC: the snapshot sees an empty table where it should see the old rows.
+pub fn truncated_after(source: Oid, snapshot: &Snapshot) -> bool {
+    let Some(buffer) = Buffer::open(source, Lock::AccessShare) else { return false };
+    let seen = snapshot.frontier();
+    let mut found = false;
+    buffer.scan(&Snapshot::latest(), |row| {
+        found |= row.action() == Action::Truncate && !seen.consumed(row.xid(), row.ordinal());
+    });
+    found
+}

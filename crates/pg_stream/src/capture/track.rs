@@ -1,0 +1,329 @@
+//! Beginning and ending the capture of a source.
+//!
+//! A plain table has one trigger for each statement kind, with transition tables, because those are
+//! only allowed for a single event; that is the cheapest way. Where rows may be changed by a
+//! statement on another relation (partitions, inheritance), only row triggers see all of them: the
+//! one on a partitioned table is copied by PostgreSQL to each partition, now and later.
+//!
+//! Replication applies changes without firing statement triggers, so a row trigger that fires only
+//! then stands in for them. TRUNCATE fires the triggers of each table that it empties.
+
+use pgrx::{
+    PgSqlErrorCode, ereport,
+    pg_sys::Oid,
+};
+
+use crate::pg::{
+    buffer::{self, Buffer, OWN_COLUMNS, SCHEMA},
+    lock::{self, Lock},
+    relation,
+    security::Identity,
+    source::{self, Column, Kind, Source, Trigger, command_done, quoted},
+    spi,
+};
+
+/// Captures the attributes `columns` of `source` from now on, for the stream table `consumer`. On
+/// return no writer is open whose changes are not captured: take the snapshot that populates after.
+pub fn track(source: Oid, columns: &[i16], consumer: i64) {
+    let _identity = Identity::superuser();
+    check(source);
+    let wanted = wanted_triggers(source, Lock::AccessShare);
+    let has_triggers = wanted.iter().all(Wanted::is_there);
+    if !has_triggers || !has_columns(source, columns) {
+        lock::relation(source, Lock::ShareRowExclusive);
+        create_buffer(source, columns);
+        for trigger in wanted_triggers(source, Lock::ShareRowExclusive) {
+            trigger.create(source);
+        }
+    }
+    keep_rows(source);
+    register(source, consumer);
+}
+
+/// As [`track`] for a stream table, whose refresh writes the buffer.
+pub fn track_stream_table(source: Oid, columns: &[i16], consumer: i64) {
+    let _identity = Identity::superuser();
+    if !has_columns(source, columns) {
+        lock::relation(source, Lock::ShareRowExclusive);
+        create_buffer(source, columns);
+    }
+    keep_rows(source);
+    register(source, consumer);
+}
+
+/// Until the new consumer is known to everybody, nobody may remove what it will not have seen.
+fn keep_rows(source: Oid) {
+    lock::keep_rows(buffer::of_source(source));
+}
+
+/// Ends the capture of `source` for `consumer`; what nobody else needs is dropped.
+pub fn untrack(source: Oid, consumer: i64) {
+    let _identity = Identity::superuser();
+    spi::run(
+        "UPDATE pgstream.pgs_change_tracking \
+         SET tracked_by_pgs_ids = pg_catalog.array_remove(tracked_by_pgs_ids, $2) \
+         WHERE source_relid = $1",
+        &[source.into(), consumer.into()],
+        |_| {},
+    );
+    let unused = spi::run(
+        "DELETE FROM pgstream.pgs_change_tracking \
+         WHERE source_relid = $1 AND tracked_by_pgs_ids = '{}'",
+        &[source.into()],
+        |_| {},
+    );
+    if unused == 0 {
+        return;
+    }
+    if relation::exists(source) {
+        drop_triggers(source);
+    }
+    run(&format!("DROP TABLE IF EXISTS {}", buffer_name(source)));
+}
+
+fn drop_triggers(source: Oid) {
+    let prefix = trigger_name(source, "");
+    let truncate = truncate_name(source);
+    for member in source::members(source, Lock::AccessExclusive) {
+        let opened = Source::open(member, Lock::None);
+        let (triggers, table) = (opened.triggers(), opened.sql_name());
+        drop(opened);
+        let ours = |it: &&Trigger| {
+            !it.is_clone && (it.name.starts_with(&prefix) || it.name == truncate)
+        };
+        for trigger in triggers.iter().filter(ours) {
+            run(&format!("DROP TRIGGER {} ON {table}", quoted(&trigger.name)));
+        }
+    }
+}
+
+/// Refuses what cannot be captured.
+fn check(source: Oid) {
+    let opened = Source::open(source, Lock::AccessShare);
+    if opened.kind() == Kind::Other {
+        refuse(&format!("changes of {} cannot be captured: it is not a table", opened.sql_name()));
+    }
+    if !opened.is_permanent() {
+        refuse(&format!(
+            "changes of {} cannot be captured: it is a temporary or unlogged table",
+            opened.sql_name()
+        ));
+    }
+}
+
+fn refuse(message: &str) -> ! {
+    ereport!(ERROR, PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message.to_owned());
+    unreachable!("an ERROR does not return")
+}
+
+fn register(source: Oid, consumer: i64) {
+    spi::run(
+        "INSERT INTO pgstream.pgs_change_tracking AS t \
+         (source_relid, slot_name, tracked_by_pgs_ids) \
+         VALUES ($1, $2, ARRAY[$3]) \
+         ON CONFLICT (source_relid) DO UPDATE SET tracked_by_pgs_ids = \
+         pg_catalog.array_append(pg_catalog.array_remove(t.tracked_by_pgs_ids, $3), $3)",
+        &[source.into(), trigger_name(source, "").into(), consumer.into()],
+        |_| {},
+    );
+}
+
+fn run(sql: &str) {
+    spi::run(sql, &[], |_| {});
+    command_done();
+}
+
+fn buffer_name(source: Oid) -> String {
+    format!("{SCHEMA}.changes_{}", source.to_u32())
+}
+
+/// The columns with these numbers.
+fn chosen(source: Oid, numbers: &[i16]) -> Vec<Column> {
+    let opened = Source::open(source, Lock::None);
+    let all = opened.columns();
+    numbers
+        .iter()
+        .map(|number| {
+            let column = all.iter().find(|it| it.number == *number);
+            column.expect("a query reads only columns that exist").clone()
+        })
+        .collect()
+}
+
+/// Whether the buffer is there with a place for each column, of the right type.
+fn has_columns(source: Oid, numbers: &[i16]) -> bool {
+    let Some(buffer) = Buffer::open(source, Lock::AccessShare) else { return false };
+    chosen(source, numbers).iter().all(|it| has_column(&buffer, it))
+}
+
+fn has_column(buffer: &Buffer, column: &Column) -> bool {
+    let position = buffer.columns().iter().position(|it| *it == column.number);
+    position.is_some_and(|it| buffer.column_type(it) == Some(column.base_type))
+}
+
+/// The most bytes of a row that fit a page, less the buffer's own columns and room for NULLs.
+const MOST_BYTES: usize = 7800;
+const MOST_COLUMNS: usize = 1500;
+
+/// Creates the buffer, or adds what it lacks.
+fn create_buffer(source: Oid, numbers: &[i16]) {
+    let columns = chosen(source, numbers);
+    if let Some(column) = columns.iter().find(|it| it.is_virtual) {
+        refuse(&format!("changes of the virtual generated column {} cannot be captured", column.name));
+    }
+    let name = buffer_name(source);
+    if !crate::capture::is_tracked(source) {
+        run(&format!(
+            "CREATE TABLE {name} (action \"char\", xid xid8, lsn pg_lsn, ordinal bigint) USING heap"
+        ));
+    }
+    let buffer = Buffer::open(source, Lock::AccessExclusive).expect("created above");
+    let (mut places, mut names) = (buffer.columns().to_vec(), buffer.column_names());
+    let new: Vec<&Column> = columns.iter().filter(|it| !has_column(&buffer, it)).collect();
+    drop(buffer);
+    if new.is_empty() {
+        return;
+    }
+    let mut clauses = Vec::new();
+    for column in new {
+        // A place whose type does not fit any more is given up.
+        places.iter_mut().filter(|it| **it == column.number).for_each(|it| *it = 0);
+        places.push(column.number);
+        for prefix in ["new_", "old_"] {
+            let name = free_name(prefix, column, &names);
+            clauses.push(format!("ADD COLUMN {} {}", quoted(&name), column.base_type_name));
+            names.push(name);
+        }
+    }
+    let least: usize = columns.iter().map(|it| 2 * (it.least_size + 8)).sum();
+    if names.len() > MOST_COLUMNS || least > MOST_BYTES {
+        refuse(&format!(
+            "the query uses too many columns of {} for capturing its changes",
+            relation::display_name(source)
+        ));
+    }
+    run(&format!("COMMENT ON TABLE {name} IS '{}'", buffer::comment(&places)));
+    run(&format!("ALTER TABLE {name} {}", clauses.join(", ")));
+    debug_assert_eq!(names.len(), OWN_COLUMNS + 2 * places.len());
+}
+
+/// The longest name of PostgreSQL, in bytes.
+const LONGEST_NAME: usize = 63;
+
+/// A name for a column of the buffer that is not taken.
+fn free_name(prefix: &str, column: &Column, taken: &[String]) -> String {
+    let plain = format!("{prefix}{}", column.name);
+    if plain.len() <= LONGEST_NAME && !taken.contains(&plain) {
+        return plain;
+    }
+    (0..)
+        .map(|attempt| {
+            let suffix = match attempt {
+                0 => format!("_{}", column.number),
+                _ => format!("_{}_{attempt}", column.number),
+            };
+            let mut end = plain.len().min(LONGEST_NAME - suffix.len());
+            while !plain.is_char_boundary(end) {
+                end -= 1;
+            }
+            format!("{}{suffix}", &plain[..end])
+        })
+        .find(|it| !taken.contains(it))
+        .expect("there are more numbers than columns")
+}
+
+fn trigger_name(source: Oid, suffix: &str) -> String {
+    format!("pg_stream_cdc_{}{suffix}", source.to_u32())
+}
+
+fn truncate_name(source: Oid) -> String {
+    format!("pg_stream_cdc_truncate_{}", source.to_u32())
+}
+
+/// A trigger that must be on a relation.
+struct Wanted {
+    on: Oid,
+    table: String,
+    name: String,
+    event: &'static str,
+    level: Level,
+    /// When it fires, as in `pg_trigger`.
+    enabled: u8,
+    found: Option<Trigger>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Row,
+    Statement { transition_tables: &'static str },
+}
+
+impl Wanted {
+    fn is_there(&self) -> bool {
+        self.found.as_ref().is_some_and(|it| {
+            it.per_row == (self.level == Level::Row) && it.enabled == self.enabled
+        })
+    }
+
+    fn create(&self, source: Oid) {
+        if self.is_there() {
+            return;
+        }
+        let Self { table, event, .. } = self;
+        let name = quoted(&self.name);
+        if self.found.is_some() {
+            run(&format!("DROP TRIGGER {name} ON {table}"));
+        }
+        let level = match self.level {
+            Level::Row => "FOR EACH ROW".to_owned(),
+            Level::Statement { transition_tables } => {
+                format!("{transition_tables} FOR EACH STATEMENT")
+            }
+        };
+        run(&format!(
+            "CREATE TRIGGER {name} AFTER {event} ON {table} {level} \
+             EXECUTE FUNCTION pgstream.capture('{}')",
+            source.to_u32()
+        ));
+        if self.enabled != b'O' {
+            Source::open(self.on, Lock::None).set_trigger(&self.name, self.enabled);
+            command_done();
+        }
+    }
+}
+
+const ANY_CHANGE: &str = "INSERT OR UPDATE OR DELETE";
+
+/// The triggers that capture `source`, with what is there already. Locks all that inherit from it.
+fn wanted_triggers(source: Oid, lock: Lock) -> Vec<Wanted> {
+    let members = source::members(source, lock);
+    let root = Source::open(source, Lock::None);
+    let is_partitioned = root.kind() == Kind::Partitioned;
+    let by_row =
+        is_partitioned || members.len() > 1 || root.is_partition() || source::has_parent(source);
+    let mut wanted = Vec::new();
+    for member in members {
+        let opened = Source::open(member, Lock::None);
+        let (table, there) = (opened.sql_name(), opened.triggers());
+        let mut want = |name: String, event, level, enabled| {
+            let found = there.iter().find(|it| it.name == name).cloned();
+            wanted.push(Wanted { on: member, table: table.clone(), name, event, level, enabled, found });
+        };
+        want(truncate_name(source), "TRUNCATE", Level::Statement { transition_tables: "" }, b'A');
+        if !by_row {
+            let statement = |transition_tables| Level::Statement { transition_tables };
+            want(trigger_name(source, ""), "INSERT", statement("REFERENCING NEW TABLE AS new"), b'O');
+            want(
+                trigger_name(source, "_upd"),
+                "UPDATE",
+                statement("REFERENCING OLD TABLE AS old NEW TABLE AS new"),
+                b'O',
+            );
+            want(trigger_name(source, "_del"), "DELETE", statement("REFERENCING OLD TABLE AS old"), b'O');
+            want(trigger_name(source, "_replica"), ANY_CHANGE, Level::Row, b'R');
+        } else if !is_partitioned || member == source {
+            want(trigger_name(source, ""), ANY_CHANGE, Level::Row, b'A');
+        }
+    }
+    wanted
+}

@@ -1,0 +1,571 @@
+//! Change buffers as heaps: written in batches, scanned, and cleared, without any SQL.
+//!
+//! A buffer has four columns of its own and then two for each captured column of its source, the
+//! new and the old value. Which ones those are is kept in the buffer's comment, as the source's
+//! attribute numbers: names may be changed and shortened, the numbers never change.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    ffi::{CStr, CString},
+    rc::Rc,
+};
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::{
+    frontier::next_ordinal,
+    lock::Lock,
+    snapshot::Snapshot,
+    tuple::{self, Encoder, Toasted},
+};
+
+/// The schema of the change buffers.
+pub const SCHEMA: &str = "pgstream_changes";
+const SCHEMA_C: &CStr = c"pgstream_changes";
+
+/// Columns that every buffer has before those of its source: action, xid, lsn, ordinal.
+pub const OWN_COLUMNS: usize = 4;
+
+/// What happened to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Insert,
+    Update,
+    Delete,
+    /// The whole table was emptied or rewritten; the row has no values.
+    Truncate,
+}
+
+impl Action {
+    fn letter(self) -> u8 {
+        match self {
+            Self::Insert => b'I',
+            Self::Update => b'U',
+            Self::Delete => b'D',
+            Self::Truncate => b'T',
+        }
+    }
+
+    fn of(letter: u8) -> Self {
+        match letter {
+            b'I' => Self::Insert,
+            b'U' => Self::Update,
+            b'D' => Self::Delete,
+            _ => Self::Truncate,
+        }
+    }
+}
+
+/// Where a buffer is, and what is in its columns.
+#[derive(Debug)]
+pub(in crate::pg) struct Layout {
+    pub(in crate::pg) buffer: Oid,
+    /// The source's attribute numbers, in the order of the pairs of columns.
+    pub(in crate::pg) columns: Vec<i16>,
+    encoder: Encoder,
+}
+
+thread_local! {
+    /// By source.
+    static LAYOUTS: RefCell<HashMap<Oid, Rc<Layout>>> = RefCell::default();
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    /// Whether the current transaction wrote into a buffer.
+    static CAPTURED: Cell<bool> = const { Cell::new(false) };
+    static ON_COMMIT: Cell<Option<fn()>> = const { Cell::new(None) };
+}
+
+/// Calls `work` at the commit of every transaction of this backend that captured a change. It must
+/// not fail.
+pub fn on_capture_commit(work: fn()) {
+    ON_COMMIT.set(Some(work));
+}
+
+fn register_callbacks() {
+    if !REGISTERED.replace(true) {
+        // SAFETY: registered once in this backend; neither callback fails.
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(forget_layout), Datum::from(0));
+            pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
+        }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn forget_layout(_argument: Datum, relation: Oid) {
+    LAYOUTS.with_borrow_mut(|layouts| {
+        if relation == Oid::INVALID {
+            layouts.clear();
+        } else {
+            layouts.retain(|_, layout| layout.buffer != relation);
+        }
+    });
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    let ended = matches!(
+        event,
+        pg_sys::XactEvent::XACT_EVENT_COMMIT
+            | pg_sys::XactEvent::XACT_EVENT_ABORT
+            | pg_sys::XactEvent::XACT_EVENT_PREPARE
+    );
+    if ended && CAPTURED.replace(false) && event == pg_sys::XactEvent::XACT_EVENT_COMMIT {
+        if let Some(work) = ON_COMMIT.get() {
+            work();
+        }
+    }
+}
+
+/// The OID of a source's buffer, or the invalid one.
+pub fn of_source(source: Oid) -> Oid {
+    let name = CString::new(format!("changes_{}", source.to_u32())).expect("no NUL");
+    // SAFETY: syscache look-ups of names.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(SCHEMA_C.as_ptr(), true);
+        if schema == Oid::INVALID {
+            return schema;
+        }
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    }
+}
+
+/// An open buffer, closed when dropped; its lock stays until the end of the transaction.
+pub struct Buffer {
+    relation: pg_sys::Relation,
+    layout: Rc<Layout>,
+}
+
+impl Buffer {
+    /// The buffer of `source`, or `None` when its changes are not captured.
+    pub fn open(source: Oid, lock: Lock) -> Option<Self> {
+        register_callbacks();
+        let known = LAYOUTS.with_borrow(|layouts| layouts.get(&source).map(|it| it.buffer));
+        let oid = known.unwrap_or_else(|| of_source(source));
+        if oid == Oid::INVALID {
+            return None;
+        }
+        // SAFETY: NULL when it does not exist any more; closed by `drop`.
+        let mut relation = unsafe { pg_sys::try_table_open(oid, lock.mode()) };
+        if relation.is_null() {
+            let oid = of_source(source);
+            if oid == Oid::INVALID {
+                return None;
+            }
+            // SAFETY: as above.
+            relation = unsafe { pg_sys::table_open(oid, lock.mode()) };
+        }
+        // Opening has processed invalidations, so what is still known is right.
+        let known = LAYOUTS.with_borrow(|layouts| layouts.get(&source).cloned());
+        let layout = known.unwrap_or_else(|| {
+            // SAFETY: the relation is open.
+            let layout = Rc::new(unsafe { Layout::read(relation) });
+            LAYOUTS.with_borrow_mut(|layouts| layouts.insert(source, Rc::clone(&layout)));
+            layout
+        });
+        Some(Self { relation, layout })
+    }
+
+    pub(in crate::pg) fn layout(&self) -> &Rc<Layout> {
+        &self.layout
+    }
+
+    /// The captured attribute numbers of the source, in the order of the buffer's columns.
+    pub fn columns(&self) -> &[i16] {
+        &self.layout.columns
+    }
+
+    pub fn oid(&self) -> Oid {
+        self.layout.buffer
+    }
+
+    /// The number of the buffer's own column where the pair of columns at `position` begins, and
+    /// its type; `None` when it was dropped.
+    pub fn column_type(&self, position: usize) -> Option<Oid> {
+        // SAFETY: the relation is open; the index is checked.
+        unsafe {
+            let attribute = tuple::attribute((*self.relation).rd_att, OWN_COLUMNS + 2 * position);
+            (!(*attribute).attisdropped).then_some((*attribute).atttypid)
+        }
+    }
+
+    /// Names of all columns of the buffer.
+    pub fn column_names(&self) -> Vec<String> {
+        // SAFETY: the relation is open and has as many attributes as it says.
+        unsafe {
+            let descriptor = (*self.relation).rd_att;
+            let count = usize::try_from((*descriptor).natts).expect("a count");
+            (0..count)
+                .map(|it| {
+                    let name = (*tuple::attribute(descriptor, it)).attname.data.as_ptr();
+                    CStr::from_ptr(name).to_string_lossy().into_owned()
+                })
+                .collect()
+        }
+    }
+
+    /// How many pages the buffer has.
+    pub fn pages(&self) -> u32 {
+        // SAFETY: the relation is open.
+        unsafe {
+            pg_sys::RelationGetNumberOfBlocksInFork(
+                self.relation,
+                pg_sys::ForkNumber::MAIN_FORKNUM,
+            )
+        }
+    }
+
+    /// Hands over each row that `snapshot` and this transaction's own changes let us see.
+    pub fn scan(&self, snapshot: &Snapshot, mut each: impl FnMut(&Row)) {
+        if self.pages() == 0 {
+            return;
+        }
+        snapshot.with_own_changes(|| {
+            let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
+                | pg_sys::ScanOptions::SO_ALLOW_STRAT
+                | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
+            // SAFETY: the relation is an open heap; the active snapshot outlives the scan; a row
+            // is used before the next one is asked for.
+            unsafe {
+                let scan = pg_sys::heap_beginscan(
+                    self.relation,
+                    pg_sys::GetActiveSnapshot(),
+                    0,
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                    flags,
+                );
+                let descriptor = (*self.relation).rd_att;
+                loop {
+                    let tuple = pg_sys::heap_getnext(
+                        scan,
+                        pg_sys::ScanDirection::ForwardScanDirection,
+                    );
+                    if tuple.is_null() {
+                        break;
+                    }
+                    each(&Row { tuple, descriptor });
+                }
+                pg_sys::heap_endscan(scan);
+            }
+        });
+    }
+
+    /// Deletes rows, except those that somebody else is deleting or has deleted. Never waits.
+    pub fn delete(&self, places: &[Place]) {
+        for place in places {
+            let mut tid = place.0;
+            let mut failure = pg_sys::TM_FailureData::default();
+            // SAFETY: the relation is open with a lock for writing, and the row was seen by a
+            // snapshot of this transaction.
+            unsafe {
+                pg_sys::heap_delete(
+                    self.relation,
+                    &raw mut tid,
+                    pg_sys::GetCurrentCommandId(true),
+                    std::ptr::null_mut(),
+                    false,
+                    &raw mut failure,
+                    false,
+                );
+            }
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened by `open`.
+            unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as i32) };
+        }
+    }
+}
+
+impl Layout {
+    /// # Safety
+    ///
+    /// `relation` must be an open buffer.
+    unsafe fn read(relation: pg_sys::Relation) -> Self {
+        // SAFETY: the relation is open; its comment is NULL or a C string.
+        unsafe {
+            let comment =
+                pg_sys::GetComment((*relation).rd_id, pg_sys::RelationRelationId, 0);
+            let columns = if comment.is_null() {
+                Vec::new()
+            } else {
+                parse_comment(&CStr::from_ptr(comment).to_string_lossy())
+            };
+            let encoder = Encoder::new((*relation).rd_att, Toasted::Keep);
+            let room = (encoder.width() - OWN_COLUMNS) / 2;
+            let columns = columns.into_iter().take(room).collect();
+            Self { buffer: (*relation).rd_id, columns, encoder }
+        }
+    }
+}
+
+impl Layout {
+    /// Whether two values of the captured column at `position` are stored alike. May say no when
+    /// only their storage differs.
+    pub(in crate::pg) fn same(
+        &self,
+        position: usize,
+        left: Option<Datum>,
+        right: Option<Datum>,
+    ) -> bool {
+        match (left, right) {
+            (None, None) => true,
+            (Some(left), Some(right)) => {
+                // SAFETY: both are values of the buffer's column for the old value.
+                unsafe { self.encoder.same(OWN_COLUMNS + 2 * position, left, right) }
+            }
+            _ => false,
+        }
+    }
+}
+
+const COMMENT: &str = "Changes of its source. Captured attributes:";
+
+/// The comment of a buffer that captures these attributes.
+pub fn comment(columns: &[i16]) -> String {
+    let list: Vec<_> = columns.iter().map(ToString::to_string).collect();
+    format!("{COMMENT} {}", list.join(" "))
+}
+
+fn parse_comment(text: &str) -> Vec<i16> {
+    let list = text.strip_prefix(COMMENT).unwrap_or_default();
+    list.split_whitespace().map_while(|it| it.parse().ok()).collect()
+}
+
+/// Where a row is.
+#[derive(Clone, Copy)]
+pub struct Place(pg_sys::ItemPointerData);
+
+/// A row of a buffer during a scan.
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+}
+
+impl Row {
+    /// The word at `index` of the columns that every row has and that are never NULL.
+    fn word(&self, index: usize) -> u64 {
+        // SAFETY: the first four columns take one word each and are never NULL, so they are at
+        // the same place in every row.
+        unsafe {
+            let header = (*self.tuple).t_data;
+            let data = header.cast::<u8>().add(usize::from((*header).t_hoff));
+            data.cast::<u64>().add(index).read_unaligned()
+        }
+    }
+
+    pub fn action(&self) -> Action {
+        Action::of(self.word(0).to_ne_bytes()[0])
+    }
+
+    pub fn xid(&self) -> u64 {
+        self.word(1)
+    }
+
+    pub fn lsn(&self) -> u64 {
+        self.word(2)
+    }
+
+    pub fn ordinal(&self) -> i64 {
+        self.word(3) as i64
+    }
+
+    pub fn place(&self) -> Place {
+        // SAFETY: the scan's current tuple.
+        Place(unsafe { (*self.tuple).t_self })
+    }
+
+    /// All values and NULLs, valid until the scan moves on.
+    pub fn deform(&self, values: &mut Vec<Datum>, nulls: &mut Vec<bool>) {
+        // SAFETY: the vectors have room for every attribute of the descriptor.
+        unsafe {
+            let count = usize::try_from((*self.descriptor).natts).expect("a count");
+            values.resize(count, Datum::from(0));
+            nulls.resize(count, true);
+            pg_sys::heap_deform_tuple(
+                self.tuple,
+                self.descriptor,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+        }
+    }
+}
+
+/// One image of a row of the source.
+#[derive(Clone, Copy)]
+pub struct Image<'a> {
+    pub values: &'a [Datum],
+    pub nulls: &'a [bool],
+    /// For each captured column its index among the values, or `None` when it has none.
+    pub map: &'a [Option<usize>],
+}
+
+impl Image<'_> {
+    /// The value for the captured column at `position`, unless NULL.
+    pub(in crate::pg) fn column(&self, position: usize) -> Option<Datum> {
+        let index = self.map[position]?;
+        (!self.nulls[index]).then(|| self.values[index])
+    }
+}
+
+/// Rows that are written together: enough to fill many pages, little to hold in memory.
+const BATCH_ROWS: usize = 1000;
+const BATCH_WORDS: usize = 32 * 1024;
+
+/// Appends rows to a buffer, as changes of the current transaction. Call [`Writer::finish`].
+pub struct Writer {
+    buffer: Buffer,
+    xid: u64,
+    lsn: u64,
+    values: Vec<Datum>,
+    nulls: Vec<bool>,
+    /// Heap tuples, and where each begins and how long it is in bytes.
+    arena: Vec<u64>,
+    tuples: Vec<(usize, usize)>,
+    owned: Vec<*mut pg_sys::varlena>,
+    slots: Vec<*mut pg_sys::TupleTableSlot>,
+    context: pg_sys::MemoryContext,
+}
+
+impl Writer {
+    pub fn new(buffer: Buffer) -> Self {
+        CAPTURED.set(true);
+        let width = buffer.layout.encoder.width();
+        // SAFETY: plain calls; the context is a child of the current one, so an error frees it.
+        let (xid, lsn, context) = unsafe {
+            (
+                pg_sys::GetTopFullTransactionId().value,
+                pg_sys::GetXLogInsertRecPtr(),
+                pg_sys::AllocSetContextCreateInternal(
+                    pg_sys::CurrentMemoryContext,
+                    c"pg_stream change buffer".as_ptr(),
+                    pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                    pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                    pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+                ),
+            )
+        };
+        Self {
+            buffer,
+            xid,
+            lsn,
+            values: vec![Datum::from(0); width],
+            nulls: vec![true; width],
+            arena: Vec::new(),
+            tuples: Vec::new(),
+            owned: Vec::new(),
+            slots: Vec::new(),
+            context,
+        }
+    }
+
+    pub fn push(&mut self, action: Action, new: Option<Image<'_>>, old: Option<Image<'_>>) {
+        let own = [
+            Datum::from(u64::from(action.letter())),
+            Datum::from(self.xid),
+            Datum::from(self.lsn),
+            Datum::from(next_ordinal()),
+        ];
+        self.values[..OWN_COLUMNS].copy_from_slice(&own);
+        self.nulls[..OWN_COLUMNS].fill(false);
+        for position in 0..self.buffer.layout.columns.len() {
+            for (side, image) in [new, old].into_iter().enumerate() {
+                let value = image.and_then(|it| it.column(position));
+                let index = OWN_COLUMNS + 2 * position + side;
+                self.nulls[index] = value.is_none();
+                self.values[index] = value.unwrap_or(Datum::from(0));
+            }
+        }
+        let start = self.arena.len();
+        // SAFETY: the mapping was made so that values have the types of the buffer's columns.
+        let length = unsafe {
+            self.buffer.layout.encoder.encode_heap(
+                &mut self.values,
+                &self.nulls,
+                &mut self.arena,
+                &mut self.owned,
+            )
+        };
+        for flattened in self.owned.drain(..) {
+            // SAFETY: made by the encoder for this row only.
+            unsafe { pg_sys::pfree(flattened.cast()) };
+        }
+        self.tuples.push((start, length));
+        if self.tuples.len() >= BATCH_ROWS || self.arena.len() >= BATCH_WORDS {
+            self.flush();
+        }
+    }
+
+    /// Writes what is left.
+    pub fn finish(mut self) {
+        self.flush();
+        // SAFETY: the slots were made by `flush`, and the context by `new`.
+        unsafe {
+            for slot in &self.slots {
+                pg_sys::ExecDropSingleTupleTableSlot(*slot);
+            }
+            pg_sys::MemoryContextDelete(self.context);
+        }
+    }
+
+    fn flush(&mut self) {
+        let relation = self.buffer.relation;
+        let arena = self.arena.as_mut_ptr();
+        let mut heads: Vec<pg_sys::HeapTupleData> = self
+            .tuples
+            .iter()
+            .map(|(start, length)| pg_sys::HeapTupleData {
+                t_len: u32::try_from(*length).expect("a tuple is below a gigabyte"),
+                // SAFETY: the tuple begins there in the arena, which does not move any more.
+                t_data: unsafe { arena.add(*start) }.cast(),
+                ..Default::default()
+            })
+            .collect();
+        // SAFETY: the tuples fit the relation, which is open with a lock for writing. What the
+        // toaster allocates is in our context. The slots only point to the tuples: the flag that
+        // they own them keeps `heap_multi_insert` from copying, and is taken back before anybody
+        // could free them.
+        unsafe {
+            while heads.len() > 1 && self.slots.len() < heads.len() {
+                self.slots.push(pg_sys::MakeSingleTupleTableSlot(
+                    (*relation).rd_att,
+                    &raw const pg_sys::TTSOpsHeapTuple,
+                ));
+            }
+            let previous = pg_sys::MemoryContextSwitchTo(self.context);
+            let command = pg_sys::GetCurrentCommandId(true);
+            if let [head] = heads.as_mut_slice() {
+                pg_sys::heap_insert(relation, head, command, 0, std::ptr::null_mut());
+            } else if !heads.is_empty() {
+                for (head, slot) in heads.iter_mut().zip(&self.slots) {
+                    pg_sys::ExecStoreHeapTuple(head, *slot, false);
+                    (**slot).tts_flags |= pg_sys::TTS_FLAG_SHOULDFREE as u16;
+                }
+                pg_sys::heap_multi_insert(
+                    relation,
+                    self.slots.as_mut_ptr(),
+                    i32::try_from(heads.len()).expect("a batch is small"),
+                    command,
+                    0,
+                    std::ptr::null_mut(),
+                );
+                for slot in &self.slots {
+                    (**slot).tts_flags &= !(pg_sys::TTS_FLAG_SHOULDFREE as u16);
+                }
+            }
+            pg_sys::MemoryContextSwitchTo(previous);
+            pg_sys::MemoryContextReset(self.context);
+        }
+        self.tuples.clear();
+        self.arena.clear();
+    }
+}

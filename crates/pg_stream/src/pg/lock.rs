@@ -1,0 +1,81 @@
+//! Locks on relations.
+
+use pgrx::pg_sys::{self, Oid};
+
+/// How strongly a relation is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Already locked.
+    None,
+    AccessShare,
+    RowExclusive,
+    /// Waits for open writers and keeps new ones out; readers go on.
+    ShareRowExclusive,
+    AccessExclusive,
+}
+
+impl Lock {
+    pub(in crate::pg) fn mode(self) -> pg_sys::LOCKMODE {
+        let mode = match self {
+            Self::None => pg_sys::NoLock,
+            Self::AccessShare => pg_sys::AccessShareLock,
+            Self::RowExclusive => pg_sys::RowExclusiveLock,
+            Self::ShareRowExclusive => pg_sys::ShareRowExclusiveLock,
+            Self::AccessExclusive => pg_sys::AccessExclusiveLock,
+        };
+        mode as pg_sys::LOCKMODE
+    }
+}
+
+/// Locks a relation until the end of the transaction. Waits.
+pub fn relation(relation: Oid, lock: Lock) {
+    // SAFETY: taking a lock by OID; invalidations are processed on the way.
+    unsafe { pg_sys::LockRelationOid(relation, lock.mode()) };
+}
+
+/// As [`relation`], if that is possible without waiting.
+pub fn try_relation(relation: Oid, lock: Lock) -> bool {
+    // SAFETY: as in `relation`.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, lock.mode()) }
+}
+
+/// Gives back a lock before the end of the transaction.
+pub fn release(relation: Oid, lock: Lock) {
+    // SAFETY: the caller holds the lock; if not, PostgreSQL warns.
+    unsafe { pg_sys::UnlockRelationOid(relation, lock.mode()) };
+}
+
+/// Keeps the rows of a change buffer until the end of the transaction. Waits for a cleanup.
+pub fn keep_rows(buffer: Oid) {
+    // SAFETY: an object lock, which conflicts with nothing else on the relation.
+    unsafe {
+        pg_sys::LockDatabaseObject(
+            pg_sys::RelationRelationId,
+            buffer,
+            ROWS,
+            pg_sys::ShareLock as pg_sys::LOCKMODE,
+        );
+    }
+}
+
+/// Runs `work`, which may remove rows of a change buffer, unless somebody [keeps](keep_rows) them.
+pub fn unless_kept(buffer: Oid, work: impl FnOnce()) {
+    let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: as above; an error in `work` releases the lock too.
+    unsafe {
+        let class = pg_sys::RelationRelationId;
+        if pg_sys::ConditionalLockDatabaseObject(class, buffer, ROWS, mode) {
+            work();
+            pg_sys::UnlockDatabaseObject(class, buffer, ROWS, mode);
+        }
+    }
+}
+
+/// The part of a relation that [`keep_rows`] locks.
+const ROWS: u16 = 1;
+
+/// Whether a transaction block was begun, so that locks live longer than this statement.
+pub fn in_transaction_block() -> bool {
+    // SAFETY: looks at this backend's state.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
