@@ -4,7 +4,6 @@
 
 ::pgrx::pg_module_magic!(name, version);
 
-pub mod lower;
 pub mod pg;
 
 pub mod error;
