@@ -25,6 +25,9 @@ use crate::pg::types::Oid;
 pub use inventory::{Relation, RelationKind};
 pub use refusal::Refusal;
 
+/// Columns of a stream table that are not part of its content. `*` does not mean them.
+const HIDDEN_COLUMNS: [&str; 2] = [pgstream_ivm::sql::ROW_ID, pgstream_ivm::sql::COUNT];
+
 /// A user's query that is fit for a stream table in some mode.
 #[derive(Clone, Debug)]
 pub struct Analyzed {
@@ -51,6 +54,8 @@ pub struct Lowered {
     pub functions_used: Vec<String>,
     /// Whether a function in it is STABLE.
     pub uses_stable: bool,
+    /// Aggregates whose result depends on an order that the query leaves open.
+    pub unordered_aggregates: Vec<String>,
 }
 
 /// Analyzes a user's text, and refuses what no mode can take.
@@ -91,7 +96,8 @@ pub fn lower_text(text: &str) -> Result<Lowered, Refusal> {
 
 fn analyzed<'a>(arena: &'a Arena, text: &str) -> Result<Query<'a>, Refusal> {
     let c_text = CString::new(text).unwrap_or_default();
-    query::analyze(arena, &c_text).map_err(|it| {
+    let query = query::analyze(arena, &c_text);
+    query.map(|it| query::without_outputs(it, &HIDDEN_COLUMNS)).map_err(|it| {
         let construct = match it {
             NotSelect::Nothing => "an empty query",
             NotSelect::Several => "a query of several statements",
@@ -114,6 +120,7 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
         dependencies: lowering.tables.into_values().chain(views).collect(),
         functions_used: inventory.functions_used(),
         uses_stable: inventory.uses_stable(),
+        unordered_aggregates: inventory.unordered_aggregates,
     })
 }
 

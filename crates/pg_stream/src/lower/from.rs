@@ -13,7 +13,7 @@ use super::expression::{Places, place, scalar};
 use super::inventory::{Relation, RelationKind};
 use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
-use super::{Lowering, Scope};
+use super::{HIDDEN_COLUMNS, Lowering, Scope};
 use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query, Step};
 use crate::pg::query::{all_of, check_depth, generation_expression};
 use crate::pg::table::{self, Table};
@@ -296,6 +296,10 @@ fn lower_table(
         .iter()
         .filter(|it| attributes.contains(&it.number) || key.contains(&it.number))
         .collect();
+    if let Some(hidden) = read.iter().find(|it| HIDDEN_COLUMNS.contains(&it.name.as_str())) {
+        let words = format!("the hidden column {} of {}", hidden.name, table.sql);
+        return Err(Refusal::differential(words));
+    }
     let place_of = |number: i16| read.iter().position(|it| it.number == number);
     let places = read
         .iter()
@@ -325,12 +329,14 @@ fn lower_table(
 
 fn check_table(entry: Entry<'_>, table: &Table, oid: Oid, children: bool) -> Result<(), Refusal> {
     let obstacles = [
-        (entry.is_row_secured(), "row-level security on"),
+        (entry.is_row_secured() || table.is_row_secured, "row-level security on"),
         (entry.is_sampled(), "TABLESAMPLE of"),
         (types::is_builtin(oid), "the system catalog"),
         (table.is_temporary, "the temporary table"),
         (table.has_inheritance_children && children, "inheritance from"),
         (table.has_parent, "direct use of the partition or inheritance child"),
+        (table.has_foreign_partition, "a foreign table as a partition of"),
+        (table.is_unlogged, "the unlogged table"),
         (table.is_partitioned && !children, "ONLY of the partitioned table"),
     ];
     match obstacles.iter().find(|(found, _)| *found) {

@@ -29,7 +29,12 @@ pub fn lower<'a>(from: From, select: &Select<'a>) -> Result<Grouped<'a>, Refusal
     let schema = below.plan.schema();
     let mut calls: Vec<AggregateCall> = Vec::new();
     for aggregate in &parts.aggregates {
-        calls.push(aggregate_call(*aggregate, &below.places, &schema)?);
+        let mut call = aggregate_call(*aggregate, &below.places, &schema)?;
+        let target = select.targets.iter().find(|it| it.expression.equals(aggregate.node()));
+        if let Some(target) = target {
+            call.name.clone_from(&target.name);
+        }
+        calls.push(call);
     }
     for column in &parts.unequal {
         calls.push(any_value(&schema, below.places[&column.0]));

@@ -59,25 +59,20 @@ impl Refusal {
         self.text = Some(text.to_owned());
         self
     }
+}
 
-    /// Raises it as an error, pointing at the place where that is known.
-    pub fn raise(self) -> ! {
-        if let (Some(location), Some(text)) = (self.location, &self.text)
+/// As PostgreSQL reports it. The error points at the place in the text, where that is known.
+impl From<Refusal> for ErrorReport {
+    fn from(refusal: Refusal) -> Self {
+        if let (Some(location), Some(text)) = (refusal.location, &refusal.text)
             && let (Ok(offset), Ok(text)) = (usize::try_from(location), CString::new(text.as_str()))
         {
             PositionKeeper::point_at(&text, offset);
         }
-        let report = self.report();
-        report.report(PgLogLevel::ERROR);
-        unreachable!("an error was raised")
-    }
-
-    /// As PostgreSQL reports it.
-    pub fn report(&self) -> ErrorReport {
         let code = PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED;
-        let report = ErrorReport::new(code, self.message.clone(), "lower");
-        match &self.hint {
-            Some(hint) => report.set_hint(hint.clone()),
+        let report = Self::new(code, refusal.message, "lower");
+        match refusal.hint {
+            Some(hint) => report.set_hint(hint),
             None => report,
         }
     }

@@ -1,6 +1,7 @@
 //! One query: FROM and WHERE, then grouping, then the select list, then DISTINCT.
 
-use pgstream_ivm::plan::Plan;
+use pgstream_ivm::plan::{Column, Plan};
+use pgstream_ivm::scalar::Scalar;
 
 use super::expression::{place, scalar};
 use super::from::From;
@@ -47,7 +48,7 @@ pub fn columns_of(plan: Plan, needed: Option<&[usize]>) -> Plan {
         .iter()
         .map(|it| {
             let column = &schema[*it];
-            (pgstream_ivm::scalar::Scalar::column(*it, column), column.name.clone())
+            (Scalar::column(*it, column), column.name.clone())
         })
         .collect();
     Plan::Project { input: Box::new(plan), columns }
@@ -70,12 +71,25 @@ fn lower_rows<'a>(
         (plan, targets.collect::<Result<Vec<_>, _>>()?)
     };
     let schema = input.schema();
-    let columns = expressions
+    let columns: Vec<_> = expressions
         .into_iter()
         .zip(&select.targets)
         .map(|(expression, target)| (scalar(expression, &schema), target.name.clone()))
         .collect();
+    if is_identity(&columns, &schema) {
+        return Ok(input);
+    }
     Ok(Plan::Project { input: Box::new(input), columns })
+}
+
+/// Whether projecting to these columns would change nothing.
+fn is_identity(columns: &[(Scalar, String)], schema: &[Column]) -> bool {
+    let same = |(position, (scalar, name)): (usize, &(Scalar, String))| {
+        scalar.as_column() == Some(position)
+            && scalar.ty == schema[position].ty
+            && *name == schema[position].name
+    };
+    columns.len() == schema.len() && columns.iter().enumerate().all(same)
 }
 
 /// The expressions of a query, over the columns of its tables and sub-queries only: those of

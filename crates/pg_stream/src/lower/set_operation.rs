@@ -1,7 +1,7 @@
 //! UNION and UNION ALL.
 
 use pgstream_ivm::plan::Plan;
-use pgstream_ivm::scalar::Type;
+use pgstream_ivm::scalar::{Scalar, Type};
 
 use super::expression::scalar;
 use super::refusal::Refusal;
@@ -120,7 +120,7 @@ fn renamed(plan: Plan, names: &[String]) -> Plan {
         .zip(names)
         .enumerate()
         .map(|(position, (column, name))| {
-            (pgstream_ivm::scalar::Scalar::column(position, column), name.clone())
+            (Scalar::column(position, column), name.clone())
         })
         .collect();
     Plan::Project { input: Box::new(plan), columns }

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 use pgrx::prelude::*;
 
-use super::node::{Arena, ColumnRef, Node, Query, pointers};
+use super::node::{Arena, ColumnRef, Kind, Node, Query, Target, pointers};
 use super::types::Oid;
 
 /// What a text holds, when it is not one SELECT.
@@ -54,6 +54,49 @@ pub fn analyze<'a>(_arena: &'a Arena, text: &CStr) -> Result<Query<'a>, NotSelec
             ptr::null_mut(),
         );
         Node::from_ptr(query).map(Query).ok_or(NotSelect::Other)
+    }
+}
+
+/// The query without those output columns that are plain columns with one of these names. Set
+/// operations and GROUP BY are left alone.
+pub fn without_outputs<'a>(query: Query<'a>, names: &[&str]) -> Query<'a> {
+    let is_meant = |target: &Target<'_>| {
+        !target.junk
+            && names.contains(&target.name.as_str())
+            && matches!(target.expression.kind(), Kind::Column(_))
+    };
+    let is_free = query.set_operations().is_none() && !query.has_aggregation();
+    if !is_free || !query.targets().iter().any(is_meant) {
+        return query;
+    }
+    let references: Vec<u32> =
+        query.targets().iter().filter(|it| is_meant(it)).map(|it| it.reference).collect();
+    // SAFETY: the copy is ours to change; the lists hold target entries and sort-group clauses.
+    unsafe {
+        let copy: *mut pg_sys::Query = pg_sys::copyObjectImpl(query.node().as_ptr()).cast();
+        let mut targets = ptr::null_mut();
+        let mut number = 0;
+        let entries: Vec<_> = pointers::<pg_sys::TargetEntry>((*copy).targetList).collect();
+        for (entry, target) in entries.into_iter().zip(query.targets()) {
+            if !is_meant(&target) {
+                number += 1;
+                (*entry).resno = number;
+                targets = pg_sys::lappend(targets, entry.cast());
+            }
+        }
+        (*copy).targetList = targets;
+        for list in [&raw mut (*copy).distinctClause, &raw mut (*copy).sortClause] {
+            let mut kept = ptr::null_mut();
+            let clauses: Vec<_> = pointers::<pg_sys::SortGroupClause>(*list).collect();
+            for clause in clauses {
+                let reference = (*clause).tleSortGroupRef;
+                if !references.contains(&reference) {
+                    kept = pg_sys::lappend(kept, clause.cast());
+                }
+            }
+            *list = kept;
+        }
+        Node::from_ptr(copy).map_or(query, Query)
     }
 }
 

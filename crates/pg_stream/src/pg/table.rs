@@ -7,6 +7,9 @@ use super::deparse::quote;
 use super::node::text;
 use super::types::{self, Oid};
 
+/// What `check_enable_rls` answers when policies apply.
+const RLS_ENABLED: i32 = 2;
+
 /// A column of a table.
 #[derive(Clone, Debug)]
 pub struct Attribute {
@@ -36,6 +39,11 @@ pub struct Table {
     pub has_inheritance_children: bool,
     /// Whether it is a partition, or inherits.
     pub has_parent: bool,
+    /// Whether a row security policy applies to the current user.
+    pub is_row_secured: bool,
+    /// Whether the table or a partition of it is emptied by a crash.
+    pub is_unlogged: bool,
+    pub has_foreign_partition: bool,
 }
 
 /// Functions that the generated bindings leave out; call them through a guard.
@@ -51,13 +59,22 @@ mod unbound {
     }
 }
 
-fn has_children(table: Oid) -> bool {
+/// The partitions or inheritance children of a table, not theirs.
+fn children(table: Oid) -> Vec<Oid> {
     let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
-    // SAFETY: the guard turns PostgreSQL's errors into panics; the closure owns nothing.
-    let children = unsafe {
-        pg_guard_ffi_boundary(|| unbound::find_inheritance_children(table, no_lock))
-    };
-    !children.is_null()
+    // SAFETY: the guard turns PostgreSQL's errors into panics, and its closure owns nothing; the
+    // list holds OIDs.
+    unsafe {
+        let list = pg_guard_ffi_boundary(|| unbound::find_inheritance_children(table, no_lock));
+        let length = if list.is_null() { 0 } else { (*list).length as usize };
+        (0..length).map(|index| (*(*list).elements.add(index)).oid_value).collect()
+    }
+}
+
+/// The partitions of a partitioned table, at any depth, itself included.
+fn partitions(table: Oid) -> Vec<Oid> {
+    let below = children(table).into_iter().flat_map(partitions);
+    std::iter::once(table).chain(below).collect()
 }
 
 fn has_parent(table: Oid) -> bool {
@@ -90,6 +107,8 @@ pub fn look(oid: Oid) -> Table {
         let form = &*(*relation.0).rd_rel;
         let is_partitioned = form.relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
         let columns = columns(relation.0);
+        let leaves = if is_partitioned { partitions(oid) } else { vec![oid] };
+        let row_security = pg_sys::check_enable_rls(oid, pg_sys::InvalidOid, true);
         Table {
             sql: qualified(form.relnamespace, name_data_to_str(&form.relname)),
             key: key(relation.0, &columns),
@@ -98,8 +117,15 @@ pub fn look(oid: Oid) -> Table {
             is_temporary: form.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP,
             has_inheritance_children: form.relhassubclass
                 && !is_partitioned
-                && has_children(oid),
+                && !children(oid).is_empty(),
             has_parent: form.relispartition || has_parent(oid),
+            is_row_secured: row_security == RLS_ENABLED,
+            is_unlogged: leaves.iter().any(|it| {
+                pg_sys::get_rel_persistence(*it) as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
+            }),
+            has_foreign_partition: leaves.iter().any(|it| {
+                pg_sys::get_rel_relkind(*it) as u8 == pg_sys::RELKIND_FOREIGN_TABLE
+            }),
         }
     }
 }
