@@ -5,12 +5,14 @@
 //! | `count` | — | old + Σw | never |
 //! | `sum` | number of non-NULL inputs if NULLs are possible; display scales if they vary | old + Σ w·x | the result is NaN or ±Infinity, which have no inverse |
 //! | `avg` | the sum and what it needs | sum' / count' | as `sum` |
-//! | `min`, `max` | — | the lesser or greater of old and inserted | the extremum itself left |
+//! | `min`, `max` | — | the lesser or greater of old and inserted | the extremum itself left and no inserted value takes its place |
 //! | any other | — | — | always |
 //!
 //! Evaluating again reads the affected groups only. The rules for `count` and `sum` hold because
 //! both are linear in the weights; the rule for an extremum needs a consolidated change, so that a
-//! row that came and went does not count as inserted.
+//! row that came and went does not count as inserted. When the extremum left, an inserted value
+//! that is further out, or is its very image, still gives the result; one that is merely equal
+//! (1.00 for 1.0) does not, as the result must be one of the values that are there.
 //!
 //! The display scale of a numeric `sum` is the largest of its current inputs. It matters for more
 //! than looks: division derives its precision from it. So where inputs differ in scale, the number
@@ -201,9 +203,9 @@ fn extremum(
     operands: &Operands<'_>,
 ) -> Maintenance {
     let Operands { column, stored, change, .. } = operands;
-    let (function, choose, reaches, short_of) = match end {
-        End::Least => ("min", "LEAST", "<=", ">"),
-        End::Greatest => ("max", "GREATEST", ">=", "<"),
+    let (function, choose, reaches, beyond) = match end {
+        End::Least => ("min", "LEAST", "<=", "<"),
+        End::Greatest => ("max", "GREATEST", ">=", ">"),
     };
     let value = argument.print(column);
     let condition: String =
@@ -216,7 +218,8 @@ fn extremum(
         ],
         new: vec![format!("{choose}({stored}, {inserted})")],
         lost: Some(format!(
-            "({deleted} {reaches} {stored} AND ({inserted} IS NULL OR {inserted} {short_of} {stored}))"
+            "({deleted} {reaches} {stored} AND NOT coalesce({inserted} {beyond} {stored} \
+             OR ROW({inserted})::record *= ROW({stored})::record, false))"
         )),
         rescan: vec![call.call.print(column)],
     }

@@ -21,6 +21,14 @@ pub struct Column {
     pub scale: Option<u32>,
 }
 
+impl Column {
+    /// Whether equal values of the column have the same binary image.
+    pub fn is_exact(&self) -> bool {
+        const NUMERIC: u32 = 1700;
+        self.ty.exact || (self.ty.oid == NUMERIC && self.scale.is_some())
+    }
+}
+
 /// The columns of a plan, in order.
 pub type Schema = Vec<Column>;
 

@@ -20,6 +20,10 @@ pub struct Type {
     /// The default equality operator, qualified, e.g. `OPERATOR(pg_catalog.=)`; `None` for a type
     /// that has no equality, such as `json`.
     pub equality: Option<String>,
+    /// Whether values that are equal by it have the same binary image: true of `integer`, false of
+    /// `numeric` (1.0 and 1.00), of floats (0 and -0) and of text in a nondeterministic collation.
+    /// `false` when unknown.
+    pub exact: bool,
 }
 
 /// A piece of a scalar's template.

@@ -50,6 +50,13 @@ impl Stage {
         sources
     }
 
+    /// Positions in the output that never change while a group exists: the keys, unless equal keys
+    /// can look different.
+    pub fn fixed(&self) -> Vec<usize> {
+        let keys = self.head.as_ref().map_or(0, |head| head.keys.len());
+        (0..keys).filter(|key| self.output[*key].is_exact()).collect()
+    }
+
     /// Positions in the output that identify a row, if there are any.
     pub fn key(&self) -> Option<Vec<usize>> {
         match &self.head {

@@ -97,6 +97,7 @@ fn type_of(oid: u32, sql: &str) -> Type {
         collation: if oid == 25 { 100 } else { 0 },
         sql: sql.to_owned(),
         equality: Some("OPERATOR(pg_catalog.=)".to_owned()),
+        exact: oid != 1700,
     }
 }
 

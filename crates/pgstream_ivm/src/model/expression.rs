@@ -306,18 +306,26 @@ fn function(call: &Call, arguments: &[Value]) -> Value {
             let scale = counts.iter().rposition(|it| *it > 0);
             scale.map_or(Value::Null, |it| Value::Int(i64::try_from(it).expect("a display scale")))
         }
-        ("pgstream.row_id", [_, ..]) => hash(arguments),
-        ("pgstream.key_id", [_, ..]) => {
-            hash(&arguments.iter().map(Value::canonical).collect::<Vec<_>>())
+        ("pgstream.row_id", [_, ..]) => {
+            Value::Int(key_hash(arguments) + 13 * arguments.iter().map(display_scale).sum::<i64>())
         }
+        ("pgstream.key_id", [_, ..]) => Value::Int(key_hash(arguments)),
         (other, _) => panic!("no function {other} of {} arguments", arguments.len()),
     }
 }
 
-/// Few bits on purpose: a collision must be harmless.
-fn hash(values: &[Value]) -> Value {
-    let text = format!("{values:?}");
-    Value::Int(text.bytes().fold(7, |hash, byte| (hash * 31 + i64::from(byte)) % 13))
+/// Few bits on purpose: a collision of different rows must be harmless. Consolidation relies on
+/// the hashes of equal values with different images.
+fn key_hash(values: &[Value]) -> i64 {
+    let text = format!("{:?}", values.iter().map(Value::canonical).collect::<Vec<_>>());
+    text.bytes().fold(7, |hash, byte| (hash * 31 + i64::from(byte)) % 13)
+}
+
+fn display_scale(value: &Value) -> i64 {
+    match value {
+        Value::Numeric(value) => value.scale().map_or(0, i64::from),
+        _ => 0,
+    }
 }
 
 fn counts_of(value: &Value, weight: i64) -> Value {

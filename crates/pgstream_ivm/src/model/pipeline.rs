@@ -100,8 +100,12 @@ impl Runner {
     /// The visible columns of the stream table.
     pub fn content(&self) -> ZSet {
         let last = self.output(self.storages.len() - 1);
-        let pick = |row: &Row| self.pipeline.visible.iter().map(|it| row[*it].clone()).collect();
-        last.iter().map(|(row, weight)| (pick(row), weight)).collect()
+        last.iter().map(|(row, weight)| (self.visible(row), weight)).collect()
+    }
+
+    /// The visible columns of a row of the last stage.
+    pub fn visible(&self, row: &Row) -> Row {
+        self.pipeline.visible.iter().map(|it| row[*it].clone()).collect()
     }
 
     /// Panics unless each storage, with its counts, state and row ids, is what it would be if it

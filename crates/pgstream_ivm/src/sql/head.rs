@@ -9,6 +9,10 @@
 //! row id, the old count and values, the new count and values, with values being the stage's
 //! output followed by the state columns.
 //!
+//! A group shows its key as one of its rows has it. Where equal keys can look different (1.0 and
+//! 1.00), a stored key stays as long as no row left, or a new row looks the same; otherwise the
+//! group is evaluated again. The change must be consolidated for this.
+//!
 //! # Cost
 //!
 //! The first query costs what the body's delta costs, plus one index look-up a group. The second
@@ -114,6 +118,34 @@ impl Writer<'_> {
         (0..self.head.keys.len()).map(|it| format!("k{it}")).collect()
     }
 
+    /// The keys whose equal values can look different.
+    fn inexact_keys(&self) -> Vec<usize> {
+        let is_inexact = |it: &usize| !self.schema[self.head.keys[*it]].is_exact();
+        (0..self.head.keys.len()).filter(is_inexact).collect()
+    }
+
+    /// Aggregates that pick an image `e<key>` of each inexact key, and when a group's stored image
+    /// may be gone.
+    fn images(&self) -> (String, Option<String>) {
+        let keys = self.inexact_keys();
+        if keys.is_empty() {
+            return (String::new(), None);
+        }
+        let pick = |it: &usize| {
+            format!(", any_value(b.c{}) FILTER (WHERE w > 0) AS e{it}", self.head.keys[*it])
+        };
+        let picks: String = keys.iter().map(pick).collect();
+        let new: Vec<String> = keys.iter().map(|it| format!("g.e{it}")).collect();
+        let old: Vec<String> =
+            keys.iter().map(|it| format!("s.{}", self.storage.columns[*it])).collect();
+        let lost = format!(
+            "(g.is_left AND s.ctid IS NOT NULL AND NOT ROW({})::record *= ROW({})::record)",
+            new.join(", "),
+            old.join(", "),
+        );
+        (format!("{picks}, bool_or(w < 0) AS is_left"), Some(lost))
+    }
+
     /// Whether the keys of `left` and `right` are the same group, given names of both.
     fn same_keys(
         &self,
@@ -162,17 +194,27 @@ impl Writer<'_> {
             })
             .collect();
         let grouping = group_by(&keys);
+        let (images, image_lost) = self.images();
         let groups = format!(
-            "SELECT {key_list}coalesce(sum(w)::int8, 0) AS n{changes} FROM {} AS b{grouping}",
+            "SELECT {key_list}coalesce(sum(w)::int8, 0) AS n{changes}{images} FROM {} AS b{grouping}",
             self.body(delta),
         );
-        let lost: Vec<String> = maintenance.iter().filter_map(|it| it.lost.clone()).collect();
+        let lost = maintenance.iter().filter_map(|it| it.lost.clone());
+        let lost: Vec<String> = lost.chain(image_lost).collect();
         let lost = if lost.is_empty() {
             "false".to_owned()
         } else {
             format!("coalesce({}, false)", lost.join(" OR "))
         };
-        let keys = self.key_names().into_iter().map(|it| format!("g.{it}"));
+        let inexact = self.inexact_keys();
+        let keys = (0..self.head.keys.len()).map(|it| {
+            if inexact.contains(&it) {
+                let stored = &self.storage.columns[it];
+                format!("CASE WHEN s.ctid IS NULL THEN g.e{it} ELSE s.{stored} END")
+            } else {
+                format!("g.k{it}")
+            }
+        });
         let values = keys.chain(Self::in_storage_order(maintenance.into_iter().map(|it| it.new)));
         format!(
             "SELECT s.ctid, {lost}, g.rid, s.{COUNT}, {}{}, {} FROM \
@@ -185,11 +227,12 @@ impl Writer<'_> {
         )
     }
 
-    /// The delta of the body, consolidated on the columns in use if some aggregate needs that and
-    /// terms of the delta can cancel each other.
+    /// The delta of the body, consolidated on the columns in use if that is needed and terms of
+    /// the delta can cancel each other.
     fn body(&self, delta: &Plan) -> String {
         let body = Printer::new(self.storages).weighted(delta);
-        let is_sensitive = self.head.calls.iter().any(aggregate::needs_consolidation);
+        let is_sensitive = self.head.calls.iter().any(aggregate::needs_consolidation)
+            || !self.inexact_keys().is_empty();
         if !is_sensitive || !sums_joins(delta) {
             return body;
         }
@@ -203,16 +246,17 @@ impl Writer<'_> {
         let has_equality = |it: &usize| self.schema[*it].ty.equality.is_some();
         let (equal, unequal): (Vec<usize>, Vec<usize>) = used.iter().partition(|it| has_equality(it));
         // Rows are the same when their images are: 1.0 and 1.00 are not.
-        let images: Vec<String> = used.iter().map(|it| format!("c{it}")).collect();
         let mut grouping: Vec<String> = equal.iter().map(|it| format!("c{it}")).collect();
-        grouping.push(format!("pgstream.row_id({})", images.join(", ")));
+        if used.iter().any(|it| !self.schema[*it].is_exact()) {
+            let images: Vec<String> = used.iter().map(|it| format!("c{it}")).collect();
+            grouping.push(format!("pgstream.row_id({})", images.join(", ")));
+        }
         let columns: String = equal.iter().map(|it| format!("c{it}, ")).collect();
         let others: String =
             unequal.iter().map(|it| format!("any_value(c{it}) AS c{it}, ")).collect();
         format!(
-            "(SELECT {columns}{others}sum(w)::int8 AS w FROM {body} AS u GROUP BY {} \
-             HAVING sum(w) <> 0)",
-            grouping.join(", ")
+            "(SELECT {columns}{others}sum(w)::int8 AS w FROM {body} AS u{} HAVING sum(w) <> 0)",
+            group_by(&grouping)
         )
     }
 
@@ -224,6 +268,8 @@ impl Writer<'_> {
         let values = Self::in_storage_order(self.maintenance().into_iter().map(|it| it.rescan));
         let values: String =
             values.iter().enumerate().map(|(i, sql)| format!(", {sql} AS v{i}")).collect();
+        let pick = |it: &usize| format!(", any_value(b.c{}) AS e{it}", self.head.keys[*it]);
+        let images: String = self.inexact_keys().iter().map(pick).collect();
         let same_body = self.same_keys(
             &|it| format!("b.c{}", self.head.keys[it]),
             &|it| format!("q.k{it}"),
@@ -233,7 +279,7 @@ impl Writer<'_> {
             format!("SELECT 0::int8 AS rid, count(*) AS n{values} FROM {body} AS b")
         } else {
             format!(
-                "SELECT q.rid, {key_list}count(*) AS n{values} FROM __pgs_keys AS q \
+                "SELECT q.rid, {key_list}count(*) AS n{values}{images} FROM __pgs_keys AS q \
                  JOIN {body} AS b ON {} GROUP BY q.rid, {}",
                 same_body.join(" AND "),
                 grouping.join(", "),
@@ -245,7 +291,9 @@ impl Writer<'_> {
             &|it| format!("k.k{it}"),
             null_keys,
         ));
-        let new_keys = keys.iter().map(|key| format!("k.{key}"));
+        let inexact = self.inexact_keys();
+        let new_keys = (0..keys.len())
+            .map(|it| if inexact.contains(&it) { format!("r.e{it}") } else { format!("k.k{it}") });
         let width = self.stored_values().len() - keys.len();
         let new: Vec<String> = new_keys.chain((0..width).map(|it| format!("r.v{it}"))).collect();
         format!(

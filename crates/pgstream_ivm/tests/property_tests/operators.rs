@@ -1,0 +1,219 @@
+//! The laws for each operator by itself and in the shapes that are easy to get wrong.
+
+use pgstream_ivm::{
+    model::{ZSet, eval},
+    plan::{Plan, Source},
+    stage::stage,
+    testing::{
+        aggregate, cross_join, database, filter, join, project, scan, scan_columns, union_all,
+    },
+};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+
+use crate::{
+    check_delta_law, check_stage_law,
+    histories::{beginning, next, superset},
+    tape::{Tape, tape},
+};
+
+const CASES: u32 = 40;
+
+fn runner() -> TestRunner {
+    TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() })
+}
+
+/// Both laws, on random histories.
+fn check(plan: &Plan) {
+    let histories = (tape(400), any::<u8>());
+    let law = |(bytes, extra): (Vec<u8>, u8)| {
+        check_stage_law(plan, &bytes, extra);
+        let mut tape = Tape::new(&bytes);
+        let history =
+            next(&mut tape, &next(&mut Tape::new(&bytes), &beginning(&mut Tape::new(&bytes))));
+        let changed = superset(&history, extra);
+        for stage in stage(plan.clone()).stages {
+            if stage.sources().iter().all(|it| matches!(it, Source::Table { .. })) {
+                check_delta_law(&stage.body, &history, &changed);
+            }
+        }
+        Ok(())
+    };
+    runner().run(&histories, law).unwrap_or_else(|error| panic!("{error}\n{plan}"));
+}
+
+#[test]
+fn linear_operators() {
+    check(&scan("a"));
+    check(&scan_columns("a", &[1]));
+    check(&scan_columns("a", &[]));
+    check(&filter(scan("a"), "#0 = 1 OR #1 IS NULL"));
+    check(&filter(scan("a"), "NOT (#0 = #1)"));
+    check(&project(scan("a"), &["#1", "#0 + #1", "#0", "- #0"]));
+    check(&project(filter(project(scan("a"), &["- #0", "#1"]), "#1 - #0 > 1"), &["#1 - #0"]));
+    check(&union_all([scan("a"), scan("a")]));
+    check(&union_all([scan("a"), project(scan("c"), &["#0", "1"]), filter(scan("a"), "#0 = 1")]));
+    check(&Plan::Unit);
+    check(&Plan::Empty(scan("a").schema()));
+    check(&project(Plan::Empty(scan("a").schema()), &["#0 + 1", "#1"]));
+}
+
+#[test]
+fn joins() {
+    check(&join(scan("a"), scan("b"), "#0 = #2"));
+    check(&join(scan("a"), scan("a"), "#0 = #3"));
+    check(&join(scan("a"), scan("d"), "#0 < #2 OR #1 IS NULL"));
+    check(&cross_join(scan("a"), scan("c")));
+    check(&cross_join(scan("a"), Plan::Unit));
+    check(&cross_join(Plan::Empty(scan("b").schema()), scan("a")));
+    check(&join(join(scan("a"), scan("b"), "#0 = #2"), scan("c"), "#1 = #4"));
+    check(&join(scan("a"), join(scan("b"), scan("a"), "#0 = #2"), "#1 = #5"));
+    check(&join(join(scan("a"), scan("a"), "#0 = #2"), scan("a"), "#1 = #4"));
+    let unions = || union_all([scan("a"), project(scan("d"), &["#0", "#0"])]);
+    check(&join(unions(), scan("b"), "#0 = #2"));
+    check(&join(unions(), unions(), "#0 = #3"));
+    check(&union_all([
+        join(scan("a"), scan("c"), "#0 = #2"),
+        join(scan("a"), scan("c"), "#1 = #2"),
+    ]));
+    let computed = project(join(scan("a"), scan("c"), "#0 = #2"), &["#0 + #2", "#3", "#1"]);
+    check(&filter(join(computed, scan("d"), "#0 = #3 + 1"), "#2 IS NULL OR #2 > 0"));
+}
+
+#[test]
+fn aggregates_over_one_table() {
+    for input in ["a", "b", "c", "d"] {
+        let numeric = if input == "c" { "#0" } else { "#1" };
+        let calls = [
+            "count(*)".to_owned(),
+            "count(#1)".to_owned(),
+            "count(#1) FILTER (WHERE #0 = 1 OR #0 IS NULL)".to_owned(),
+            format!("sum({numeric})"),
+            format!("sum(- {numeric}) FILTER (WHERE #0 > 1)"),
+            format!("avg({numeric})"),
+            format!("avg({numeric}) FILTER (WHERE #0 <> 1)"),
+            "min(#0)".to_owned(),
+            "max(#0) FILTER (WHERE #0 < 2)".to_owned(),
+            "count(DISTINCT #1)".to_owned(),
+        ];
+        let calls: Vec<&str> = calls.iter().map(String::as_str).collect();
+        check(&aggregate(scan(input), &[0], &calls));
+        check(&aggregate(scan(input), &[], &calls));
+    }
+    check(&aggregate(scan("a"), &[1, 0], &["count(*)"]));
+    check(&aggregate(scan("c"), &[1], &["count(*)", "max(#0)"]));
+}
+
+/// One aggregate at a time, so that no other one causes the group to be evaluated again.
+#[test]
+fn each_aggregate_alone() {
+    let calls = [
+        "sum(#1)",
+        "avg(#1)",
+        "count(#1)",
+        "min(#0)",
+        "max(#0)",
+        "sum(#1) FILTER (WHERE #0 = 1)",
+        "count(DISTINCT #1)",
+        "min(1)",
+    ];
+    for call in calls {
+        check(&aggregate(scan("b"), &[], &[call]));
+        check(&aggregate(scan("b"), &[0], &[call]));
+        check(&aggregate(scan("d"), &[0], &[call]));
+    }
+    check(&aggregate(
+        filter(scan("b"), "NOT #1 IN ('NaN', 'Infinity', '-Infinity')"),
+        &[],
+        &["sum(#1)", "avg(#1)"],
+    ));
+}
+
+#[test]
+fn aggregates_over_joins() {
+    let pairs = || join(scan("a"), scan("a"), "#0 = #2");
+    check(&aggregate(pairs(), &[1], &["min(#3)", "max(#3)"]));
+    check(&aggregate(pairs(), &[], &["min(#3)", "count(#1)"]));
+    check(&aggregate(pairs(), &[], &["min(1)"]));
+    check(&aggregate(pairs(), &[0], &["max(#1 + #3)", "sum(#1)"]));
+    check(&aggregate(join(scan("a"), scan("b"), "#0 = #2"), &[1], &["sum(#3)", "count(*)"]));
+    check(&aggregate(join(scan("a"), scan("c"), "#0 = #2"), &[3], &["max(#1)", "min(#2)"]));
+    let either = union_all([scan("a"), scan("a")]);
+    check(&aggregate(join(either, scan("a"), "#1 = #3"), &[0], &["min(#2)", "avg(#2)"]));
+}
+
+#[test]
+fn distinct() {
+    check(&scan("a").distinct());
+    check(&project(scan("a"), &["#1"]).distinct());
+    check(&project(join(scan("a"), scan("a"), "#0 = #2"), &["#1", "#3"]).distinct());
+    check(&union_all([scan("a"), scan("a")]).distinct());
+}
+
+#[test]
+fn stages_on_stages() {
+    let counts = || aggregate(scan("a"), &[0], &["count(*)", "max(#1)"]);
+    check(&filter(counts(), "#1 > 1"));
+    check(&project(counts(), &["#2", "#0", "#1"]));
+    check(&project(counts(), &["#2", "#0", "#0"]));
+    check(&aggregate(counts(), &[1], &["sum(#0)", "min(#2)", "count(*)"]));
+    check(&join(counts(), scan("a"), "#0 = #3"));
+    check(&join(counts(), counts(), "#0 = #4"));
+    check(&join(counts(), counts(), "#1 = #4"));
+    check(&union_all([counts(), counts()]));
+    check(&aggregate(join(counts(), counts(), "#1 = #4"), &[], &["min(#2)", "sum(#0)"]));
+    check(&cross_join(scan("a"), aggregate(scan("a"), &[], &["max(#0)"])));
+    check(&join(scan("a"), aggregate(scan("b"), &[], &["avg(#0)", "sum(#1)"]), "#0 > #2"));
+    check(&join(scan("a").distinct(), scan("c"), "#0 = #2").distinct());
+}
+
+/// Where equal values have several images, the result must show one that is there.
+fn check_open(plan: &Plan, images: &dyn Fn(&ZSet, &ZSet) -> bool, inputs: &Plan) {
+    let law = |bytes: Vec<u8>| {
+        let mut tape = Tape::new(&bytes);
+        let mut history = beginning(&mut tape);
+        let mut runner = pgstream_ivm::model::Runner::new(stage(plan.clone()), &database(&history));
+        for _ in 0..4 {
+            history = next(&mut tape, &history);
+            runner.refresh(&database(&history), &superset(&history, 0));
+            let content = runner.content();
+            assert_eq!(content.canonical(), eval(plan, &history).canonical(), "\n{plan}");
+            assert!(images(&content, &eval(inputs, &history)), "{content:?} of {history:?}");
+        }
+        Ok(())
+    };
+    let mut runner =
+        TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
+    runner.run(&tape(400), law).unwrap_or_else(|error| panic!("{error}\n{plan}"));
+}
+
+/// The first column of `content` occurs, as it is, in the first column of `inputs`.
+fn occurs(content: &ZSet, inputs: &ZSet) -> bool {
+    let occurs = |row: &pgstream_ivm::model::Row| inputs.iter().any(|(it, _)| it[0] == row[0]);
+    content.iter().all(|(row, _)| row[0].is_null() || occurs(row))
+}
+
+#[test]
+fn a_grouping_column_shows_an_image_that_is_there() {
+    let numbers = || scan_columns("b", &[1]);
+    check_open(&numbers().distinct(), &occurs, &numbers());
+    let counts = aggregate(scan_columns("b", &[1, 0]), &[0], &["count(*)", "max(#1)"]);
+    check_open(&counts, &occurs, &numbers());
+    let counts = aggregate(scan_columns("b", &[1, 0]), &[0, 1], &["count(*)"]);
+    check_open(&counts, &occurs, &numbers());
+    let pairs = project(join(scan("b"), scan("b"), "#0 = #2"), &["#1"]);
+    check_open(&pairs.clone().distinct(), &occurs, &pairs);
+}
+
+#[test]
+fn an_extremum_shows_an_image_that_is_there() {
+    for call in ["min(#0)", "max(#0)", "min(#0) FILTER (WHERE #0 < 9)"] {
+        check_open(
+            &aggregate(scan_columns("b", &[1]), &[], &[call]),
+            &occurs,
+            &scan_columns("b", &[1]),
+        );
+    }
+}
