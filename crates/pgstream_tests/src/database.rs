@@ -26,17 +26,12 @@ impl Database {
     /// A database on the given server.
     pub fn on(server: Server) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!(
-            "test_{}_{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut admin = server.session("postgres");
         let template = ensure_template(&server, &mut admin);
         admin.run(&format!("CREATE DATABASE {name} TEMPLATE {template}"));
-        admin.run(&format!(
-            "ALTER DATABASE {name} SET pg_stream.differential_max_change_ratio = 0"
-        ));
+        admin
+            .run(&format!("ALTER DATABASE {name} SET pg_stream.differential_max_change_ratio = 0"));
         admin.run(&format!("ALTER DATABASE {name} SET timezone = 'UTC'"));
         Self { server, name }
     }
