@@ -48,6 +48,17 @@ impl Database {
         self.server.session(&self.name)
     }
 
+    /// Waits until the server accepts connections, after a crash.
+    pub fn wait_until_up(&self) {
+        for _ in 0..600 {
+            if self.try_session().is_ok() {
+                return;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(100));
+        }
+        panic!("the server does not come back");
+    }
+
     pub fn try_session(&self) -> Result<Session, SqlError> {
         self.server.try_session(&self.name)
     }

@@ -6,6 +6,7 @@
 //! `scripts/with_server.sh` starts the shared server and says where it is.
 
 mod database;
+pub mod fuzz;
 mod interleaving;
 mod oracle;
 mod scenario;

@@ -17,17 +17,8 @@ fn database() -> Database {
 /// Waits until the server accepts connections again, then refreshes and compares.
 #[track_caller]
 fn recover_and_compare(database: &Database) {
-    let mut session = None;
-    for _ in 0..600 {
-        match database.try_session() {
-            Ok(connected) => {
-                session = Some(connected);
-                break;
-            }
-            Err(_) => std::thread::park_timeout(std::time::Duration::from_millis(100)),
-        }
-    }
-    let mut session = session.expect("the server comes back");
+    database.wait_until_up();
+    let mut session = database.session();
     session.refresh("st");
     compare(&mut session);
     session.run("INSERT INTO t SELECT i, i % 12, i FROM generate_series(5001, 5100) i; DELETE FROM t WHERE id % 3 = 0");
