@@ -26,17 +26,12 @@ impl Database {
     /// A database on the given server.
     pub fn on(server: Server) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!(
-            "test_{}_{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut admin = server.session("postgres");
         let template = ensure_template(&server, &mut admin);
         admin.run(&format!("CREATE DATABASE {name} TEMPLATE {template}"));
-        admin.run(&format!(
-            "ALTER DATABASE {name} SET pg_stream.differential_max_change_ratio = 0"
-        ));
+        admin
+            .run(&format!("ALTER DATABASE {name} SET pg_stream.differential_max_change_ratio = 0"));
         admin.run(&format!("ALTER DATABASE {name} SET timezone = 'UTC'"));
         Self { server, name }
     }
@@ -51,6 +46,17 @@ impl Database {
 
     pub fn session(&self) -> Session {
         self.server.session(&self.name)
+    }
+
+    /// Waits until the server accepts connections, after a crash.
+    pub fn wait_until_up(&self) {
+        for _ in 0..600 {
+            if self.try_session().is_ok() {
+                return;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(100));
+        }
+        panic!("the server does not come back");
     }
 
     pub fn try_session(&self) -> Result<Session, SqlError> {

@@ -6,6 +6,7 @@
 //! `scripts/with_server.sh` starts the shared server and says where it is.
 
 mod database;
+pub mod fuzz;
 mod interleaving;
 mod oracle;
 mod scenario;
@@ -16,5 +17,5 @@ pub use database::Database;
 pub use interleaving::{Interleaving, REFRESH, Sessions, Step, check_interleavings};
 pub use oracle::{Comparison, Difference, HistoryRow, difference, history_since, last_refresh_id};
 pub use scenario::{Scenario, Watched, check, check_values};
-pub use server::Server;
+pub use server::{Server, kill_9};
 pub use session::{Session, SqlError};

@@ -127,7 +127,8 @@ pub fn history_since(
 pub fn explanation(session: &mut Session, stream_table: &str) -> String {
     let literal = stream_table.replace('\'', "''");
     let mut text = String::new();
-    match session.try_rows(&format!("SELECT property, value FROM pgstream.explain_st('{literal}')")) {
+    match session.try_rows(&format!("SELECT property, value FROM pgstream.explain_st('{literal}')"))
+    {
         Ok(rows) => rows.iter().for_each(|row| {
             writeln!(text, "  {row}").expect("writing to a string");
         }),

@@ -60,9 +60,11 @@ impl Session {
         let client = config
             .clone()
             .notice_callback(move |notice| {
-                sink.lock()
-                    .expect("no panic while the lock is held")
-                    .push(format!("{}: {}", notice.severity(), notice.message()));
+                sink.lock().expect("no panic while the lock is held").push(format!(
+                    "{}: {}",
+                    notice.severity(),
+                    notice.message()
+                ));
             })
             .connect(NoTls)?;
         Ok(Self { client, notices })

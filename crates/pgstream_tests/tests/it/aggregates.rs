@@ -11,7 +11,7 @@ const CHANGES: &[&str] = &[
     "INSERT INTO orders VALUES (5, 'US', 7, 5, 50, 0.25, false, '2021-01-01'), (6, 'AS', 8, 6, 60, 8, true, '2022-02-02')",
     "UPDATE orders SET region = 'EU' WHERE id = 1", // a row changes its group
     "UPDATE orders SET amount = NULL, qty = NULL WHERE id = 2", // sum ignores NULL, count(*) does not
-    "DELETE FROM orders WHERE region = 'EU'",       // a group disappears
+    "DELETE FROM orders WHERE region = 'EU'",                   // a group disappears
     "INSERT INTO orders VALUES (7, 'EU', 3, 3, 3, 3, true, NULL)", // and comes back
     "UPDATE orders SET region = NULL WHERE id = 5; UPDATE orders SET region = 'AS' WHERE region IS NULL AND id = 3",
     "UPDATE orders SET amount = amount + 1, qty = qty - 1, big = big * 2, f = f + 0.5, b = NOT b, d = d + 1",
@@ -28,22 +28,30 @@ fn orders(query: &str) {
 
 #[test]
 fn sum_and_count() {
-    orders("SELECT region, sum(amount) AS total, count(*) AS n, count(amount) AS n_amount, sum(qty) AS q, sum(big) AS b FROM orders GROUP BY region");
+    orders(
+        "SELECT region, sum(amount) AS total, count(*) AS n, count(amount) AS n_amount, sum(qty) AS q, sum(big) AS b FROM orders GROUP BY region",
+    );
 }
 
 #[test]
 fn avg() {
-    orders("SELECT region, avg(amount) AS a, avg(qty) AS q, avg(big) AS b, avg(f) AS f FROM orders GROUP BY region");
+    orders(
+        "SELECT region, avg(amount) AS a, avg(qty) AS q, avg(big) AS b, avg(f) AS f FROM orders GROUP BY region",
+    );
 }
 
 #[test]
 fn min_and_max() {
-    orders("SELECT region, min(amount) AS lo, max(amount) AS hi, min(d) AS first, max(region || id) AS t, max(f) AS f, min(qty) AS q FROM orders GROUP BY region");
+    orders(
+        "SELECT region, min(amount) AS lo, max(amount) AS hi, min(d) AS first, max(region || id) AS t, max(f) AS f, min(qty) AS q FROM orders GROUP BY region",
+    );
 }
 
 #[test]
 fn sum_of_floats() {
-    orders("SELECT region, sum(f) AS f, sum(f::real) AS r, count(f) AS n FROM orders GROUP BY region");
+    orders(
+        "SELECT region, sum(f) AS f, sum(f::real) AS r, count(f) AS n FROM orders GROUP BY region",
+    );
 }
 
 #[test]
@@ -53,7 +61,9 @@ fn without_group_by_there_is_always_one_row() {
 
 #[test]
 fn without_group_by_a_filter_may_leave_nothing() {
-    orders("SELECT count(*) AS n, sum(amount) AS total, string_agg(region, ',' ORDER BY id) AS s FROM orders WHERE qty > 4");
+    orders(
+        "SELECT count(*) AS n, sum(amount) AS total, string_agg(region, ',' ORDER BY id) AS s FROM orders WHERE qty > 4",
+    );
 }
 
 #[test]
@@ -72,7 +82,9 @@ fn aggregates_with_filter() {
 
 #[test]
 fn aggregates_with_distinct_inside() {
-    orders("SELECT b, count(DISTINCT region) AS regions, sum(DISTINCT qty) AS q, avg(DISTINCT amount) AS a, min(DISTINCT d) AS d, array_agg(DISTINCT region) AS r FROM orders GROUP BY b");
+    orders(
+        "SELECT b, count(DISTINCT region) AS regions, sum(DISTINCT qty) AS q, avg(DISTINCT amount) AS a, min(DISTINCT d) AS d, array_agg(DISTINCT region) AS r FROM orders GROUP BY b",
+    );
 }
 
 #[test]
@@ -86,7 +98,9 @@ fn aggregates_inside_expressions() {
 
 #[test]
 fn having_lets_groups_in_and_out() {
-    orders("SELECT region, sum(qty) AS q FROM orders GROUP BY region HAVING count(*) > 1 OR max(amount) >= 8");
+    orders(
+        "SELECT region, sum(qty) AS q FROM orders GROUP BY region HAVING count(*) > 1 OR max(amount) >= 8",
+    );
 }
 
 #[test]
@@ -96,7 +110,9 @@ fn having_on_an_aggregate_that_is_not_selected() {
 
 #[test]
 fn group_by_expressions_and_ordinals() {
-    orders("SELECT extract(year FROM d) AS y, qty % 2 AS parity, count(*) AS n FROM orders GROUP BY 1, qty % 2");
+    orders(
+        "SELECT extract(year FROM d) AS y, qty % 2 AS parity, count(*) AS n FROM orders GROUP BY 1, qty % 2",
+    );
 }
 
 #[test]
@@ -106,7 +122,9 @@ fn a_group_key_that_is_not_selected() {
 
 #[test]
 fn a_key_used_in_an_expression() {
-    orders("SELECT region || '!' AS r, id % 2 + 1 AS p, count(*) AS n FROM orders GROUP BY region, id % 2");
+    orders(
+        "SELECT region || '!' AS r, id % 2 + 1 AS p, count(*) AS n FROM orders GROUP BY region, id % 2",
+    );
 }
 
 #[test]
@@ -126,7 +144,9 @@ fn other_aggregates_are_evaluated_again() {
 
 #[test]
 fn algebraic_and_other_aggregates_together() {
-    orders("SELECT region, count(*) AS n, sum(amount) AS s, max(qty) AS m, string_agg(id::text, ',' ORDER BY id) AS ids, stddev_samp(qty) AS sd FROM orders GROUP BY region");
+    orders(
+        "SELECT region, count(*) AS n, sum(amount) AS s, max(qty) AS m, string_agg(id::text, ',' ORDER BY id) AS ids, stddev_samp(qty) AS sd FROM orders GROUP BY region",
+    );
 }
 
 #[test]
@@ -231,7 +251,12 @@ fn sums_of_intervals_and_money() {
     check(Scenario {
         tables: "CREATE TABLE t (id int PRIMARY KEY, g int, i interval, m money); INSERT INTO t VALUES (1, 1, '1 day', 1.50), (2, 1, '2 hours', 2), (3, 2, NULL, NULL)",
         query: "SELECT g, sum(i) AS i, avg(i) AS a, max(i) AS hi, sum(m) AS m FROM t GROUP BY g",
-        changes: &["INSERT INTO t VALUES (4, 2, '1 month', 5)", "DELETE FROM t WHERE id = 1", "UPDATE t SET g = 3, i = i * 2", "DELETE FROM t"],
+        changes: &[
+            "INSERT INTO t VALUES (4, 2, '1 month', 5)",
+            "DELETE FROM t WHERE id = 1",
+            "UPDATE t SET g = 3, i = i * 2",
+            "DELETE FROM t",
+        ],
     });
 }
 
@@ -257,7 +282,12 @@ fn an_aggregate_over_union_all_and_self_join() {
     check(Scenario {
         tables: "CREATE TABLE t (id int PRIMARY KEY, g int, v int); INSERT INTO t SELECT i, i % 3, i FROM generate_series(1, 9) i",
         query: "SELECT u.g, sum(u.v) AS s, count(*) AS n FROM (SELECT g, v FROM t UNION ALL SELECT a.g, -b.v FROM t a JOIN t b ON a.g = b.g AND a.id < b.id) u GROUP BY u.g",
-        changes: &["UPDATE t SET g = 1 WHERE id = 3", "INSERT INTO t VALUES (20, 2, 100), (21, 4, 1)", "DELETE FROM t WHERE g = 1", "UPDATE t SET v = 0"],
+        changes: &[
+            "UPDATE t SET g = 1 WHERE id = 3",
+            "INSERT INTO t VALUES (20, 2, 100), (21, 4, 1)",
+            "DELETE FROM t WHERE g = 1",
+            "UPDATE t SET v = 0",
+        ],
     });
 }
 
@@ -266,7 +296,11 @@ fn many_groups_change_at_once() {
     check(Scenario {
         tables: "CREATE TABLE t (id int PRIMARY KEY, g int, v int); INSERT INTO t SELECT i, i % 1000, i FROM generate_series(1, 10000) i",
         query: "SELECT g, count(*) AS n, sum(v) AS s, min(v) AS lo, max(v) AS hi FROM t GROUP BY g",
-        changes: &["UPDATE t SET v = v + 1 WHERE id % 7 = 0", "UPDATE t SET g = g + 500 WHERE id % 3 = 0", "DELETE FROM t WHERE g < 400"],
+        changes: &[
+            "UPDATE t SET v = v + 1 WHERE id % 7 = 0",
+            "UPDATE t SET g = g + 500 WHERE id % 3 = 0",
+            "DELETE FROM t WHERE g < 400",
+        ],
     });
 }
 

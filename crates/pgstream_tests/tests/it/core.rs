@@ -76,7 +76,10 @@ fn a_filter_that_is_always_false_or_always_true() {
     check(Scenario {
         tables: ITEMS,
         query: "SELECT id FROM items WHERE false UNION ALL SELECT -id FROM items WHERE true",
-        changes: &["INSERT INTO items VALUES (4, 'c', 9.99, 1, 'z')", "DELETE FROM items WHERE id = 1"],
+        changes: &[
+            "INSERT INTO items VALUES (4, 'c', 9.99, 1, 'z')",
+            "DELETE FROM items WHERE id = 1",
+        ],
     });
 }
 
@@ -147,7 +150,8 @@ fn copy_and_statements_that_change_tables_inside_with() {
 #[test]
 fn truncate_is_followed() {
     check(Scenario {
-        tables: "CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v int);
+        tables:
+            "CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v int);
                  INSERT INTO a VALUES (1, 10), (2, 20); INSERT INTO b VALUES (1, 100), (3, 300)",
         query: "SELECT a.id, a.v AS av, b.v AS bv FROM a JOIN b ON a.id = b.id",
         changes: &[
@@ -212,7 +216,8 @@ fn sub_queries_in_from_and_plain_ctes() {
 fn a_cte_that_is_used_twice_or_not_at_all() {
     check(Scenario {
         tables: "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1), (2, 2), (3, 2)",
-        query: "WITH c AS MATERIALIZED (SELECT id, v FROM t WHERE v > 0), unused AS (SELECT 1 FROM t)
+        query:
+            "WITH c AS MATERIALIZED (SELECT id, v FROM t WHERE v > 0), unused AS (SELECT 1 FROM t)
                 SELECT a.id AS a, b.id AS b FROM c a JOIN c b ON a.v = b.v AND a.id <= b.id
                 UNION ALL SELECT id, NULL FROM c",
         changes: &[

@@ -52,6 +52,11 @@ fn over_values_that_are_equal_but_look_different() {
     check_values(Scenario {
         tables: "CREATE TABLE n (id int PRIMARY KEY, v numeric); INSERT INTO n VALUES (1, 1.0), (2, 1.00), (3, 2)",
         query: "SELECT DISTINCT v FROM n",
-        changes: &["DELETE FROM n WHERE id = 1", "INSERT INTO n VALUES (4, 2.0), (5, 1)", "DELETE FROM n WHERE id = 2", "DELETE FROM n WHERE v = 2"],
+        changes: &[
+            "DELETE FROM n WHERE id = 1",
+            "INSERT INTO n VALUES (4, 2.0), (5, 1)",
+            "DELETE FROM n WHERE id = 2",
+            "DELETE FROM n WHERE v = 2",
+        ],
     });
 }

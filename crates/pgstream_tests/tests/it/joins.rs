@@ -32,7 +32,11 @@ fn an_equi_join() {
 
 #[test]
 fn a_join_that_drops_the_keys() {
-    check(Scenario { tables: PAIR, query: "SELECT a.k FROM a JOIN b ON a.k = b.k", changes: BOTH_SIDES });
+    check(Scenario {
+        tables: PAIR,
+        query: "SELECT a.k FROM a JOIN b ON a.k = b.k",
+        changes: BOTH_SIDES,
+    });
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod chain;
 mod core;
 mod crash;
 mod distinct;
+mod fuzz;
 mod joins;
 mod refusals;
 mod scheduler;

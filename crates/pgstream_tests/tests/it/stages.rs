@@ -25,32 +25,44 @@ fn stages(query: &str) {
 
 #[test]
 fn a_join_with_an_aggregate() {
-    stages("SELECT d.name, s.total, s.n FROM d JOIN (SELECT g, sum(v) AS total, count(*) AS n FROM t GROUP BY g) s ON s.g = d.g");
+    stages(
+        "SELECT d.name, s.total, s.n FROM d JOIN (SELECT g, sum(v) AS total, count(*) AS n FROM t GROUP BY g) s ON s.g = d.g",
+    );
 }
 
 #[test]
 fn rows_with_their_groups_total() {
-    stages("SELECT t.id, t.v, s.hi FROM t JOIN (SELECT g, max(v) AS hi FROM t GROUP BY g) s ON t.g = s.g WHERE t.v < s.hi");
+    stages(
+        "SELECT t.id, t.v, s.hi FROM t JOIN (SELECT g, max(v) AS hi FROM t GROUP BY g) s ON t.g = s.g WHERE t.v < s.hi",
+    );
 }
 
 #[test]
 fn a_join_of_two_aggregates() {
-    stages("SELECT a.g, a.s, b.n FROM (SELECT g, sum(v) AS s FROM t GROUP BY g) a JOIN (SELECT g, count(*) AS n FROM t WHERE v > 5 GROUP BY g) b ON a.g = b.g");
+    stages(
+        "SELECT a.g, a.s, b.n FROM (SELECT g, sum(v) AS s FROM t GROUP BY g) a JOIN (SELECT g, count(*) AS n FROM t WHERE v > 5 GROUP BY g) b ON a.g = b.g",
+    );
 }
 
 #[test]
 fn a_join_with_the_total_of_all() {
-    stages("SELECT t.id, t.v, s.n, s.total FROM t CROSS JOIN (SELECT count(*) AS n, sum(v) AS total FROM t) s WHERE t.v * 10 > s.total");
+    stages(
+        "SELECT t.id, t.v, s.n, s.total FROM t CROSS JOIN (SELECT count(*) AS n, sum(v) AS total FROM t) s WHERE t.v * 10 > s.total",
+    );
 }
 
 #[test]
 fn an_aggregate_of_an_aggregate() {
-    stages("SELECT n, count(*) AS groups, sum(total) AS total FROM (SELECT g, count(*) AS n, sum(v) AS total FROM t GROUP BY g) s GROUP BY n");
+    stages(
+        "SELECT n, count(*) AS groups, sum(total) AS total FROM (SELECT g, count(*) AS n, sum(v) AS total FROM t GROUP BY g) s GROUP BY n",
+    );
 }
 
 #[test]
 fn an_aggregate_of_an_aggregate_of_an_aggregate() {
-    stages("SELECT max(m) AS m, count(*) AS n FROM (SELECT h, max(s) AS m FROM (SELECT g, h, sum(v) AS s FROM t GROUP BY g, h) x GROUP BY h) y");
+    stages(
+        "SELECT max(m) AS m, count(*) AS n FROM (SELECT h, max(s) AS m FROM (SELECT g, h, sum(v) AS s FROM t GROUP BY g, h) x GROUP BY h) y",
+    );
 }
 
 #[test]
@@ -65,23 +77,31 @@ fn distinct_below_a_join() {
 
 #[test]
 fn an_aggregate_below_distinct_below_a_join() {
-    stages("SELECT d.name, x.n FROM d JOIN (SELECT DISTINCT g % 2 AS p, n FROM (SELECT g, count(*) AS n FROM t GROUP BY g) y) x ON x.p = d.g % 2");
+    stages(
+        "SELECT d.name, x.n FROM d JOIN (SELECT DISTINCT g % 2 AS p, n FROM (SELECT g, count(*) AS n FROM t GROUP BY g) y) x ON x.p = d.g % 2",
+    );
 }
 
 #[test]
 fn having_below_a_join() {
-    stages("SELECT d.name, x.s FROM d JOIN (SELECT g, sum(v) AS s FROM t GROUP BY g HAVING count(*) > 5) x USING (g)");
+    stages(
+        "SELECT d.name, x.s FROM d JOIN (SELECT g, sum(v) AS s FROM t GROUP BY g HAVING count(*) > 5) x USING (g)",
+    );
 }
 
 #[test]
 fn a_cte_with_an_aggregate_that_is_used_twice() {
-    stages("WITH s AS (SELECT g, sum(v) AS total FROM t GROUP BY g) SELECT a.g AS a, b.g AS b, a.total - b.total AS diff FROM s a JOIN s b ON a.g < b.g");
+    stages(
+        "WITH s AS (SELECT g, sum(v) AS total FROM t GROUP BY g) SELECT a.g AS a, b.g AS b, a.total - b.total AS diff FROM s a JOIN s b ON a.g < b.g",
+    );
 }
 
 #[test]
 fn a_view_with_an_aggregate() {
     check(Scenario {
-        tables: &format!("{T}; CREATE VIEW totals AS SELECT g, sum(v) AS total, avg(v) AS mean FROM t GROUP BY g; CREATE VIEW named AS SELECT d.name, totals.* FROM totals JOIN d USING (g)"),
+        tables: &format!(
+            "{T}; CREATE VIEW totals AS SELECT g, sum(v) AS total, avg(v) AS mean FROM t GROUP BY g; CREATE VIEW named AS SELECT d.name, totals.* FROM totals JOIN d USING (g)"
+        ),
         query: "SELECT n.name, n.total, t.v FROM named n JOIN t USING (g) WHERE t.v > n.mean",
         changes: CHANGES,
     });
@@ -89,15 +109,21 @@ fn a_view_with_an_aggregate() {
 
 #[test]
 fn union_all_of_aggregates() {
-    stages("SELECT 'g' || g AS k, sum(v) AS s FROM t GROUP BY g UNION ALL SELECT h, sum(v) FROM t GROUP BY h UNION ALL SELECT 'all', sum(v) FROM t UNION ALL SELECT name, g FROM d");
+    stages(
+        "SELECT 'g' || g AS k, sum(v) AS s FROM t GROUP BY g UNION ALL SELECT h, sum(v) FROM t GROUP BY h UNION ALL SELECT 'all', sum(v) FROM t UNION ALL SELECT name, g FROM d",
+    );
 }
 
 #[test]
 fn an_aggregate_over_a_join_with_an_aggregate() {
-    stages("SELECT d.name, count(*) AS n, sum(t.v - s.lo) AS above FROM t JOIN (SELECT g, min(v) AS lo FROM t GROUP BY g) s ON s.g = t.g JOIN d ON d.g = t.g GROUP BY d.name");
+    stages(
+        "SELECT d.name, count(*) AS n, sum(t.v - s.lo) AS above FROM t JOIN (SELECT g, min(v) AS lo FROM t GROUP BY g) s ON s.g = t.g JOIN d ON d.g = t.g GROUP BY d.name",
+    );
 }
 
 #[test]
 fn other_aggregates_below_a_join() {
-    stages("SELECT d.name, s.ids FROM d JOIN (SELECT g, string_agg(id::text, ',' ORDER BY id) AS ids FROM t GROUP BY g) s ON s.g = d.g");
+    stages(
+        "SELECT d.name, s.ids FROM d JOIN (SELECT g, string_agg(id::text, ',' ORDER BY id) AS ids FROM t GROUP BY g) s ON s.g = d.g",
+    );
 }

@@ -1,0 +1,131 @@
+//! The random tester: tables, stream tables and changes from a seed, compared with the queries
+//! after each refresh. A failure is shrunk to a short SQL script.
+
+mod case;
+mod query;
+mod random;
+mod schema;
+mod shrink;
+mod value;
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::database::Database;
+
+pub use case::Oracle;
+use case::{Case, Outcome};
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The seed of the first case; the next has the next.
+    pub seed: u64,
+    pub duration: Duration,
+    /// No more cases than this.
+    pub cases: u64,
+    pub workers: usize,
+    /// Stop after so many failures.
+    pub failures: usize,
+    pub oracle: Oracle,
+    /// Where scripts of failures are written.
+    pub directory: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub cases: u64,
+    pub stream_tables: u64,
+    /// Stream tables that were refused with 0A000.
+    pub refused: u64,
+    /// Queries that PostgreSQL itself rejects, or that return too many rows.
+    pub unusable: u64,
+    pub refreshes: u64,
+    /// Refreshes after which the query itself raised an error.
+    pub query_errors: u64,
+    /// The reasons of refusals and how often they came, for the generator's keeper.
+    pub refusals: std::collections::BTreeMap<String, u64>,
+    /// Seed, and the script that shows the failure.
+    pub failures: Vec<(u64, String)>,
+}
+
+impl Report {
+    fn add(&mut self, outcome: &Outcome) {
+        self.cases += 1;
+        self.stream_tables += outcome.created + outcome.refused.len() as u64;
+        self.refused += outcome.refused.len() as u64;
+        self.unusable += outcome.unusable;
+        self.refreshes += outcome.refreshes;
+        self.query_errors += outcome.query_errors;
+        for reason in &outcome.refused {
+            *self.refusals.entry(reason.clone()).or_default() += 1;
+        }
+    }
+}
+
+/// Runs cases until the time is over or enough have failed.
+pub fn run(options: &Options) -> Report {
+    let report = Mutex::new(Report::default());
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let deadline = Instant::now() + options.duration;
+    thread::scope(|scope| {
+        for _ in 0..options.workers {
+            scope.spawn(|| work(options, deadline, &next, &stop, &report));
+        }
+    });
+    report.into_inner().expect("no worker panicked")
+}
+
+fn work(
+    options: &Options,
+    deadline: Instant,
+    next: &AtomicU64,
+    stop: &AtomicBool,
+    report: &Mutex<Report>,
+) {
+    let mut database = Database::new();
+    let mut in_this_database = 0;
+    while !stop.load(Ordering::Relaxed) && Instant::now() < deadline {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number >= options.cases {
+            return;
+        }
+        let seed = options.seed.wrapping_add(number);
+        let case = Case::random(seed);
+        let outcome = case.run(&database, &options.oracle);
+        report.lock().expect("no worker panicked").add(&outcome);
+        in_this_database += 1;
+        if let Some(failure) = &outcome.failure {
+            database.wait_until_up();
+            let (small, failure) = shrink::shrink(&case, failure, &database, &options.oracle);
+            let script = small.script(&failure);
+            save(options, seed, &script);
+            let mut report = report.lock().expect("no worker panicked");
+            report.failures.push((seed, script));
+            if report.failures.len() >= options.failures {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        if outcome.failure.is_some() || in_this_database >= 200 {
+            database = Database::new();
+            in_this_database = 0;
+        }
+    }
+}
+
+fn save(options: &Options, seed: u64, script: &str) {
+    if let Some(directory) = &options.directory {
+        fs::create_dir_all(directory).expect("the directory for failures can be made");
+        fs::write(directory.join(format!("{seed}.sql")), script).expect("a script can be written");
+    }
+}

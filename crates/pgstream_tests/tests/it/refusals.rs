@@ -1,0 +1,180 @@
+//! What cannot be maintained is refused when it is created, naming the construct.
+
+use pgstream_tests::Database;
+
+const TABLES: &str = "
+    CREATE TABLE t (id int PRIMARY KEY, g int, v int); CREATE TABLE u (id int PRIMARY KEY, t int);
+    CREATE MATERIALIZED VIEW m AS SELECT * FROM t;
+    CREATE FUNCTION vol(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT $1';
+    CREATE FUNCTION stab(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1';
+    CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE f (id int) SERVER s";
+
+#[test]
+fn refused_in_differential_mode_with_the_construct_named() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    for (query, word) in [
+        ("SELECT id FROM t LIMIT 3", "LIMIT"),
+        ("SELECT id FROM t OFFSET 3", "OFFSET"),
+        ("SELECT id FROM t FOR UPDATE", "FOR UPDATE"),
+        ("SELECT id FROM t FOR SHARE", "FOR SHARE"),
+        ("SELECT id FROM t TABLESAMPLE SYSTEM (10)", "TABLESAMPLE"),
+        ("SELECT id FROM m", "materialized view"),
+        ("SELECT id FROM f", "foreign table"),
+        ("SELECT id, random() AS r FROM t", "volatile"),
+        ("SELECT id FROM t WHERE vol(v) > 1", "volatile"),
+        ("SELECT g, sum(vol(v)) AS s FROM t GROUP BY g", "volatile"),
+        ("SELECT 1 AS one", "table"),
+    ] {
+        let error = session.try_create("st", query).expect_err(query);
+        assert_eq!(error.code, "0A000", "{query}: {error}");
+        let text = error.to_string().to_lowercase();
+        assert!(text.contains(&word.to_lowercase()), "{query}: {error}");
+    }
+    let left = session.value("SELECT count(*) FROM pg_class WHERE relname = 'st'");
+    assert_eq!(left, "0");
+}
+
+#[test]
+fn refused_in_both_modes() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    for query in [
+        "SELECT id FROM t LIMIT 3",
+        "SELECT id FROM t FOR UPDATE",
+        "SELECT id FROM t TABLESAMPLE SYSTEM (10)",
+    ] {
+        let error = session
+            .error(&format!("SELECT pgstream.create_stream_table('st', '{query}', '1d', 'FULL')"));
+        assert_eq!(error.code, "0A000", "{query}: {error}");
+    }
+}
+
+#[test]
+fn only_a_single_select_defines_a_stream_table() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    for query in [
+        "INSERT INTO t VALUES (1) RETURNING id",
+        "SELECT id FROM t; SELECT id FROM t",
+        "WITH x AS (DELETE FROM t RETURNING id) SELECT id FROM x",
+        "SELECT id INTO other FROM t",
+        "CREATE TABLE x (id int)",
+        "",
+        "VACUUM",
+    ] {
+        let error = session.try_create("st", query).expect_err(query);
+        assert!(!error.code.starts_with("XX") && error.code != "08006", "{query}: {error}");
+    }
+    assert_eq!(
+        session.value("SELECT count(*) FROM pg_class WHERE relname IN ('st', 'other', 'x')"),
+        "0"
+    );
+}
+
+/// Constructs of later issues: today they are exact or refused, never wrong.
+#[test]
+fn a_construct_is_refused_or_exact() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    session.run("INSERT INTO t SELECT i, i % 4, i FROM generate_series(1, 12) i; INSERT INTO u SELECT i, i % 7 FROM generate_series(1, 12) i");
+    let queries = [
+        "SELECT t.id, u.id AS u FROM t LEFT JOIN u ON u.t = t.id",
+        "SELECT t.id, u.id AS u FROM t RIGHT JOIN u ON u.t = t.id",
+        "SELECT t.id, u.id AS u FROM t FULL JOIN u ON u.t = t.id",
+        "SELECT id FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.t = t.id)",
+        "SELECT id FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.t = t.id)",
+        "SELECT id FROM t WHERE id IN (SELECT t FROM u)",
+        "SELECT id FROM t WHERE id NOT IN (SELECT t FROM u)",
+        "SELECT id FROM t WHERE v > ALL (SELECT t FROM u)",
+        "SELECT id, (SELECT count(*) FROM u WHERE u.t = t.id) AS n FROM t",
+        "SELECT id FROM t WHERE v > (SELECT avg(v) FROM t)",
+        "SELECT g FROM t UNION SELECT t FROM u",
+        "SELECT g FROM t INTERSECT SELECT t FROM u",
+        "SELECT g FROM t EXCEPT ALL SELECT t FROM u",
+        "SELECT DISTINCT ON (g) g, v FROM t ORDER BY g, v DESC",
+        "SELECT id, row_number() OVER (PARTITION BY g ORDER BY id) AS r FROM t",
+        "SELECT id, sum(v) OVER (ORDER BY id) AS s FROM t",
+        "SELECT g, id % 2 AS p, sum(v) AS s FROM t GROUP BY ROLLUP (g, id % 2)",
+        "SELECT g, count(*) AS n FROM t GROUP BY GROUPING SETS ((g), ())",
+        "SELECT g, count(*) AS n FROM t GROUP BY CUBE (g)",
+        "SELECT t.id, x.n FROM t, LATERAL (SELECT count(*) AS n FROM u WHERE u.t = t.id) x",
+        "SELECT t.id, x FROM t, generate_series(1, t.g) x",
+        "SELECT id, generate_series(1, g) AS s FROM t",
+        "WITH RECURSIVE r AS (SELECT id, g FROM t WHERE id < 3 UNION SELECT t.id, t.g FROM t JOIN r ON t.g = r.id) SELECT * FROM r",
+        "SELECT id FROM (SELECT id FROM t ORDER BY id LIMIT 3) x",
+        "SELECT t.ctid::text AS c, id FROM t",
+        "SELECT tableoid::regclass::text AS c, id FROM t",
+        "SELECT xmin::text AS x, id FROM t",
+        "SELECT t AS whole FROM t",
+        "SELECT id, current_user::text AS who FROM t",
+        "SELECT id, v FROM t WHERE id = ANY (ARRAY[1, 2, 3]) AND (id, g) IN ((1, 1), (2, 2))",
+        "SELECT x.a FROM (VALUES (1), (2)) x (a) JOIN t ON t.id = x.a",
+        "SELECT count(*) AS n FROM (VALUES (1), (2)) x (a), t",
+        "SELECT GROUPING(g) AS k, g, count(*) AS n FROM t GROUP BY g",
+        "SELECT t.id, u.id AS u FROM t LEFT JOIN u ON u.t = t.id WHERE u.id > 3",
+    ];
+    let mut accepted = Vec::new();
+    for (number, query) in queries.iter().enumerate() {
+        match session.try_create(&format!("st{number}"), query) {
+            Ok(()) => accepted.push((number, query)),
+            Err(error) => assert_eq!(error.code, "0A000", "{query}: {error}"),
+        }
+    }
+    for change in [
+        "UPDATE t SET g = g + 1 WHERE id < 5; INSERT INTO u VALUES (100, 1), (101, NULL)",
+        "DELETE FROM t WHERE id = 7; UPDATE u SET t = 3 WHERE t = 2",
+        "UPDATE t SET v = 0 WHERE g = 2; DELETE FROM u WHERE id < 4",
+        "DELETE FROM t; DELETE FROM u",
+        "INSERT INTO t VALUES (1, NULL, 5), (2, 2, NULL)",
+    ] {
+        session.run(change);
+        for (number, query) in &accepted {
+            session.refresh(&format!("st{number}"));
+            let difference = pgstream_tests::difference(
+                &mut session,
+                &format!("st{number}"),
+                query,
+                pgstream_tests::Comparison::Text,
+            );
+            if let Some(difference) = difference.expect("comparable") {
+                panic!("{query}\nafter {change}\n{difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stable_function_is_accepted_with_a_warning() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    session.take_notices();
+    session.create("st", "SELECT id, stab(v) AS v FROM t");
+    let notices = session.take_notices();
+    assert!(
+        notices.iter().any(|it| it.starts_with("WARNING") && it.to_lowercase().contains("stable")),
+        "{notices:?}"
+    );
+}
+
+#[test]
+fn errors_of_the_users_sql_keep_their_code() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    for (query, code) in [
+        ("SELECT id FROM t WHERE", "42601"),
+        ("SELECT nothing FROM t", "42703"),
+        ("SELECT id FROM nowhere", "42P01"),
+        ("SELECT id FROM t GROUP BY g", "42803"),
+        ("SELECT nofunc(id) FROM t", "42883"),
+        ("SELECT id / 0 AS x FROM t WHERE id = 'a'", "22P02"),
+    ] {
+        assert_eq!(session.try_create("st", query).expect_err(query).code, code, "{query}");
+    }
+}
