@@ -126,7 +126,7 @@ impl Error {
 impl From<Error> for ErrorReport {
     fn from(error: Error) -> Self {
         if let Error::Refused(refusal) = error {
-            refusal.raise();
+            return refusal.into();
         }
         let mut report = Self::new(error.sqlstate(), error.to_string(), "");
         if let Some(detail) = error.detail() {

@@ -19,6 +19,27 @@ pub fn describe(oid: Oid, typmod: i32, collation: Oid) -> Type {
         collation: collation.to_u32(),
         sql: sql.unwrap_or_default(),
         equality: equality(oid).and_then(operator_sql),
+        exact: is_exact(oid, typmod, collation),
+    }
+}
+
+/// Whether equal values have the same binary image, as B-tree deduplication asks it.
+fn is_exact(oid: Oid, typmod: i32, collation: Oid) -> bool {
+    const EQUAL_IMAGE: i16 = 4;
+    // Without a length, values can differ in their padding.
+    if oid == pg_sys::BPCHAROID && typmod < 0 {
+        return false;
+    }
+    // SAFETY: the type exists; the support function takes the operator class's input type.
+    unsafe {
+        let entry = pg_sys::lookup_type_cache(oid, pg_sys::TYPECACHE_BTREE_OPFAMILY as i32);
+        let (family, input) = ((*entry).btree_opf, (*entry).btree_opintype);
+        if family == pg_sys::InvalidOid {
+            return false;
+        }
+        let function = pg_sys::get_opfamily_proc(family, input, input, EQUAL_IMAGE);
+        function != pg_sys::InvalidOid
+            && pg_sys::OidFunctionCall1Coll(function, collation, input.into()).value() != 0
     }
 }
 

@@ -91,10 +91,6 @@ impl Change {
         row_nulls.push(false);
         output.put(&row, &row_nulls);
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.removed.rows() + self.updated.rows() + self.added.rows() == 0
-    }
 }
 
 /// How many rows a refresh changed.
@@ -116,17 +112,14 @@ pub fn apply(
     snapshot: &Snapshot,
     _session: &Session,
 ) -> Counts {
-    let keys: Vec<usize> = match &stage.head {
-        Some(head) => (0..head.keys.len()).collect(),
-        None => Vec::new(),
-    };
+    let fixed = stage.fixed();
     let mut run = |store: &Store, name: &str, kind: Kind| {
         if store.rows() == 0 {
             return 0;
         }
         let _relation = store.register(name);
         let statement = statements.get((stage_index, kind, vec![size_class(store.rows())]), || {
-            let all = sql::apply(storage, &keys, matching);
+            let all = sql::apply(storage, &fixed, matching);
             match kind {
                 Kind::Delete => all.delete,
                 Kind::Update => all.update,

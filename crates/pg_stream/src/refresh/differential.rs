@@ -381,17 +381,14 @@ impl Pairs {
                 change.put_output(&row.values[new.clone()], &row.nulls[new], 1);
             }
             (true, true) => {
-                let same_output = is_same(self.keys, self.outputs);
+                let same_output = is_same(0, self.outputs);
                 let same_state = is_same(self.outputs, self.width);
                 if same_output && same_state && row.get::<i64>(PAIR_PREFIX) == Some(new_count) {
                     return;
                 }
                 let (mut values, mut nulls) = (vec![row.values[0]], vec![false]);
-                // The key stays as it is stored.
-                values.extend(&row.values[old.start..old.start + self.keys]);
-                nulls.extend(&row.nulls[old.start..old.start + self.keys]);
-                values.extend(&row.values[new.start + self.keys..new.end]);
-                nulls.extend(&row.nulls[new.start + self.keys..new.end]);
+                values.extend(&row.values[new.clone()]);
+                nulls.extend(&row.nulls[new]);
                 values.push(row.values[old.end]);
                 nulls.push(false);
                 change.updated.put(&values, &nulls);

@@ -106,11 +106,11 @@ fn explain_stage(
     for (name, statement) in delta_statements(differential, index) {
         rows.push((format!("stage_{index}_{name}"), statement));
     }
-    let (keys, how) = match &stage.head {
-        Some(head) => ((0..head.keys.len()).collect(), sql::Matching::Ctid),
-        None => (Vec::new(), matching(stage.key().is_some())),
+    let how = match &stage.head {
+        Some(_) => sql::Matching::Ctid,
+        None => matching(stage.key().is_some()),
     };
-    let apply = sql::apply(storage, &keys, how);
+    let apply = sql::apply(storage, &stage.fixed(), how);
     rows.push((format!("stage_{index}_delete"), apply.delete));
     rows.push((format!("stage_{index}_update"), apply.update));
     rows.push((format!("stage_{index}_insert"), apply.insert));
