@@ -17,6 +17,8 @@ pub enum Error {
     Exists(QualifiedName),
     #[error("must be owner of stream table {0}")]
     NotOwner(QualifiedName),
+    #[error("{0} must not be NULL")]
+    MissingArgument(&'static str),
     #[error("invalid schedule \"{0}\"")]
     BadSchedule(String),
     #[error("schedule \"{text}\" is shorter than the minimum of {minimum} seconds")]
@@ -60,6 +62,7 @@ impl Error {
             Self::Undefined(_) => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             Self::Exists(_) => PgSqlErrorCode::ERRCODE_DUPLICATE_TABLE,
             Self::NotOwner(_) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::MissingArgument(_) => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Self::BadSchedule(_)
             | Self::TooFrequent { .. }
             | Self::BadMode(_)

@@ -9,13 +9,30 @@ pub mod pg;
 pub mod error;
 pub mod settings;
 
+pub mod catalog;
 pub mod lower;
 
 pub mod capture;
 pub mod refresh;
 
+pub mod ddl;
+pub mod monitor;
+pub mod scheduler;
+
+pub mod api;
+
 /// Called by PostgreSQL when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
+    if pg::is_preloading() {
+        scheduler::install();
+    } else if !pg::shmem::is_available() {
+        pgrx::ereport!(
+            WARNING,
+            pgrx::PgSqlErrorCode::ERRCODE_WARNING,
+            "pg_stream is not in shared_preload_libraries: stream tables are only refreshed on request",
+            "Add it to shared_preload_libraries and restart the server."
+        );
+    }
 }

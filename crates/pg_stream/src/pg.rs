@@ -4,12 +4,15 @@ pub mod buffer;
 pub mod deparse;
 pub mod frontier;
 pub mod hash;
+pub mod hook;
 pub mod lock;
+pub mod name;
 pub mod node;
 pub mod query;
 pub mod relation;
 pub mod scale;
 pub mod security;
+pub mod shmem;
 pub mod snapshot;
 pub mod source;
 pub mod spi;
@@ -19,3 +22,11 @@ pub mod time;
 pub mod trigger;
 pub mod tuple;
 pub mod types;
+pub mod wake;
+pub mod worker;
+
+/// Whether the server is loading `shared_preload_libraries` right now.
+pub fn is_preloading() -> bool {
+    // SAFETY: reads a variable that only the postmaster sets.
+    unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress }
+}

@@ -217,7 +217,7 @@ unsafe extern "C-unwind" fn note(_argument: pg_sys::Datum, relation: Oid) {
 /// # Safety
 ///
 /// `string` is NULL or a C string.
-unsafe fn text(string: *const std::ffi::c_char) -> String {
+pub(in crate::pg) unsafe fn text(string: *const std::ffi::c_char) -> String {
     if string.is_null() {
         return String::new();
     }

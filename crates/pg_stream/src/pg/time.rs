@@ -21,10 +21,24 @@ pub fn current() -> TimestampWithTimeZone {
     timestamp(now())
 }
 
-fn now() -> pg_sys::TimestampTz {
+/// Microseconds since 2000-01-01 00:00 UTC.
+pub fn now() -> i64 {
     // SAFETY: reads the clock.
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
+
+/// Microseconds since 1970-01-01 00:00 UTC.
+pub fn since_epoch() -> i64 {
+    now() + EPOCH_DIFFERENCE
+}
+
+/// A timestamp in microseconds since 1970-01-01 00:00 UTC.
+pub fn to_epoch(value: TimestampWithTimeZone) -> i64 {
+    pg_sys::TimestampTz::from(value).saturating_add(EPOCH_DIFFERENCE)
+}
+
+/// From 1970 to 2000.
+const EPOCH_DIFFERENCE: i64 = 946_684_800_000_000;
 
 fn timestamp(value: pg_sys::TimestampTz) -> TimestampWithTimeZone {
     value.try_into().expect("the clock is within PostgreSQL's range")

@@ -1,0 +1,117 @@
+-- Watching stream tables.
+
+GRANT SELECT ON pgstream.pgs_change_tracking TO PUBLIC;
+
+CREATE VIEW pgstream.stream_tables_info AS
+SELECT s.*, t.staleness,
+       coalesce(t.staleness > make_interval(secs => pgstream.parse_duration_seconds(s.schedule)), false)
+           AS stale
+FROM pgstream.pgs_stream_tables AS s,
+LATERAL (SELECT greatest(clock_timestamp() - s.data_timestamp, interval '0') AS staleness
+         WHERE s.data_timestamp IS NOT NULL
+         UNION ALL
+         SELECT NULL WHERE s.data_timestamp IS NULL) AS t;
+
+CREATE VIEW pgstream.pg_stat_stream_tables AS
+SELECT s.pgs_id, s.pgs_schema, s.pgs_name, s.status, s.refresh_mode, s.is_populated,
+       s.data_timestamp, s.schedule, s.staleness, s.stale, s.consecutive_errors, s.needs_reinit,
+       s.last_refresh_at, h.total_refreshes, h.successful_refreshes, h.failed_refreshes,
+       h.total_rows_inserted, h.total_rows_deleted, h.avg_duration_ms,
+       l.action AS last_action, l.status AS last_status
+FROM pgstream.stream_tables_info AS s
+CROSS JOIN LATERAL (
+    SELECT count(*) AS total_refreshes,
+           count(*) FILTER (WHERE status = 'COMPLETED') AS successful_refreshes,
+           count(*) FILTER (WHERE status = 'FAILED') AS failed_refreshes,
+           coalesce(sum(rows_inserted), 0)::bigint AS total_rows_inserted,
+           coalesce(sum(rows_deleted), 0)::bigint AS total_rows_deleted,
+           (avg(extract(epoch FROM end_time - start_time)) FILTER (WHERE status = 'COMPLETED')
+            * 1000)::float8 AS avg_duration_ms
+    FROM pgstream.pgs_refresh_history WHERE pgs_id = s.pgs_id
+) AS h
+LEFT JOIN LATERAL (
+    SELECT action, status FROM pgstream.pgs_refresh_history
+    WHERE pgs_id = s.pgs_id ORDER BY refresh_id DESC LIMIT 1
+) AS l ON true;
+
+GRANT SELECT ON pgstream.stream_tables_info, pgstream.pg_stat_stream_tables TO PUBLIC;
+
+CREATE FUNCTION pgstream.pgs_status()
+    RETURNS TABLE (name text, status text, refresh_mode text, is_populated bool,
+                   consecutive_errors int, schedule text, data_timestamp timestamptz,
+                   staleness interval)
+    LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT pgs_schema || '.' || pgs_name, status, refresh_mode, is_populated, consecutive_errors,
+           schedule, data_timestamp, staleness
+    FROM pgstream.stream_tables_info ORDER BY pgs_schema, pgs_name;
+END;
+
+CREATE FUNCTION pgstream.st_refresh_stats()
+    RETURNS TABLE (pgs_name text, pgs_schema text, status text, refresh_mode text,
+                   is_populated bool, total_refreshes bigint, successful_refreshes bigint,
+                   failed_refreshes bigint, total_rows_inserted bigint, total_rows_deleted bigint,
+                   avg_duration_ms float8, last_refresh_action text, last_refresh_status text,
+                   last_refresh_at timestamptz, staleness_secs float8, stale bool)
+    LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT pgs_name, pgs_schema, status, refresh_mode, is_populated, total_refreshes,
+           successful_refreshes, failed_refreshes, total_rows_inserted, total_rows_deleted,
+           avg_duration_ms, last_action, last_status, last_refresh_at,
+           extract(epoch FROM staleness)::float8, stale
+    FROM pgstream.pg_stat_stream_tables ORDER BY pgs_schema, pgs_name;
+END;
+
+CREATE FUNCTION pgstream.get_refresh_history(name text, max_rows int DEFAULT 20)
+    RETURNS TABLE (refresh_id bigint, data_timestamp timestamptz, start_time timestamptz,
+                   end_time timestamptz, action text, status text, rows_inserted bigint,
+                   rows_deleted bigint, duration_ms float8, error_message text)
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT h.refresh_id, h.data_timestamp, h.start_time, h.end_time, h.action, h.status,
+           h.rows_inserted, h.rows_deleted,
+           (extract(epoch FROM h.end_time - h.start_time) * 1000)::float8, h.error_message
+    FROM pgstream.pgs_refresh_history AS h
+    WHERE h.pgs_id = (SELECT pgstream.stream_table_id($1))
+    ORDER BY h.refresh_id DESC LIMIT $2;
+END;
+
+CREATE FUNCTION pgstream.get_staleness(name text) RETURNS float8
+    LANGUAGE sql VOLATILE STRICT
+BEGIN ATOMIC
+    SELECT extract(epoch FROM staleness)::float8 FROM pgstream.stream_tables_info
+    WHERE pgs_id = (SELECT pgstream.stream_table_id($1));
+END;
+
+CREATE FUNCTION pgstream.slot_health()
+    RETURNS TABLE (slot_name text, source_relid bigint, active bool, retained_wal_bytes bigint,
+                   wal_status text)
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT slot_name, source_relid::bigint, true, 0::bigint, 'trigger'
+    FROM pgstream.pgs_change_tracking ORDER BY source_relid;
+END;
+
+CREATE FUNCTION pgstream.check_cdc_health()
+    RETURNS TABLE (source_relid bigint, source_table text, cdc_mode text, slot_name text,
+                   lag_bytes bigint, confirmed_lsn text, alert text)
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT t.source_relid::bigint, n.nspname || '.' || c.relname, 'TRIGGER', t.slot_name, 0::bigint,
+           NULL::text,
+           CASE
+               WHEN c.oid IS NULL THEN 'the source table does not exist'
+               WHEN EXISTS (SELECT FROM pgstream.pgs_stream_tables WHERE pgs_relid = c.oid) THEN NULL
+               WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g
+                                WHERE g.tgrelid = c.oid AND starts_with(g.tgname::text, 'pg_stream_cdc_'))
+                   THEN 'the capture triggers are missing'
+               WHEN EXISTS (SELECT FROM pg_catalog.pg_trigger AS g
+                            WHERE g.tgrelid = c.oid AND starts_with(g.tgname::text, 'pg_stream_cdc_')
+                              AND g.tgenabled = 'D')
+                   THEN 'capture triggers are disabled'
+           END
+    FROM pgstream.pgs_change_tracking AS t
+    LEFT JOIN pg_catalog.pg_class AS c ON c.oid = t.source_relid
+    LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    ORDER BY t.source_relid;
+END;

@@ -1,0 +1,85 @@
+//! `pgstream.alter_stream_table`.
+
+use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+use pgstream_core::{mode::RefreshMode, status::Status};
+
+use crate::{
+    api::{create::warn_of_stable_functions, options, resume},
+    capture,
+    catalog::{self, StreamTable},
+    ddl::drop::drop_stages,
+    error::Error,
+    lower,
+    pg::{name, relation, security::Identity, wake},
+};
+
+#[pg_extern(sql = false)]
+fn alter_stream_table(
+    name: Option<&str>,
+    schedule: Option<&str>,
+    refresh_mode: Option<&str>,
+    status: Option<&str>,
+) -> Result<(), ErrorReport> {
+    Ok(alter(options::required(name, "name")?, schedule, refresh_mode, status)?)
+}
+
+/// Checks everything before it changes anything; `None` leaves alone.
+fn alter(
+    name: &str,
+    schedule: Option<&str>,
+    mode: Option<&str>,
+    status: Option<&str>,
+) -> Result<(), Error> {
+    let table = catalog::find_owned(name)?;
+    let schedule = schedule.map(|it| options::schedule(Some(it))).transpose()?;
+    let mode = mode.map(options::mode).transpose()?;
+    let status = status.map(requested_status).transpose()?;
+    let _superuser = Identity::superuser();
+    relation::lock_stream_table(table.id);
+    if let Some(schedule) = schedule {
+        catalog::set_schedule(table.id, schedule);
+    }
+    if let Some(mode) = mode.filter(|it| *it != table.mode) {
+        switch_mode(&table, mode)?;
+    }
+    match status {
+        Some(Status::Suspended) => catalog::set_status(table.id, Status::Suspended, None),
+        Some(_) => resume::resume(table)?,
+        None => {}
+    }
+    wake::scheduler_at_commit();
+    Ok(())
+}
+
+fn requested_status(text: &str) -> Result<Status, Error> {
+    match text.parse() {
+        Ok(status @ (Status::Active | Status::Suspended)) => Ok(status),
+        _ => Err(Error::BadStatus(text.to_owned())),
+    }
+}
+
+/// The next refresh rebuilds the storage for the new mode.
+fn switch_mode(table: &StreamTable, mode: RefreshMode) -> Result<(), Error> {
+    let view = table
+        .view
+        .filter(|it| relation::exists(*it))
+        .ok_or_else(|| Error::QueryLost(table.name.to_string()))?;
+    catalog::set_mode(table.id, mode);
+    name::invalidate(table.relation);
+    match mode {
+        RefreshMode::Differential => {
+            let lowered = lower::lower_view(view)?;
+            if lowered.uses_stable {
+                warn_of_stable_functions();
+            }
+            catalog::set_dependencies(table.id, &lowered.dependencies);
+        }
+        RefreshMode::Full => {
+            drop_stages(table.id);
+            for source in catalog::tracked_sources(table.id) {
+                capture::untrack(source, table.id);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! `pgstream.create_stream_table`.
+
+use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+use pgstream_core::{mode::RefreshMode, name::QualifiedName};
+use pgstream_ivm::sql::quote_qualified;
+
+use crate::{
+    api::options,
+    catalog::{self, New},
+    error::Error,
+    lower::{self, Analyzed},
+    pg::{name, security::Identity, spi, wake},
+    refresh,
+};
+
+#[pg_extern(sql = false)]
+fn create_stream_table(
+    name: Option<&str>,
+    query: Option<&str>,
+    schedule: Option<&str>,
+    refresh_mode: Option<&str>,
+    initialize: Option<bool>,
+) -> Result<(), ErrorReport> {
+    let new = Request {
+        name: options::required(name, "name")?,
+        query: options::required(query, "query")?,
+        schedule: options::schedule(schedule)?,
+        mode: options::mode(options::required(refresh_mode, "refresh_mode")?)?,
+        initialize: initialize.unwrap_or(true),
+    };
+    Ok(create(&new)?)
+}
+
+struct Request<'a> {
+    name: &'a str,
+    query: &'a str,
+    schedule: Option<&'a str>,
+    mode: RefreshMode,
+    initialize: bool,
+}
+
+fn create(request: &Request<'_>) -> Result<(), Error> {
+    let target = name::creation_target(request.name);
+    let name = QualifiedName { schema: target.schema, name: target.name };
+    if target.is_taken {
+        return Err(Error::Exists(name));
+    }
+    let analyzed = lower::analyze_user_query(request.query)?;
+    check_privileges(&analyzed);
+    let owner = name::current_role();
+    let _superuser = Identity::superuser();
+    let id = catalog::insert(&New {
+        name: &name,
+        query: request.query,
+        schedule: request.schedule,
+        mode: request.mode,
+    });
+    let view = create_view(id, &analyzed.qualified_sql, owner);
+    catalog::set_view(id, view, &analyzed.functions_used);
+    match request.mode {
+        RefreshMode::Full => catalog::set_dependencies(id, &analyzed.relations),
+        RefreshMode::Differential => {
+            if analyzed.uses_stable {
+                warn_of_stable_functions();
+            }
+            let lowered = lower::lower_view(view).map_err(|it| it.in_text(request.query))?;
+            catalog::set_dependencies(id, &lowered.dependencies);
+        }
+    }
+    refresh::create(id, owner, request.initialize)?;
+    wake::scheduler_at_commit();
+    Ok(())
+}
+
+pub fn warn_of_stable_functions() {
+    pgrx::ereport!(
+        WARNING,
+        PgSqlErrorCode::ERRCODE_WARNING,
+        "the query uses STABLE functions or settings of the session",
+        "Rows are not computed anew when only the result of such a function changes."
+    );
+}
+
+/// Starts the query as the current role, which checks its privileges on all that it reads.
+fn check_privileges(analyzed: &Analyzed) {
+    spi::run(&format!("SELECT FROM ({}) AS q LIMIT 0", analyzed.qualified_sql), &[], |_| {});
+}
+
+/// The hidden view keeps the query, follows renames, and holds on to what it uses.
+fn create_view(id: i64, sql: &str, owner: pg_sys::Oid) -> pg_sys::Oid {
+    let view = quote_qualified("pgstream_state", &format!("query_{id}"));
+    spi::run(&format!("CREATE VIEW {view} AS {sql}"), &[], |_| {});
+    let owner: String =
+        spi::get_one("SELECT quote_ident(rolname) FROM pg_roles WHERE oid = $1", &[owner.into()])
+            .expect("the current role exists");
+    spi::run(&format!("ALTER VIEW {view} OWNER TO {owner}"), &[], |_| {});
+    name::resolve(&view).expect("just created")
+}

@@ -1,0 +1,31 @@
+//! `pgstream.drop_stream_table`.
+
+use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+use pgstream_ivm::sql::quote_qualified;
+
+use crate::{
+    api::options,
+    catalog,
+    error::Error,
+    pg::{relation, security::Identity, spi},
+};
+
+#[pg_extern(sql = false)]
+fn drop_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
+    Ok(drop_by_name(options::required(name, "name")?)?)
+}
+
+/// Drops the table; the event trigger in `ddl::drop` removes everything else, as it does after a
+/// plain DROP TABLE.
+fn drop_by_name(name: &str) -> Result<(), Error> {
+    let table = catalog::find_owned(name)?;
+    let _superuser = Identity::superuser();
+    relation::lock_stream_table(table.id);
+    let readers = catalog::readers(&table);
+    if !readers.is_empty() {
+        return Err(Error::HasReaders { name: table.name, readers });
+    }
+    let (schema, name) = relation::name(table.relation);
+    spi::run(&format!("DROP TABLE {}", quote_qualified(&schema, &name)), &[], |_| {});
+    Ok(())
+}

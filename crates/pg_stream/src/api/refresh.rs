@@ -1,0 +1,31 @@
+//! `pgstream.refresh_stream_table`.
+
+use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+use pgstream_core::status::Status;
+
+use crate::{
+    api::options,
+    catalog,
+    error::Error,
+    refresh::{self, InitiatedBy},
+};
+
+#[pg_extern(sql = false)]
+fn refresh_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
+    Ok(refresh(options::required(name, "name")?)?)
+}
+
+fn refresh(name: &str) -> Result<(), Error> {
+    let table = catalog::find_owned(name)?;
+    match table.status {
+        Status::Suspended => Err(Error::Suspended(table.name)),
+        Status::Error => {
+            let reason = table.error.unwrap_or_default();
+            Err(Error::InError { name: table.name, reason })
+        }
+        Status::Active | Status::Initializing => {
+            refresh::run(table.id, InitiatedBy::Manual)?;
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! `pgstream.resume_stream_table`.
+
+use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+use pgstream_core::status::Status;
+
+use crate::{
+    api::options,
+    catalog::{self, StreamTable},
+    error::Error,
+    pg::{relation, security::Identity, wake},
+};
+
+#[pg_extern(sql = false)]
+fn resume_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
+    let table = catalog::find_owned(options::required(name, "name")?).map_err(ErrorReport::from)?;
+    Ok(resume(table)?)
+}
+
+/// Lets a suspended stream table run again, and one in error if its query is still there.
+pub fn resume(table: StreamTable) -> Result<(), Error> {
+    let _superuser = Identity::superuser();
+    if table.status == Status::Error && !table.view.is_some_and(relation::exists) {
+        return Err(Error::QueryLost(table.name.to_string()));
+    }
+    if matches!(table.status, Status::Suspended | Status::Error) {
+        catalog::activate(&table);
+        wake::scheduler_at_commit();
+    }
+    Ok(())
+}

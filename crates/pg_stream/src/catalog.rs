@@ -1,0 +1,195 @@
+//! The catalog tables: what stream tables exist and what they read.
+
+use pgrx::pg_sys::Oid;
+use pgstream_core::{mode::RefreshMode, name::QualifiedName, status::Status};
+
+use crate::{
+    error::Error,
+    lower::{Relation, RelationKind},
+    pg::{name, security::Identity, spi},
+};
+
+/// A stream table as the catalog knows it.
+#[derive(Clone, Debug)]
+pub struct StreamTable {
+    pub id: i64,
+    pub relation: Oid,
+    pub name: QualifiedName,
+    pub status: Status,
+    pub mode: RefreshMode,
+    pub schedule: Option<String>,
+    pub view: Option<Oid>,
+    pub is_populated: bool,
+    pub error: Option<String>,
+}
+
+const COLUMNS: &str = "pgs_id, pgs_relid, pgs_schema, pgs_name, status, refresh_mode, schedule, \
+                       view_relid, is_populated, error_message";
+
+fn from_row(row: &spi::Row<'_>) -> StreamTable {
+    let text = |position| row.get::<String>(position).expect("NOT NULL in the catalog");
+    StreamTable {
+        id: row.get(0).expect("the primary key"),
+        relation: row.get(1).unwrap_or(Oid::INVALID),
+        name: QualifiedName { schema: text(2), name: text(3) },
+        status: text(4).parse().expect("checked by the catalog"),
+        mode: text(5).parse().expect("checked by the catalog"),
+        schedule: row.get(6),
+        view: row.get(7),
+        is_populated: row.get(8).unwrap_or(false),
+        error: row.get(9),
+    }
+}
+
+/// The stream table that `text` names, as `regclass` reads it.
+pub fn find(text: &str) -> Result<StreamTable, Error> {
+    let relation = name::resolve(text).ok_or_else(|| Error::Undefined(text.to_owned()))?;
+    by_relation(relation).ok_or_else(|| Error::Undefined(text.to_owned()))
+}
+
+/// Like [`find`], for callers that change it: they must own it.
+pub fn find_owned(text: &str) -> Result<StreamTable, Error> {
+    let table = find(text)?;
+    if name::is_owned_by(table.relation, name::current_role()) {
+        Ok(table)
+    } else {
+        Err(Error::NotOwner(table.name))
+    }
+}
+
+pub fn by_relation(relation: Oid) -> Option<StreamTable> {
+    let _superuser = Identity::superuser();
+    let mut found = None;
+    spi::run(
+        &format!("SELECT {COLUMNS} FROM pgstream.pgs_stream_tables WHERE pgs_relid = $1"),
+        &[relation.into()],
+        |row| found = Some(from_row(&row)),
+    );
+    found
+}
+
+/// What is known of a stream table before it has a table.
+pub struct New<'a> {
+    pub name: &'a QualifiedName,
+    pub query: &'a str,
+    pub schedule: Option<&'a str>,
+    pub mode: RefreshMode,
+}
+
+pub fn insert(new: &New<'_>) -> i64 {
+    spi::get_one(
+        "INSERT INTO pgstream.pgs_stream_tables \
+         (pgs_schema, pgs_name, defining_query, schedule, refresh_mode) \
+         VALUES ($1, $2, $3, $4, $5) RETURNING pgs_id",
+        &[
+            new.name.schema.clone().into(),
+            new.name.name.clone().into(),
+            new.query.to_owned().into(),
+            new.schedule.map(str::to_owned).into(),
+            new.mode.as_str().to_owned().into(),
+        ],
+    )
+    .expect("the primary key")
+}
+
+pub fn set_view(id: i64, view: Oid, functions_used: &[String]) {
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET view_relid = $2, functions_used = $3 \
+         WHERE pgs_id = $1",
+        &[id.into(), view.into(), functions_used.to_vec().into()],
+        |_| {},
+    );
+}
+
+/// Replaces what is recorded about the sources of a stream table.
+pub fn set_dependencies(id: i64, relations: &[Relation]) {
+    spi::run("DELETE FROM pgstream.pgs_dependencies WHERE pgs_id = $1", &[id.into()], |_| {});
+    for relation in relations {
+        let kind = match relation.kind {
+            RelationKind::Table if by_relation(relation.oid).is_some() => "STREAM_TABLE",
+            RelationKind::Table | RelationKind::Other => "TABLE",
+            RelationKind::View => "VIEW",
+            RelationKind::MaterializedView => "MATVIEW",
+            RelationKind::ForeignTable => "FOREIGN_TABLE",
+        };
+        let columns: Vec<String> = relation.columns.iter().map(|it| it.1.clone()).collect();
+        spi::run(
+            include_str!("catalog/insert_dependency.sql"),
+            &[id.into(), relation.oid.into(), kind.to_owned().into(), columns.into()],
+            |_| {},
+        );
+    }
+}
+
+/// The tables that are captured for a stream table.
+pub fn tracked_sources(id: i64) -> Vec<Oid> {
+    let mut sources = Vec::new();
+    spi::run(
+        "SELECT source_relid FROM pgstream.pgs_change_tracking WHERE $1 = ANY (tracked_by_pgs_ids)",
+        &[id.into()],
+        |row| sources.extend(row.get::<Oid>(0)),
+    );
+    sources
+}
+
+/// The other stream tables that read this one.
+pub fn readers(table: &StreamTable) -> Vec<QualifiedName> {
+    let _superuser = Identity::superuser();
+    let mut readers = Vec::new();
+    spi::run(
+        "SELECT pgs_schema, pgs_name FROM pgstream.pgs_dependencies \
+         JOIN pgstream.pgs_stream_tables USING (pgs_id) \
+         WHERE source_relid = $1 AND pgs_id <> $2 AND status <> 'ERROR' ORDER BY pgs_id",
+        &[table.relation.into(), table.id.into()],
+        |row| {
+            let (Some(schema), Some(name)) = (row.get(0), row.get(1)) else { return };
+            readers.push(QualifiedName { schema, name });
+        },
+    );
+    readers
+}
+
+pub fn delete(id: i64) {
+    spi::run("DELETE FROM pgstream.pgs_stream_tables WHERE pgs_id = $1", &[id.into()], |_| {});
+}
+
+/// Moves to another status; a reason goes with ERROR and SUSPENDED.
+pub fn set_status(id: i64, status: Status, reason: Option<&str>) {
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables \
+         SET status = $2, error_message = $3, updated_at = clock_timestamp() WHERE pgs_id = $1",
+        &[id.into(), status.as_str().to_owned().into(), reason.map(str::to_owned).into()],
+        |_| {},
+    );
+}
+
+/// Makes a suspended or new stream table run again.
+pub fn activate(table: &StreamTable) {
+    let status = if table.is_populated { Status::Active } else { Status::Initializing };
+    set_status(table.id, status, None);
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET consecutive_errors = 0 WHERE pgs_id = $1",
+        &[table.id.into()],
+        |_| {},
+    );
+}
+
+pub fn set_schedule(id: i64, schedule: Option<&str>) {
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables \
+         SET schedule = $2, updated_at = clock_timestamp() WHERE pgs_id = $1",
+        &[id.into(), schedule.map(str::to_owned).into()],
+        |_| {},
+    );
+}
+
+/// The next refresh rebuilds, since what is stored was laid out for the other mode.
+pub fn set_mode(id: i64, mode: RefreshMode) {
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables \
+         SET refresh_mode = $2, needs_reinit = true, fingerprint = NULL, consumed = NULL, \
+             updated_at = clock_timestamp() WHERE pgs_id = $1",
+        &[id.into(), mode.as_str().to_owned().into()],
+        |_| {},
+    );
+}

@@ -1,0 +1,128 @@
+//! Commands on databases that fail while anybody is connected: the scheduler steps aside.
+
+use std::ffi::CStr;
+
+use pgrx::{
+    IntoDatum, pg_sys::{self, NodeTag, Oid},
+};
+
+use super::{security::Identity, shmem, time, wake};
+
+/// How long a scheduler stays away, in microseconds. PostgreSQL waits 5 seconds for others to go.
+const ABSENCE: i64 = 7_000_000;
+
+static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
+
+/// Watches commands on databases; to be called while `shared_preload_libraries` are loaded.
+pub fn install() {
+    // SAFETY: the postmaster loads libraries one after the other, in one thread.
+    unsafe {
+        NEXT = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn process_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    query_string: *const std::ffi::c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    receiver: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: the arguments are passed on as they came.
+    unsafe {
+        let command = (*statement).utilityStmt;
+        if let Some(database) = disturbed_database(command) {
+            step_aside(database);
+        }
+        let next = NEXT.unwrap_or(pg_sys::standard_ProcessUtility);
+        next(
+            statement,
+            query_string,
+            read_only_tree,
+            context,
+            params,
+            environment,
+            receiver,
+            completion,
+        );
+        if (*command).type_ == NodeTag::T_CreatedbStmt {
+            // The new database may be a copy of one that has the extension.
+            wake::launcher_at_commit();
+        }
+    }
+}
+
+/// The database that nobody may be connected to while `command` runs.
+///
+/// # Safety
+///
+/// `command` is the parse tree of a utility command.
+unsafe fn disturbed_database(command: *mut pg_sys::Node) -> Option<Oid> {
+    // SAFETY: the tag says which struct it is.
+    unsafe {
+        let name = match (*command).type_ {
+            NodeTag::T_CreatedbStmt => {
+                template((*command.cast::<pg_sys::CreatedbStmt>()).options)?
+            }
+            NodeTag::T_DropdbStmt => (*command.cast::<pg_sys::DropdbStmt>()).dbname,
+            NodeTag::T_AlterDatabaseStmt => (*command.cast::<pg_sys::AlterDatabaseStmt>()).dbname,
+            NodeTag::T_RenameStmt => {
+                let rename = command.cast::<pg_sys::RenameStmt>();
+                if (*rename).renameType != pg_sys::ObjectType::OBJECT_DATABASE {
+                    return None;
+                }
+                (*rename).subname
+            }
+            _ => return None,
+        };
+        let database = pg_sys::get_database_oid(name, true);
+        let role = pg_sys::GetUserId();
+        let may = database != Oid::INVALID
+            && (pg_sys::have_createdb_privilege()
+                || pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role));
+        may.then_some(database)
+    }
+}
+
+/// The option TEMPLATE of CREATE DATABASE.
+///
+/// # Safety
+///
+/// `options` is a list of `DefElem`.
+unsafe fn template(options: *mut pg_sys::List) -> Option<*mut std::ffi::c_char> {
+    if options.is_null() {
+        return None;
+    }
+    // SAFETY: the elements of the list lie one after the other.
+    unsafe {
+        for index in 0..(*options).length {
+            let element =
+                (*(*options).elements.offset(index as isize)).ptr_value.cast::<pg_sys::DefElem>();
+            if CStr::from_ptr((*element).defname) == c"template" && !(*element).arg.is_null() {
+                return Some(pg_sys::defGetString(element));
+            }
+        }
+    }
+    None
+}
+
+/// Ends the scheduler of a database and keeps it away for a while.
+fn step_aside(database: Oid) {
+    let Some(slot) = shmem::slot_of(database) else { return };
+    slot.hold_until(time::now() + ABSENCE);
+    if let Some(pid) = slot.worker_pid() {
+        let _superuser = Identity::superuser();
+        // SAFETY: both arguments are given; a process that is gone is only a warning.
+        unsafe {
+            pgrx::direct_function_call::<bool>(
+                pg_sys::pg_terminate_backend,
+                &[pid.into_datum(), 0i64.into_datum()],
+            );
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Names as users write them, roles and ownership.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys::{self, Oid};
+
+use crate::pg::relation;
+
+/// Where a new relation would go.
+pub struct Target {
+    pub schema: String,
+    pub name: String,
+    /// Whether a relation of that name is there already.
+    pub is_taken: bool,
+}
+
+/// Reads `text` as `regclass` does, for a relation to be created by the current role, which must
+/// have the privilege to do so.
+pub fn creation_target(text: &str) -> Target {
+    let range = range_var(text);
+    let mut existing = Oid::INVALID;
+    // SAFETY: the range variable was just made; a missing schema or privilege is an ERROR.
+    unsafe {
+        let schema = pg_sys::RangeVarGetAndCheckCreationNamespace(
+            range,
+            pg_sys::NoLock as i32,
+            &raw mut existing,
+        );
+        if pg_sys::isTempOrTempToastNamespace(schema) {
+            pgrx::ereport!(
+                ERROR,
+                pgrx::PgSqlErrorCode::ERRCODE_INVALID_TABLE_DEFINITION,
+                "stream tables cannot be temporary"
+            );
+        }
+        Target {
+            schema: relation::text(pg_sys::get_namespace_name(schema)),
+            name: relation::text((*range).relname),
+            is_taken: existing != Oid::INVALID,
+        }
+    }
+}
+
+/// The relation that `text` names, as `regclass` reads it.
+pub fn resolve(text: &str) -> Option<Oid> {
+    let range = range_var(text);
+    // SAFETY: the range variable was just made.
+    let found = unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            range,
+            pg_sys::NoLock as i32,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
+    };
+    (found != Oid::INVALID).then_some(found)
+}
+
+fn range_var(text: &str) -> *mut pg_sys::RangeVar {
+    let text = CString::new(text).expect("SQL text has no NUL");
+    // SAFETY: both copy what they need; a malformed name is an ERROR.
+    unsafe {
+        let list = pg_sys::stringToQualifiedNameList(text.as_ptr(), std::ptr::null_mut());
+        pg_sys::makeRangeVarFromNameList(list)
+    }
+}
+
+/// The role that privileges are checked for.
+pub fn current_role() -> Oid {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether the role owns the relation, by itself, by membership, or as a superuser.
+pub fn is_owned_by(relation: Oid, role: Oid) -> bool {
+    // SAFETY: a syscache look-up; the caller knows that the relation exists.
+    unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, role) }
+}
+
+/// Makes all sessions forget what they cached about the relation, from commit on.
+pub fn invalidate(relation: Oid) {
+    // SAFETY: queues a message; the relation exists.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) };
+}

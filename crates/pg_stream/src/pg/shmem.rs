@@ -1,0 +1,254 @@
+//! Shared memory: a slot for each database, through which the launcher, the schedulers and
+//! committing sessions talk. Everything in it is atomic, so nobody ever waits for it.
+
+use std::{
+    ptr,
+    sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::SeqCst},
+};
+
+use pgrx::pg_sys::{self, Oid};
+
+/// The most databases that can have a scheduler.
+const SLOTS: usize = 256;
+
+#[repr(C)]
+struct Shared {
+    /// Where the launcher's latch is.
+    launcher: AtomicI32,
+    slots: [Slot; SLOTS],
+}
+
+/// What is known about one database. A slot is free while `database` is 0.
+#[repr(C)]
+pub struct Slot {
+    database: AtomicU32,
+    state: AtomicU32,
+    /// Where the scheduler's latch is.
+    worker: AtomicI32,
+    worker_pid: AtomicI32,
+    /// Counts commits that changed something which stream tables read.
+    commits: AtomicU64,
+    /// Whether the scheduler wants to be woken by the next of them.
+    armed: AtomicBool,
+    /// No scheduler is started before this time.
+    held_until: AtomicI64,
+    /// Somebody asked for a scheduler since the last one started.
+    asked: AtomicBool,
+}
+
+/// How a database stands with its scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum State {
+    /// To be started as soon as possible.
+    Wanted,
+    /// Was asked for and has not connected yet.
+    Starting,
+    Running,
+    /// The database does not have the extension.
+    Unneeded,
+    /// Ended; to be started again after a pause.
+    Ended,
+}
+
+const STATES: [State; 5] =
+    [State::Wanted, State::Starting, State::Running, State::Unneeded, State::Ended];
+
+const NO_PROCESS: i32 = -1;
+
+static mut SHARED: *const Shared = ptr::null();
+static mut NEXT_REQUEST: pg_sys::shmem_request_hook_type = None;
+static mut NEXT_STARTUP: pg_sys::shmem_startup_hook_type = None;
+
+/// Reserves the memory; to be called while `shared_preload_libraries` are loaded.
+pub fn reserve() {
+    // SAFETY: the postmaster loads libraries one after the other, in one thread.
+    unsafe {
+        NEXT_REQUEST = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(request);
+        NEXT_STARTUP = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(startup);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn request() {
+    // SAFETY: called by the postmaster, which then calls the next library's hook.
+    unsafe {
+        if let Some(next) = NEXT_REQUEST {
+            next();
+        }
+        pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn startup() {
+    // SAFETY: called by the postmaster alone; the memory is as large as was requested, and zeros
+    // are valid for every field.
+    unsafe {
+        if let Some(next) = NEXT_STARTUP {
+            next();
+        }
+        let mut found = false;
+        let memory = pg_sys::ShmemInitStruct(
+            c"pg_stream".as_ptr(),
+            size_of::<Shared>(),
+            &raw mut found,
+        )
+        .cast::<Shared>();
+        if !found {
+            ptr::write_bytes(memory, 0, 1);
+            (*memory).launcher.store(NO_PROCESS, SeqCst);
+        }
+        SHARED = memory;
+    }
+}
+
+/// `None` when the library was not preloaded.
+fn shared() -> Option<&'static Shared> {
+    // SAFETY: set once before any process is forked; the memory lives as long as the server.
+    unsafe { SHARED.as_ref() }
+}
+
+/// Whether the library was preloaded.
+pub fn is_available() -> bool {
+    shared().is_some()
+}
+
+pub fn slot(index: usize) -> &'static Slot {
+    &shared().expect("only workers ask, and they exist only with shared memory").slots[index]
+}
+
+/// The slots in use, with their indexes.
+pub fn slots() -> impl Iterator<Item = (usize, &'static Slot)> {
+    let all = shared().into_iter().flat_map(|it| it.slots.iter().enumerate());
+    all.filter(|(_, slot)| slot.database() != Oid::INVALID)
+}
+
+pub fn slot_of(database: Oid) -> Option<&'static Slot> {
+    slots().map(|it| it.1).find(|it| it.database() == database)
+}
+
+/// Asks for a scheduler in the database, unless it has one.
+pub fn want(database: Oid) {
+    let Some(shared) = shared() else { return };
+    let slot = slot_of(database).or_else(|| {
+        shared.slots.iter().find(|it| {
+            it.database.compare_exchange(0, database.to_u32(), SeqCst, SeqCst).is_ok()
+        })
+    });
+    if let Some(slot) = slot {
+        slot.asked.store(true, SeqCst);
+    }
+}
+
+/// The launcher tells where its latch is.
+pub fn announce_launcher() {
+    if let Some(shared) = shared() {
+        // SAFETY: reads a variable of this process.
+        shared.launcher.store(unsafe { pg_sys::MyProcNumber }, SeqCst);
+    }
+}
+
+pub fn wake_launcher() {
+    if let Some(shared) = shared() {
+        set_latch(shared.launcher.load(SeqCst));
+    }
+}
+
+impl Slot {
+    pub fn database(&self) -> Oid {
+        Oid::from(self.database.load(SeqCst))
+    }
+
+    pub fn state(&self) -> State {
+        STATES[self.state.load(SeqCst) as usize]
+    }
+
+    pub fn set_state(&self, state: State) {
+        self.state.store(state as u32, SeqCst);
+    }
+
+    /// Gives the slot back; its database is gone.
+    pub fn free(&self) {
+        self.detach(State::Wanted);
+        self.held_until.store(0, SeqCst);
+        self.database.store(0, SeqCst);
+    }
+
+    /// Whether somebody asked for a scheduler since the last one looked for the extension.
+    pub fn is_asked_again(&self) -> bool {
+        self.asked.load(SeqCst)
+    }
+
+    /// The scheduler looks for the extension now.
+    pub fn start_looking(&self) {
+        self.asked.store(false, SeqCst);
+    }
+
+    /// This process is the scheduler of the slot's database.
+    pub fn attach(&self) {
+        // SAFETY: reads variables of this process.
+        unsafe {
+            self.worker.store(pg_sys::MyProcNumber, SeqCst);
+            self.worker_pid.store(pg_sys::MyProcPid, SeqCst);
+        }
+        self.set_state(State::Running);
+    }
+
+    /// The scheduler ends.
+    pub fn detach(&self, state: State) {
+        self.armed.store(false, SeqCst);
+        self.worker.store(NO_PROCESS, SeqCst);
+        self.worker_pid.store(0, SeqCst);
+        self.set_state(state);
+    }
+
+    /// The process of the scheduler, if it runs.
+    pub fn worker_pid(&self) -> Option<i32> {
+        Some(self.worker_pid.load(SeqCst)).filter(|it| *it > 0)
+    }
+
+    pub fn hold_until(&self, time: i64) {
+        self.held_until.store(time, SeqCst);
+    }
+
+    pub fn held_until(&self) -> i64 {
+        self.held_until.load(SeqCst)
+    }
+
+    pub fn commits(&self) -> u64 {
+        self.commits.load(SeqCst)
+    }
+
+    /// Asks to be woken by the next commit, or says no longer to be.
+    pub fn arm(&self, wanted: bool) {
+        self.armed.store(wanted, SeqCst);
+    }
+
+    /// Counts a commit and wakes the scheduler if it waits for one.
+    pub fn note_commit(&self) {
+        self.commits.fetch_add(1, SeqCst);
+        if self.armed.swap(false, SeqCst) {
+            self.wake();
+        }
+    }
+
+    pub fn wake(&self) {
+        if self.state() == State::Running {
+            set_latch(self.worker.load(SeqCst));
+        }
+    }
+}
+
+/// Setting the latch of a process that took the place of another one is harmless: it only looks
+/// around once more.
+fn set_latch(process: i32) {
+    let Ok(index) = usize::try_from(process) else { return };
+    // SAFETY: the number came from a process of this server, so it is an index into this array.
+    unsafe {
+        let process = (*pg_sys::ProcGlobal).allProcs.add(index);
+        pg_sys::SetLatch(&raw mut (*process).procLatch);
+    }
+}

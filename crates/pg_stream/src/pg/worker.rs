@@ -1,0 +1,262 @@
+//! Background workers: starting them, their transactions, their sleep and their end.
+
+use std::{
+    ffi::{CStr, c_char, c_int},
+    panic::AssertUnwindSafe,
+    ptr,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+use pgrx::{
+    PgTryBuilder,
+    pg_sys::{self, Oid, panic::CaughtError},
+};
+
+/// SIGTERM came.
+static STOP: AtomicBool = AtomicBool::new(false);
+/// A transaction runs, which SIGTERM must interrupt.
+static IN_TRANSACTION: AtomicBool = AtomicBool::new(false);
+
+/// Registers the worker that the server starts by itself, and starts again if it dies.
+pub fn register_launcher(name: &str, entry: &str) {
+    let mut worker = description(name, entry, 0);
+    worker.bgw_restart_time = 5;
+    // SAFETY: called while `shared_preload_libraries` are loaded; the description is copied.
+    unsafe { pg_sys::RegisterBackgroundWorker(&raw mut worker) };
+}
+
+/// A worker that this process started. The handle is never freed before the process ends.
+#[derive(Clone, Copy)]
+pub struct Started(*mut pg_sys::BackgroundWorkerHandle);
+
+/// Starts a worker that gets `argument`; `None` when there are no worker processes left. This
+/// process is woken when the worker starts and when it ends.
+pub fn start(name: &str, entry: &str, argument: usize) -> Option<Started> {
+    let mut worker = description(name, entry, argument);
+    worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
+    let mut handle = ptr::null_mut();
+    // SAFETY: the description is copied; the handle is allocated where it stays.
+    unsafe {
+        worker.bgw_notify_pid = pg_sys::MyProcPid;
+        let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let started = pg_sys::RegisterDynamicBackgroundWorker(&raw mut worker, &raw mut handle);
+        pg_sys::MemoryContextSwitchTo(context);
+        started.then_some(Started(handle))
+    }
+}
+
+impl Started {
+    pub fn has_ended(self) -> bool {
+        let mut pid = 0;
+        // SAFETY: the handle lives until `forget`.
+        let status = unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &raw mut pid) };
+        matches!(
+            status,
+            pg_sys::BgwHandleStatus::BGWH_STOPPED | pg_sys::BgwHandleStatus::BGWH_POSTMASTER_DIED
+        )
+    }
+
+    /// Frees the handle.
+    pub fn forget(self) {
+        // SAFETY: allocated by PostgreSQL in `start`; the handle is consumed.
+        unsafe { pg_sys::pfree(self.0.cast()) };
+    }
+}
+
+fn description(name: &str, entry: &str, argument: usize) -> pg_sys::BackgroundWorker {
+    let mut worker = pg_sys::BackgroundWorker {
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS
+            | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as c_int,
+        bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
+        bgw_main_arg: pg_sys::Datum::from(argument),
+        ..Default::default()
+    };
+    copy_text(&mut worker.bgw_name, name);
+    copy_text(&mut worker.bgw_type, name);
+    copy_text(&mut worker.bgw_library_name, "pg_stream");
+    copy_text(&mut worker.bgw_function_name, entry);
+    worker
+}
+
+fn copy_text<const N: usize>(target: &mut [c_char; N], text: &str) {
+    for (byte, letter) in target.iter_mut().take(N - 1).zip(text.bytes()) {
+        *byte = letter as c_char;
+    }
+}
+
+/// The first thing a worker does: connects to a database, or only to the shared catalogs.
+pub fn begin(database: Option<Oid>) {
+    // SAFETY: called once at the start of a worker; the handlers are safe to run at any time.
+    unsafe {
+        pg_sys::pqsignal_be(
+            pg_sys::SIGHUP as c_int,
+            Some(pg_sys::SignalHandlerForConfigReload),
+        );
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as c_int, Some(on_terminate));
+        pg_sys::BackgroundWorkerUnblockSignals();
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            database.unwrap_or(Oid::INVALID),
+            Oid::INVALID,
+            0,
+        );
+    }
+}
+
+/// Ends at once when nothing runs, and by interrupting the transaction otherwise.
+unsafe extern "C-unwind" fn on_terminate(signal: c_int) {
+    STOP.store(true, SeqCst);
+    // SAFETY: both are made for signal handlers.
+    unsafe {
+        if IN_TRANSACTION.load(SeqCst) {
+            pg_sys::die(signal);
+        } else {
+            pg_sys::SetLatch(pg_sys::MyLatch);
+        }
+    }
+}
+
+/// Sleeps until something happens, or at most so many milliseconds. Does not return when the
+/// server stops or somebody terminates this process.
+pub fn sleep(milliseconds: i64) {
+    let flags = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let timeout = milliseconds.clamp(0, i64::from(i32::MAX));
+    // SAFETY: plain calls in the main loop of a worker, outside of transactions.
+    unsafe {
+        if !STOP.load(SeqCst) {
+            pg_sys::WaitLatch(
+                pg_sys::MyLatch,
+                flags as c_int,
+                timeout,
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+        }
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+        if STOP.load(SeqCst) {
+            pg_sys::proc_exit(0);
+        }
+        pgrx::check_for_interrupts!();
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+}
+
+/// Ends this process.
+pub fn end() -> ! {
+    // SAFETY: runs the exit callbacks and does not return.
+    unsafe { pg_sys::proc_exit(0) };
+    unreachable!("proc_exit does not return")
+}
+
+/// Runs `at_exit` when this process ends for whatever reason.
+pub fn at_exit(callback: pg_sys::pg_on_exit_callback, argument: usize) {
+    // SAFETY: the callback is a function of this library.
+    unsafe { pg_sys::before_shmem_exit(callback, pg_sys::Datum::from(argument)) };
+}
+
+/// Why a transaction was rolled back.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub message: String,
+}
+
+/// Runs `work` in a transaction of its own, and rolls it back if it raises an error. What `work`
+/// allocates in PostgreSQL's memory is freed either way.
+pub fn transaction<T>(label: &CStr, work: impl FnOnce() -> T) -> Result<T, Failure> {
+    // SAFETY: called from the main loop of a worker, outside of transactions.
+    unsafe {
+        IN_TRANSACTION.store(true, SeqCst);
+        if STOP.load(SeqCst) {
+            pg_sys::proc_exit(0);
+        }
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, label.as_ptr());
+    }
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(committed(work))))
+        .catch_others(|error| Err(failure(&error)))
+        .execute();
+    // SAFETY: the transaction is over or is rolled back here.
+    unsafe {
+        if result.is_err() {
+            pg_sys::AbortCurrentTransaction();
+        }
+        IN_TRANSACTION.store(false, SeqCst);
+        pg_sys::MemoryContextReset(work_context());
+        pg_sys::pgstat_report_stat(true);
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, ptr::null());
+    }
+    result
+}
+
+fn committed<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the calls of any worker that runs SQL, in the usual order.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        pg_sys::MemoryContextSwitchTo(work_context());
+        let result = work();
+        if pg_sys::ActiveSnapshotSet() {
+            pg_sys::PopActiveSnapshot();
+        }
+        pg_sys::CommitTransactionCommand();
+        result
+    }
+}
+
+/// Where the work of a transaction allocates, emptied after each.
+fn work_context() -> pg_sys::MemoryContext {
+    static mut CONTEXT: pg_sys::MemoryContext = ptr::null_mut();
+    // SAFETY: one thread; made once below the context that lives as long as the process.
+    unsafe {
+        if CONTEXT.is_null() {
+            CONTEXT = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"pg_stream worker".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            );
+        }
+        CONTEXT
+    }
+}
+
+fn failure(error: &CaughtError) -> Failure {
+    let (CaughtError::PostgresError(report)
+    | CaughtError::ErrorReport(report)
+    | CaughtError::RustPanic { ereport: report, .. }) = error;
+    Failure { message: report.message().to_owned() }
+}
+
+/// Databases that may have a scheduler, read from the shared catalog in a transaction.
+pub fn databases() -> Vec<Oid> {
+    let mut found = Vec::new();
+    // SAFETY: a catalog scan as the autovacuum launcher does it; the tuples are read before the
+    // next one is fetched.
+    unsafe {
+        let relation =
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as c_int);
+        let scan = pg_sys::table_beginscan_catalog(relation, 0, ptr::null_mut());
+        loop {
+            let tuple =
+                pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if tuple.is_null() {
+                break;
+            }
+            let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
+            if (*row).datallowconn && !(*row).datistemplate && (*row).datconnlimit != -2 {
+                found.push((*row).oid);
+            }
+        }
+        pg_sys::heap_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as c_int);
+    }
+    found
+}
+
+/// Whether the database that this process is connected to has the extension.
+pub fn has_extension() -> bool {
+    // SAFETY: a catalog look-up in a transaction.
+    unsafe { pg_sys::get_extension_oid(c"pg_stream".as_ptr(), true) != Oid::INVALID }
+}

@@ -1,0 +1,26 @@
+WITH failed AS (
+    UPDATE pgstream.pgs_stream_tables
+    SET consecutive_errors = consecutive_errors + 1,
+        status = CASE WHEN consecutive_errors + 1 >= $3 THEN 'SUSPENDED' ELSE status END,
+        error_message = CASE WHEN consecutive_errors + 1 >= $3 THEN $2 END,
+        updated_at = clock_timestamp()
+    WHERE pgs_id = $1
+    RETURNING pgs_id, pgs_schema, pgs_name, status, consecutive_errors,
+              CASE WHEN is_populated THEN refresh_mode ELSE 'FULL' END AS action
+), recorded AS (
+    INSERT INTO pgstream.pgs_refresh_history
+        (pgs_id, start_time, end_time, action, status, error_message, initiated_by)
+    SELECT pgs_id, $4, clock_timestamp(), action, 'FAILED', $2, 'SCHEDULER' FROM failed
+)
+SELECT pg_catalog.pg_notify('pg_stream_alert', left(message::text, 7900))
+FROM failed,
+LATERAL (
+    SELECT json_build_object(
+        'event', 'refresh_failed', 'pgs_schema', pgs_schema, 'pgs_name', pgs_name,
+        'st', pgs_schema || '.' || pgs_name, 'action', action, 'error', left($2, 2000))
+    UNION ALL
+    SELECT json_build_object(
+        'event', 'auto_suspended', 'pgs_schema', pgs_schema, 'pgs_name', pgs_name,
+        'st', pgs_schema || '.' || pgs_name, 'consecutive_errors', consecutive_errors)
+    WHERE status = 'SUSPENDED'
+) AS alert(message)

@@ -1,0 +1,132 @@
+//! The launcher: keeps one scheduler running in each database that has the extension.
+//!
+//! Only a process that is connected to a database can see its extensions, so a scheduler is
+//! started in each new database once and ends at once where it is not needed. CREATE EXTENSION
+//! asks for it again at commit. Schedulers start one at a time, so that looking around never takes
+//! all worker processes.
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys::{self, Oid};
+
+use crate::{
+    pg::{
+        shmem::{self, Slot, State},
+        time,
+        worker::{self, Started},
+    },
+    scheduler::LONGEST_SLEEP,
+};
+
+/// The pause before a scheduler that ended is started again, in microseconds.
+const PAUSE: i64 = 2_000_000;
+/// The same for one that could not even connect.
+const LONG_PAUSE: i64 = 30_000_000;
+
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn pg_stream_launcher_main(_argument: pg_sys::Datum) {
+    worker::begin(None);
+    shmem::announce_launcher();
+    let mut launcher = Launcher::default();
+    loop {
+        let sleep = launcher.pass(time::now());
+        worker::sleep(sleep);
+    }
+}
+
+#[derive(Default)]
+struct Launcher {
+    /// By slot.
+    children: HashMap<usize, Started>,
+    not_before: HashMap<usize, i64>,
+    is_short_of_workers: bool,
+}
+
+impl Launcher {
+    /// Looks after all databases; returns for how many milliseconds nothing else is to be done.
+    fn pass(&mut self, now: i64) -> i64 {
+        if let Ok(databases) = worker::transaction(c"looking for databases", worker::databases) {
+            self.update_slots(&databases);
+        }
+        self.bury(now);
+        let mut next = now + LONGEST_SLEEP * 1000;
+        for (index, slot) in shmem::slots() {
+            if self.children.contains_key(&index) || !is_wanted(slot) {
+                continue;
+            }
+            let time = slot.held_until().max(self.not_before.get(&index).copied().unwrap_or(0));
+            if time > now {
+                next = next.min(time);
+            } else if !self.is_starting() {
+                self.start(index, slot, now);
+            }
+        }
+        (next - now) / 1000 + 1
+    }
+
+    fn update_slots(&mut self, databases: &[Oid]) {
+        for (index, slot) in shmem::slots() {
+            if !databases.contains(&slot.database()) && !self.children.contains_key(&index) {
+                slot.free();
+                self.not_before.remove(&index);
+            }
+        }
+        for database in databases {
+            if shmem::slot_of(*database).is_none() {
+                shmem::want(*database);
+            }
+        }
+    }
+
+    /// Forgets schedulers that ended.
+    fn bury(&mut self, now: i64) {
+        self.children.retain(|index, child| {
+            if !child.has_ended() {
+                return true;
+            }
+            child.forget();
+            let slot = shmem::slot(*index);
+            let pause = match slot.state() {
+                State::Unneeded => return false,
+                State::Ended => PAUSE,
+                State::Wanted | State::Starting | State::Running => LONG_PAUSE,
+            };
+            slot.detach(State::Ended);
+            self.not_before.insert(*index, now + pause);
+            false
+        });
+    }
+
+    fn is_starting(&self) -> bool {
+        self.children.keys().any(|index| shmem::slot(*index).state() == State::Starting)
+    }
+
+    fn start(&mut self, index: usize, slot: &Slot, now: i64) {
+        slot.set_state(State::Starting);
+        let started = worker::start("pg_stream scheduler", "pg_stream_scheduler_main", index);
+        match started {
+            Some(child) => {
+                self.children.insert(index, child);
+                self.is_short_of_workers = false;
+            }
+            None => {
+                slot.set_state(State::Wanted);
+                self.not_before.insert(index, now + LONG_PAUSE);
+                if !std::mem::replace(&mut self.is_short_of_workers, true) {
+                    pgrx::warning!(
+                        "pg_stream cannot start a scheduler: too few max_worker_processes"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn is_wanted(slot: &Slot) -> bool {
+    match slot.state() {
+        State::Wanted | State::Ended => true,
+        State::Unneeded => slot.is_asked_again(),
+        State::Starting | State::Running => false,
+    }
+}
