@@ -25,6 +25,7 @@ pub mod api;
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
+    capture::on_capture_commit(pg::wake::change_committed);
     if pg::is_preloading() {
         scheduler::install();
     } else if !pg::shmem::is_available() {

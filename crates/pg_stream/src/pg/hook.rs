@@ -39,17 +39,28 @@ unsafe extern "C-unwind" fn process_utility(
         if let Some(database) = disturbed_database(command) {
             step_aside(database);
         }
-        let next = NEXT.unwrap_or(pg_sys::standard_ProcessUtility);
-        next(
-            statement,
-            query_string,
-            read_only_tree,
-            context,
-            params,
-            environment,
-            receiver,
-            completion,
-        );
+        match NEXT {
+            Some(next) => next(
+                statement,
+                query_string,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                receiver,
+                completion,
+            ),
+            None => pg_sys::standard_ProcessUtility(
+                statement,
+                query_string,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                receiver,
+                completion,
+            ),
+        }
         if (*command).type_ == NodeTag::T_CreatedbStmt {
             // The new database may be a copy of one that has the extension.
             wake::launcher_at_commit();

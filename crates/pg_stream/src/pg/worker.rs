@@ -88,10 +88,7 @@ fn copy_text<const N: usize>(target: &mut [c_char; N], text: &str) {
 pub fn begin(database: Option<Oid>) {
     // SAFETY: called once at the start of a worker; the handlers are safe to run at any time.
     unsafe {
-        pg_sys::pqsignal_be(
-            pg_sys::SIGHUP as c_int,
-            Some(pg_sys::SignalHandlerForConfigReload),
-        );
+        pg_sys::pqsignal_be(pg_sys::SIGHUP as c_int, Some(on_reload));
         pg_sys::pqsignal_be(pg_sys::SIGTERM as c_int, Some(on_terminate));
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
@@ -100,6 +97,11 @@ pub fn begin(database: Option<Oid>) {
             0,
         );
     }
+}
+
+unsafe extern "C-unwind" fn on_reload(signal: c_int) {
+    // SAFETY: made for signal handlers.
+    unsafe { pg_sys::SignalHandlerForConfigReload(signal) };
 }
 
 /// Ends at once when nothing runs, and by interrupting the transaction otherwise.
