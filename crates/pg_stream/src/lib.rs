@@ -24,6 +24,7 @@ pub mod api;
 /// Called by PostgreSQL when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::hide_backtraces();
     settings::define();
     capture::on_capture_commit(pg::wake::change_committed);
     if pg::is_preloading() {

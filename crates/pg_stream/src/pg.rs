@@ -30,3 +30,9 @@ pub fn is_preloading() -> bool {
     // SAFETY: reads a variable that only the postmaster sets.
     unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress }
 }
+
+/// Users of a server that happens to have RUST_BACKTRACE in its environment get plain errors.
+pub fn hide_backtraces() {
+    // SAFETY: libraries are loaded while the process has one thread.
+    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+}

@@ -1,9 +1,10 @@
 //! Commands on databases that fail while anybody is connected: the scheduler steps aside.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 
 use pgrx::{
-    IntoDatum, pg_sys::{self, NodeTag, Oid},
+    IntoDatum,
+    pg_sys::{self, NodeTag, Oid},
 };
 
 use super::{security::Identity, shmem, time, wake};
@@ -22,10 +23,25 @@ pub fn install() {
     }
 }
 
-#[pgrx::pg_guard]
+unsafe extern "C-unwind" {
+    /// PostgreSQL's own, not the binding, which would turn every error of every command into a
+    /// Rust panic and back, losing positions and fields on the way.
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        query_string: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        receiver: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+/// Holds nothing that would have to be dropped when an error jumps over it.
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
-    query_string: *const std::ffi::c_char,
+    query_string: *const c_char,
     read_only_tree: bool,
     context: pg_sys::ProcessUtilityContext::Type,
     params: pg_sys::ParamListInfo,
@@ -36,36 +52,49 @@ unsafe extern "C-unwind" fn process_utility(
     // SAFETY: the arguments are passed on as they came.
     unsafe {
         let command = (*statement).utilityStmt;
-        if let Some(database) = disturbed_database(command) {
-            step_aside(database);
+        let tag = (*command).type_;
+        if is_about_databases(tag) {
+            before(command);
         }
-        match NEXT {
-            Some(next) => next(
-                statement,
-                query_string,
-                read_only_tree,
-                context,
-                params,
-                environment,
-                receiver,
-                completion,
-            ),
-            None => pg_sys::standard_ProcessUtility(
-                statement,
-                query_string,
-                read_only_tree,
-                context,
-                params,
-                environment,
-                receiver,
-                completion,
-            ),
-        }
-        if (*command).type_ == NodeTag::T_CreatedbStmt {
-            // The new database may be a copy of one that has the extension.
-            wake::launcher_at_commit();
+        let next = NEXT.unwrap_or(standard_ProcessUtility);
+        next(
+            statement,
+            query_string,
+            read_only_tree,
+            context,
+            params,
+            environment,
+            receiver,
+            completion,
+        );
+        if tag == NodeTag::T_CreatedbStmt {
+            after_create_database();
         }
     }
+}
+
+fn is_about_databases(tag: NodeTag) -> bool {
+    matches!(
+        tag,
+        NodeTag::T_CreatedbStmt
+            | NodeTag::T_DropdbStmt
+            | NodeTag::T_AlterDatabaseStmt
+            | NodeTag::T_RenameStmt
+    )
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn before(command: *mut pg_sys::Node) {
+    // SAFETY: the parse tree of the command that is about to run.
+    if let Some(database) = unsafe { disturbed_database(command) } {
+        step_aside(database);
+    }
+}
+
+/// The new database may be a copy of one that has the extension.
+#[pgrx::pg_guard]
+extern "C-unwind" fn after_create_database() {
+    wake::launcher_at_commit();
 }
 
 /// The database that nobody may be connected to while `command` runs.
@@ -105,7 +134,7 @@ unsafe fn disturbed_database(command: *mut pg_sys::Node) -> Option<Oid> {
 /// # Safety
 ///
 /// `options` is a list of `DefElem`.
-unsafe fn template(options: *mut pg_sys::List) -> Option<*mut std::ffi::c_char> {
+unsafe fn template(options: *mut pg_sys::List) -> Option<*mut c_char> {
     if options.is_null() {
         return None;
     }
