@@ -36,7 +36,6 @@ pub fn track(source: Oid, columns: &[i16], consumer: i64) {
             trigger.create(source);
         }
     }
-    keep_rows(source);
     register(source, consumer);
 }
 
@@ -47,13 +46,7 @@ pub fn track_stream_table(source: Oid, columns: &[i16], consumer: i64) {
         lock::relation(source, Lock::ShareRowExclusive);
         create_buffer(source, columns);
     }
-    keep_rows(source);
     register(source, consumer);
-}
-
-/// Until the new consumer is known to everybody, nobody may remove what it will not have seen.
-fn keep_rows(source: Oid) {
-    lock::keep_rows(buffer::of_source(source));
 }
 
 /// Ends the capture of `source` for `consumer`; what nobody else needs is dropped.
@@ -113,7 +106,6 @@ fn check(source: Oid) {
 
 fn refuse(message: &str) -> ! {
     ereport!(ERROR, PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message.to_owned());
-    unreachable!("an ERROR does not return")
 }
 
 fn register(source: Oid, consumer: i64) {

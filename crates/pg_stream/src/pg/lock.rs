@@ -45,35 +45,6 @@ pub fn release(relation: Oid, lock: Lock) {
     unsafe { pg_sys::UnlockRelationOid(relation, lock.mode()) };
 }
 
-/// Keeps the rows of a change buffer until the end of the transaction. Waits for a cleanup.
-pub fn keep_rows(buffer: Oid) {
-    // SAFETY: an object lock, which conflicts with nothing else on the relation.
-    unsafe {
-        pg_sys::LockDatabaseObject(
-            pg_sys::RelationRelationId,
-            buffer,
-            ROWS,
-            pg_sys::ShareLock as pg_sys::LOCKMODE,
-        );
-    }
-}
-
-/// Runs `work`, which may remove rows of a change buffer, unless somebody [keeps](keep_rows) them.
-pub fn unless_kept(buffer: Oid, work: impl FnOnce()) {
-    let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-    // SAFETY: as above; an error in `work` releases the lock too.
-    unsafe {
-        let class = pg_sys::RelationRelationId;
-        if pg_sys::ConditionalLockDatabaseObject(class, buffer, ROWS, mode) {
-            work();
-            pg_sys::UnlockDatabaseObject(class, buffer, ROWS, mode);
-        }
-    }
-}
-
-/// The part of a relation that [`keep_rows`] locks.
-const ROWS: u16 = 1;
-
 /// Whether a transaction block was begun, so that locks live longer than this statement.
 pub fn in_transaction_block() -> bool {
     // SAFETY: looks at this backend's state.

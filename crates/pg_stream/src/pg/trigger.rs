@@ -78,22 +78,23 @@ impl Mapping {
         let mut columns = Vec::new();
         let mut unfit = false;
         for (position, number) in buffer.columns().iter().enumerate() {
-            // SAFETY: syscache look-ups; the name is NULL for a column that was dropped.
-            let (name, ty) = unsafe {
-                let name = pg_sys::get_attname(source, *number, true);
-                (name, pg_sys::getBaseType(pg_sys::get_atttype(source, *number)))
-            };
-            // SAFETY: the relation is open, and the name is a C string.
-            let index = unsafe {
-                if name.is_null() {
-                    None
-                } else if (*relation).rd_id == source {
-                    usize::try_from(*number - 1).ok()
-                } else {
-                    usize::try_from(pg_sys::get_attnum((*relation).rd_id, name) - 1).ok()
+            // SAFETY: syscache look-ups. The relation is open.
+            let (index, ty) = unsafe {
+                let ty = pg_sys::get_atttype(source, *number);
+                if ty == Oid::INVALID {
+                    // Dropped, or given up by the buffer.
+                    columns.push(None);
+                    continue;
                 }
+                let number = if (*relation).rd_id == source {
+                    *number
+                } else {
+                    let name = pg_sys::get_attname(source, *number, false);
+                    pg_sys::get_attnum((*relation).rd_id, name)
+                };
+                (usize::try_from(number - 1).ok(), pg_sys::getBaseType(ty))
             };
-            unfit |= index.is_some() && buffer.column_type(position) != Some(ty);
+            unfit |= index.is_none() || buffer.column_type(position) != Some(ty);
             columns.push(index);
         }
         let width = columns.iter().flatten().max().map_or(0, |it| it + 1);
