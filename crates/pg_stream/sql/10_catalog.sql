@@ -38,6 +38,20 @@ CREATE TABLE pgstream.pgs_stream_tables (
     view_relid         oid,
     -- What the storage was laid out for.
     fingerprint        text,
+    -- Settings that STABLE functions follow, as they were at creation: the result must not depend
+    -- on who refreshes. Names and values alternate.
+    settings           text[] NOT NULL DEFAULT ARRAY[
+        'TimeZone', pg_catalog.current_setting('TimeZone'),
+        'DateStyle', pg_catalog.current_setting('DateStyle'),
+        'IntervalStyle', pg_catalog.current_setting('IntervalStyle'),
+        'extra_float_digits', pg_catalog.current_setting('extra_float_digits'),
+        'bytea_output', pg_catalog.current_setting('bytea_output'),
+        'xmlbinary', pg_catalog.current_setting('xmlbinary'),
+        'lc_monetary', pg_catalog.current_setting('lc_monetary'),
+        'lc_numeric', pg_catalog.current_setting('lc_numeric'),
+        'lc_time', pg_catalog.current_setting('lc_time'),
+        'default_text_search_config', pg_catalog.current_setting('default_text_search_config')
+    ],
     UNIQUE (pgs_schema, pgs_name)
 ) WITH (fillfactor = 50);
 

@@ -54,6 +54,8 @@ pub struct Lowered {
     pub functions_used: Vec<String>,
     /// Whether a function in it is STABLE.
     pub uses_stable: bool,
+    /// Whether the result can change although no source does.
+    pub depends_on_moment: bool,
     /// Aggregates whose result depends on an order that the query leaves open.
     pub unordered_aggregates: Vec<String>,
 }
@@ -120,6 +122,7 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
         dependencies: lowering.tables.into_values().chain(views).collect(),
         functions_used: inventory.functions_used(),
         uses_stable: inventory.uses_stable(),
+        depends_on_moment: inventory.depends_on_moment(),
         unordered_aggregates: inventory.unordered_aggregates,
     })
 }

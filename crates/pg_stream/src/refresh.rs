@@ -90,6 +90,12 @@ pub struct Outcome {
     pub deleted: u64,
 }
 
+impl Outcome {
+    fn is_empty(&self) -> bool {
+        self.inserted + self.updated + self.deleted == 0
+    }
+}
+
 /// Refreshes a stream table. The caller has checked privileges and status.
 pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
     let clock = Stopwatch::start();
@@ -151,11 +157,18 @@ struct Refresh<'a> {
 impl Refresh<'_> {
     fn run(&self, state: &State) -> Result<Outcome, Error> {
         let Some(differential) = &self.definition.differential else {
-            return self.full(None, Action::Full);
+            let mut outcome = self.full(None, Action::Full)?;
+            if state.is_populated && outcome.is_empty() {
+                outcome.action = Action::NoData;
+            }
+            return Ok(outcome);
         };
         let Some(frontier) = state.frontier.as_ref().filter(|_| state.is_populated) else {
             return self.full(Some(differential), Action::Full);
         };
+        if differential.depends_on_moment {
+            return self.full(Some(differential), Action::Full);
+        }
         match self.read_deltas(differential, frontier)? {
             None => self.full(Some(differential), Action::Full),
             Some(deltas) if deltas.is_empty() => Ok(Outcome {
@@ -201,6 +214,7 @@ impl Refresh<'_> {
         let wants_output = capture::is_tracked(self.definition.relation);
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));
+            let _settings = self.definition.enter_settings();
             let _writing = guard::writing(self.definition.relation);
             differential::run(
                 self.definition,
@@ -225,6 +239,7 @@ impl Refresh<'_> {
         let wants_output = capture::is_tracked(self.definition.relation);
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));
+            let _settings = self.definition.enter_settings();
             let _writing = guard::writing(self.definition.relation);
             full::run(self.definition, differential, wants_output, self.snapshot, self.session)?
         };

@@ -69,9 +69,7 @@ fn switch_mode(table: &StreamTable, mode: RefreshMode) -> Result<(), Error> {
     match mode {
         RefreshMode::Differential => {
             let lowered = lower::lower_view(view)?;
-            if lowered.uses_stable {
-                warn_of_stable_functions();
-            }
+            warn_of_stable_functions(&lowered);
             catalog::set_dependencies(table.id, &lowered.dependencies);
         }
         RefreshMode::Full => {

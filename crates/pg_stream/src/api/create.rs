@@ -8,7 +8,7 @@ use crate::{
     api::options,
     catalog::{self, New},
     error::Error,
-    lower::{self, Analyzed},
+    lower::{self, Analyzed, Lowered},
     pg::{name, security::Identity, spi, wake},
     refresh,
 };
@@ -60,10 +60,8 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
     match request.mode {
         RefreshMode::Full => catalog::set_dependencies(id, &analyzed.relations),
         RefreshMode::Differential => {
-            if analyzed.uses_stable {
-                warn_of_stable_functions();
-            }
             let lowered = lower::lower_view(view).map_err(|it| it.in_text(request.query))?;
+            warn_of_stable_functions(&lowered);
             catalog::set_dependencies(id, &lowered.dependencies);
         }
     }
@@ -72,13 +70,22 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-pub fn warn_of_stable_functions() {
-    pgrx::ereport!(
-        WARNING,
-        PgSqlErrorCode::ERRCODE_WARNING,
-        "the query uses STABLE functions or settings of the session",
-        "Rows are not computed anew when only the result of such a function changes."
-    );
+pub fn warn_of_stable_functions(lowered: &Lowered) {
+    if lowered.depends_on_moment {
+        pgrx::ereport!(
+            WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            "the query uses STABLE functions whose results change by themselves",
+            "Every refresh evaluates the whole query."
+        );
+    } else if lowered.uses_stable {
+        pgrx::ereport!(
+            WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            "the query uses STABLE functions, whose results depend on settings",
+            "A refresh uses the settings that were in force when the stream table was created."
+        );
+    }
 }
 
 /// Starts the query as the current role, which checks its privileges on all that it reads.

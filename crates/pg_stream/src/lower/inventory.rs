@@ -63,6 +63,29 @@ impl Inventory {
     }
 }
 
+/// Built-in STABLE functions by the beginning of their names whose result depends on more than
+/// their arguments and the settings: on the time, on the session, or on the catalog.
+const MOMENTARY: [&str; 19] = [
+    "now", "transaction_timestamp", "statement_timestamp", "current_", "session_user", "pg_",
+    "has_", "row_security_active", "txid_", "inet_", "to_reg", "reg", "obj_description",
+    "col_description", "shobj_description", "format_type", "table_to_", "query_to_", "schema_to_",
+];
+
+impl Inventory {
+    /// Whether the result can change although neither a source nor a setting changes. `age` with
+    /// one argument counts from today, so it is taken to be momentary whatever its arguments.
+    pub fn depends_on_moment(&self) -> bool {
+        let is_momentary = |function: &Oid| {
+            types::volatility(*function) == Volatility::Stable
+                && (!types::is_builtin(*function) || {
+                    let name = types::plain_function_name(*function);
+                    name == "age" || MOMENTARY.iter().any(|it| name.starts_with(it))
+                })
+        };
+        self.session_values || self.functions.iter().any(is_momentary)
+    }
+}
+
 /// Goes through a rewritten query.
 pub fn take(query: Query<'_>) -> Inventory {
     let mut inventory = Inventory::default();

@@ -1,5 +1,7 @@
 //! Running as another role, with a search path that nobody can prepare.
 
+use std::ffi::CString;
+
 use pgrx::pg_sys::{self, Oid};
 
 /// While it lives, the code runs as another role; dropping it restores the caller's.
@@ -47,32 +49,39 @@ impl Drop for Identity {
     }
 }
 
-/// A setting changed for as long as this lives.
-pub struct LocalSetting {
+/// Settings changed for as long as this lives.
+pub struct LocalSettings {
     guc_level: i32,
 }
 
-impl LocalSetting {
-    pub fn new(name: &std::ffi::CStr, value: &std::ffi::CStr) -> Self {
-        // SAFETY: both strings outlive the call; the nest level is ended by `drop` or by abort.
+impl LocalSettings {
+    pub fn new(settings: &[(CString, CString)]) -> Self {
+        // SAFETY: the strings outlive the calls; the nest level is ended by `drop` or by abort.
         unsafe {
             let guc_level = pg_sys::NewGUCNestLevel();
-            pg_sys::set_config_option(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
+            for (name, value) in settings {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_SUSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
             Self { guc_level }
         }
     }
+
+    /// No triggers of users and no rules.
+    pub fn without_triggers() -> Self {
+        Self::new(&[(c"session_replication_role".to_owned(), c"replica".to_owned())])
+    }
 }
 
-impl Drop for LocalSetting {
+impl Drop for LocalSettings {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: ends the level that `new` began; guards nest like stack frames.

@@ -1,7 +1,7 @@
 //! What a backend knows about a stream table, loaded once and dropped when anything that it was
 //! made from changes.
 
-use std::{cell::RefCell, collections::HashMap, mem::ManuallyDrop, rc::Rc};
+use std::{ffi::CString, cell::RefCell, collections::HashMap, mem::ManuallyDrop, rc::Rc};
 
 use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
@@ -14,7 +14,7 @@ use pgstream_ivm::{
 use crate::{
     error::Error,
     lower,
-    pg::{relation, spi, store::StoreColumn},
+    pg::{relation, security::LocalSettings, spi, store::StoreColumn},
     refresh::statements::Statements,
 };
 
@@ -27,6 +27,8 @@ pub struct Definition {
     pub table: String,
     /// Names of the visible columns, unquoted.
     pub columns: Vec<String>,
+    /// Settings under which the query is evaluated; empty when it does not depend on any.
+    pub settings: Vec<(CString, CString)>,
     /// `None` in FULL mode.
     pub differential: Option<Differential>,
     /// Tables that the query reads, as far as they must be locked.
@@ -43,6 +45,9 @@ pub struct Differential {
     /// One for each stage.
     pub storages: Vec<Storage>,
     pub sources: Vec<TrackedSource>,
+    /// Whether the result can change although no source does. Then every refresh evaluates the
+    /// whole query.
+    pub depends_on_moment: bool,
     /// Changes whenever what is stored would have to be laid out differently.
     pub fingerprint: String,
 }
@@ -110,6 +115,11 @@ pub fn forget(pgs_id: i64) {
 }
 
 impl Definition {
+    /// Puts the query's settings in force.
+    pub fn enter_settings(&self) -> LocalSettings {
+        LocalSettings::new(&self.settings)
+    }
+
     /// Whether the user put row triggers on the stream table that can change or skip rows.
     pub fn has_row_triggers(&self) -> bool {
         relation::has_before_row_triggers(self.relation)
@@ -123,12 +133,16 @@ impl Definition {
 }
 
 fn load(pgs_id: i64) -> Result<Definition, Error> {
-    let mut row = None;
+    let mut row: Option<(Option<Oid>, Option<Oid>, Option<bool>, Option<String>)> = None;
+    let mut settings = Vec::new();
     spi::run(
-        "SELECT pgs_relid, view_relid, refresh_mode = 'FULL', pgs_schema || '.' || pgs_name \
+        "SELECT pgs_relid, view_relid, refresh_mode = 'FULL', pgs_schema || '.' || pgs_name, settings \
          FROM pgstream.pgs_stream_tables WHERE pgs_id = $1",
         &[pgs_id.into()],
-        |it| row = Some((it.get::<Oid>(0), it.get::<Oid>(1), it.get::<bool>(2), it.get::<String>(3))),
+        |it| {
+            settings = pairs(it.get(4).unwrap_or_default());
+            row = Some((it.get(0), it.get::<Oid>(1), it.get(2), it.get(3)));
+        },
     );
     let Some((Some(relation), view, Some(is_full), Some(name))) = row else {
         return Err(Error::Undefined(format!("number {pgs_id}")));
@@ -144,7 +158,10 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         (None, relation::tables_below(view))
     } else {
         let lowered = lower::lower_view(view)?;
-        let differential = differential(pgs_id, &table, &columns, lowered.plan);
+        if !lowered.uses_stable {
+            settings.clear();
+        }
+        let differential = differential(pgs_id, &table, &columns, lowered.plan, lowered.depends_on_moment);
         let locked = lowered.dependencies.iter().map(|it| it.oid).collect();
         (Some(differential), locked)
     };
@@ -156,10 +173,16 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         view,
         table,
         columns,
+        settings,
         differential,
         locked,
         statements: RefCell::default(),
     })
+}
+
+fn pairs(alternating: Vec<String>) -> Vec<(CString, CString)> {
+    let text = |it: &String| CString::new(it.as_str()).expect("a setting has no NUL");
+    alternating.chunks_exact(2).map(|it| (text(&it[0]), text(&it[1]))).collect()
 }
 
 fn differential(
@@ -167,6 +190,7 @@ fn differential(
     table: &str,
     columns: &[String],
     plan: pgstream_ivm::plan::Plan,
+    depends_on_moment: bool,
 ) -> Differential {
     let pipeline = stage::stage(plan);
     let last = pipeline.stages.len() - 1;
@@ -193,7 +217,7 @@ fn differential(
     let fingerprint = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(
         format!("1 {pipeline:?} {storages:?}").as_bytes(),
     ));
-    Differential { pipeline, storages, sources, fingerprint }
+    Differential { pipeline, storages, sources, depends_on_moment, fingerprint }
 }
 
 /// The hidden table of an inner stage.

@@ -57,6 +57,14 @@ pub fn explain(pgs_id: i64) -> Result<Vec<(String, String)>, Error> {
         "source_oids".to_owned(),
         oids(&mut differential.sources.iter().map(|it| it.relation.to_u32())),
     ));
+    if differential.depends_on_moment {
+        rows.push((
+            "strategy".to_owned(),
+            "the query depends on the time, the session or the catalog: every refresh evaluates \
+             the whole query and applies the difference; cost follows the size of the sources"
+                .to_owned(),
+        ));
+    }
     rows.push(("operator_tree".to_owned(), operator_tree(differential)));
     for (index, stage) in differential.pipeline.stages.iter().enumerate() {
         explain_stage(differential, index, stage, &mut rows);

@@ -14,7 +14,7 @@ use pgstream_ivm::{
 use crate::{
     error::Error,
     pg::{
-        security::LocalSetting,
+        security::LocalSettings,
         snapshot::Snapshot,
         spi::{self, Prepared, Session},
         store::{Store, StoreColumn},
@@ -34,7 +34,7 @@ pub fn run(
     snapshot: &Snapshot,
     session: &Session,
 ) -> Result<(Counts, Option<Store>), Error> {
-    let _quiet = LocalSetting::new(c"session_replication_role", c"replica");
+    let _quiet = LocalSettings::without_triggers();
     let Some(differential) = differential else {
         return run_view(definition, wants_output, snapshot, session);
     };
@@ -154,7 +154,7 @@ pub fn fill(
     snapshot: &Snapshot,
     session: &Session,
 ) -> u64 {
-    let _quiet = LocalSetting::new(c"session_replication_role", c"replica");
+    let _quiet = LocalSettings::without_triggers();
     let (columns, rows) = match differential {
         Some(differential) => {
             fill_inner_stages(differential, snapshot, session);

@@ -47,6 +47,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         let session = Session::open();
         let inserted = {
             let _owner = Identity::restricted(owner);
+            let _settings = definition.enter_settings();
             let _writing = guard::writing(relation);
             full::fill(&definition, definition.differential.as_ref(), &snapshot, &session)
         };
