@@ -6,7 +6,8 @@ use pgstream_ivm::scalar::Scalar;
 
 use super::refusal::Refusal;
 use crate::pg::deparse;
-use crate::pg::node::{ColumnRef, Kind, Node, input};
+use crate::pg::node::{ColumnRef, Kind, Node};
+use crate::pg::query::check_depth;
 use crate::pg::types;
 
 /// Where the columns of the range table stand in a plan's output.
@@ -15,22 +16,17 @@ pub type Places = std::collections::HashMap<ColumnRef, usize>;
 /// `expression` with its columns replaced by inputs.
 pub fn place<'a>(expression: Node<'a>, places: &Places) -> Result<Node<'a>, Refusal> {
     let mut missing = None;
-    let placed = expression.replace(&mut |node| match node.kind() {
-        Kind::Column(column) => match places.get(&column) {
-            Some(position) => Some(as_input(node, *position)),
-            None => {
+    let placed = expression.with_inputs(&mut |node| match node.kind() {
+        Kind::Column(column) => {
+            let position = places.get(&column).copied();
+            if position.is_none() {
                 missing = Some(Refusal::differential("this reference").at(node.location()));
-                Some(node)
             }
-        },
+            position
+        }
         _ => None,
     });
     missing.map_or(Ok(placed), Err)
-}
-
-/// The input at `position`, with the type of `node`.
-pub fn as_input<'a>(node: Node<'a>, position: usize) -> Node<'a> {
-    input(position, node.type_oid(), node.typmod(), node.collation())
 }
 
 /// The scalar that an expression over inputs with these columns is.
@@ -59,6 +55,7 @@ const TOTAL: [&str; 47] = [
 
 /// Whether the result can be NULL; `true` when unknown.
 fn is_nullable(expression: Node<'_>, columns: &[Column]) -> bool {
+    check_depth();
     match expression.kind() {
         Kind::Constant { null } => null,
         Kind::Input(position) => columns.get(position).is_none_or(|it| it.nullable),
@@ -92,6 +89,7 @@ fn scale(expression: Node<'_>, columns: &[Column]) -> Option<u32> {
     if !types::is_numeric(expression.type_oid()) {
         return None;
     }
+    check_depth();
     match expression.kind() {
         Kind::Constant { null: false } => {
             let text = expression.constant_text()?;

@@ -9,7 +9,7 @@
 use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, End, Plan};
 use pgstream_ivm::scalar::{Scalar, Segment, Type};
 
-use super::expression::{Places, as_input, place, scalar};
+use super::expression::{Places, place, scalar};
 use super::from::{From, columns_in};
 use super::refusal::Refusal;
 use super::select::Select;
@@ -198,10 +198,10 @@ impl<'p, 'a> Above<'p, 'a> {
     }
 
     fn place(&self, expression: Node<'a>) -> Result<Node<'a>, Refusal> {
-        let calls = expression.replace(&mut |node| match node.kind() {
+        let calls = expression.with_inputs(&mut |node| match node.kind() {
             Kind::Aggregate(_) => {
                 let call = self.parts.aggregates.iter().position(|it| it.node().equals(node))?;
-                Some(as_input(node, self.first_call + call))
+                Some(self.first_call + call)
             }
             _ => None,
         });

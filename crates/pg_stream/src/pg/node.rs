@@ -157,7 +157,14 @@ impl<'a> Node<'a> {
                     let call = self.cast::<pg_sys::OpExpr>();
                     Kind::Call { function: call.opfuncid, arguments: nodes(call.args) }
                 }
-                NodeTag::T_Aggref => Kind::Aggregate(Aggregate(self)),
+                NodeTag::T_Aggref => Kind::Aggregate(Aggregate { whole: self, call: self }),
+                NodeTag::T_JsonConstructorExpr => {
+                    let call = Self::from_ptr(self.cast::<pg_sys::JsonConstructorExpr>().func);
+                    match call.filter(|it| it.tag() == NodeTag::T_Aggref) {
+                        Some(call) => Kind::Aggregate(Aggregate { whole: self, call }),
+                        None => Kind::Other,
+                    }
+                }
                 NodeTag::T_BoolExpr => {
                     let expression = self.cast::<pg_sys::BoolExpr>();
                     Kind::Boolean {
@@ -255,15 +262,50 @@ impl<'a> Node<'a> {
     }
 
     /// Calls `f` on this node and, as it says, on what is below it: expressions, and for queries
-    /// everything inside them.
+    /// everything inside them. Parents come before children, which come in order.
     pub fn visit(self, f: &mut dyn FnMut(Node<'a>) -> Step) {
-        let mut f = f;
-        let context: *mut &mut dyn FnMut(Node<'a>) -> Step = &mut f;
-        // SAFETY: the callback gets back exactly this context, and only during this call.
-        unsafe { visit_callback(self.as_ptr(), context.cast()) };
+        let mut waiting = vec![self];
+        while let Some(node) = waiting.pop() {
+            if f(node) == Step::Into {
+                let children = waiting.len();
+                node.push_children(&mut waiting);
+                waiting[children..].reverse();
+            }
+        }
     }
 
-    /// A copy in which each node for which `f` gives another is replaced by it, from the top.
+    fn push_children(self, into: &mut Vec<Node<'a>>) {
+        let context = (&raw mut *into).cast();
+        // SAFETY: the callback gets back exactly this vector, and only during this call.
+        unsafe {
+            if self.tag() == NodeTag::T_Query {
+                pg_sys::query_tree_walker_impl(self.as_ptr(), Some(child_callback), context, 0);
+            } else {
+                pg_sys::expression_tree_walker_impl(self.as_ptr(), Some(child_callback), context);
+            }
+        }
+    }
+
+    /// A copy in which each node for which `f` gives a position is the plan's input at that
+    /// position, with the type that the node had. Only columns and aggregates can be replaced.
+    pub fn with_inputs(self, f: &mut dyn FnMut(Node<'a>) -> Option<usize>) -> Node<'a> {
+        // SAFETY: the copy is ours to change, and no two places in it share a node.
+        let copy = unsafe { Self::from_ptr(pg_sys::copyObjectImpl(self.as_ptr())) };
+        let copy = copy.unwrap_or(self);
+        copy.visit(&mut |node| {
+            let is_large = matches!(node.kind(), Kind::Column(_) | Kind::Aggregate(_));
+            let Some(position) = f(node).filter(|_| is_large) else { return Step::Into };
+            let (ty, typmod, collation) = (node.type_oid(), node.typmod(), node.collation());
+            // SAFETY: a Param is smaller than a Var, an Aggref and a JsonConstructorExpr, each of
+            // which is an allocation of its own.
+            unsafe { fill_input(node.as_ptr(), position, (ty, typmod, collation)) };
+            Step::Over
+        });
+        copy
+    }
+
+    /// A copy in which each node for which `f` gives another is replaced by it, from the top. It
+    /// needs much stack; see also [`Node::with_inputs`].
     pub fn replace(self, f: &mut dyn FnMut(Node<'a>) -> Option<Node<'a>>) -> Node<'a> {
         let mut f = f;
         let context: *mut &mut dyn FnMut(Node<'a>) -> Option<Node<'a>> = &mut f;
@@ -289,7 +331,7 @@ impl<'a> Node<'a> {
     pub fn functions(self) -> Vec<Oid> {
         let mut functions = Vec::new();
         if self.tag() == NodeTag::T_Aggref {
-            functions.extend(Aggregate(self).support_functions());
+            functions.extend(Aggregate { whole: self, call: self }.support_functions());
         }
         // SAFETY: the callback gets back exactly this vector, and only during this call.
         unsafe {
@@ -314,20 +356,13 @@ impl<'a> Node<'a> {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn visit_callback(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-    // SAFETY: `context` comes from `visit`; PostgreSQL hands us nodes of the tree.
+unsafe extern "C-unwind" fn child_callback(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    // SAFETY: `context` comes from `push_children`; PostgreSQL hands us nodes of the tree.
     unsafe {
-        let Some(node) = Node::from_ptr(node) else { return false };
-        let f = &mut *context.cast::<&mut dyn FnMut(Node<'_>) -> Step>();
-        if f(node) == Step::Over {
-            return false;
-        }
-        if node.tag() == NodeTag::T_Query {
-            pg_sys::query_tree_walker_impl(node.as_ptr(), Some(visit_callback), context, 0)
-        } else {
-            pg_sys::expression_tree_walker_impl(node.as_ptr(), Some(visit_callback), context)
-        }
+        let children = &mut *context.cast::<Vec<Node<'_>>>();
+        children.extend(Node::from_ptr(node));
     }
+    false
 }
 
 #[pg_guard]
@@ -369,16 +404,36 @@ fn sub_link_words(kind: pg_sys::SubLinkType::Type) -> &'static str {
 
 /// The column of a plan's input at `position`, as an expression of the given type.
 pub fn input<'a>(position: usize, ty: Oid, typmod: i32, collation: Oid) -> Node<'a> {
-    // SAFETY: a Param is allocated and filled here.
+    // SAFETY: the allocation is of the right size.
     unsafe {
-        let mut param = PgBox::<pg_sys::Param>::alloc_node(NodeTag::T_Param);
-        param.paramkind = pg_sys::ParamKind::PARAM_EXTERN;
-        param.paramid = position as i32 + 1;
-        param.paramtype = ty;
-        param.paramtypmod = typmod;
-        param.paramcollid = collation;
-        param.location = -1;
-        Node { pointer: NonNull::new_unchecked(param.into_pg().cast()), arena: PhantomData }
+        let param = pg_sys::palloc0(size_of::<pg_sys::Param>()).cast();
+        fill_input(param, position, (ty, typmod, collation));
+        Node { pointer: NonNull::new_unchecked(param.cast()), arena: PhantomData }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::Var>());
+    assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::Aggref>());
+    assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::JsonConstructorExpr>());
+};
+
+/// # Safety
+/// At the pointer there must be room for a Param.
+unsafe fn fill_input(
+    pointer: *mut pg_sys::Param,
+    position: usize,
+    (ty, typmod, collation): (Oid, i32, Oid),
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        (*pointer).xpr.type_ = NodeTag::T_Param;
+        (*pointer).paramkind = pg_sys::ParamKind::PARAM_EXTERN;
+        (*pointer).paramid = position as i32 + 1;
+        (*pointer).paramtype = ty;
+        (*pointer).paramtypmod = typmod;
+        (*pointer).paramcollid = collation;
+        (*pointer).location = -1;
     }
 }
 
@@ -417,19 +472,22 @@ pub fn coerced<'a>(expression: Node<'a>, ty: Oid, typmod: i32, collation: Oid) -
     }
 }
 
-/// An aggregate call.
+/// An aggregate call. JSON_ARRAYAGG and JSON_OBJECTAGG are one with a node around it.
 #[derive(Clone, Copy)]
-pub struct Aggregate<'a>(Node<'a>);
+pub struct Aggregate<'a> {
+    whole: Node<'a>,
+    call: Node<'a>,
+}
 
 impl<'a> Aggregate<'a> {
     fn get(self) -> &'a pg_sys::Aggref {
-        // SAFETY: made only from nodes with this tag.
-        unsafe { self.0.cast() }
+        // SAFETY: `call` is a node with this tag.
+        unsafe { self.call.cast() }
     }
 
     /// The call as an expression.
     pub fn node(self) -> Node<'a> {
-        self.0
+        self.whole
     }
 
     /// `pg_proc.oid`.
@@ -440,11 +498,6 @@ impl<'a> Aggregate<'a> {
     /// Whether it is `count(*)`.
     pub fn is_star(self) -> bool {
         self.get().aggstar
-    }
-
-    /// How many queries up its arguments' columns are.
-    pub fn levels_up(self) -> u32 {
-        self.get().agglevelsup
     }
 
     /// DISTINCT inside.

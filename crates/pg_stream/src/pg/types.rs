@@ -26,15 +26,15 @@ pub fn describe(oid: Oid, typmod: i32, collation: Oid) -> Type {
 /// Whether equal values have the same binary image, as B-tree deduplication asks it.
 fn is_exact(oid: Oid, typmod: i32, collation: Oid) -> bool {
     const EQUAL_IMAGE: i16 = 4;
-    // Without a length, values can differ in their padding.
-    if oid == pg_sys::BPCHAROID && typmod < 0 {
-        return false;
-    }
     // SAFETY: the type exists; the support function takes the operator class's input type.
     unsafe {
         let entry = pg_sys::lookup_type_cache(oid, pg_sys::TYPECACHE_BTREE_OPFAMILY as i32);
         let (family, input) = ((*entry).btree_opf, (*entry).btree_opintype);
-        if family == pg_sys::InvalidOid {
+        let lacks_collation =
+            collation == NO_COLLATION && pg_sys::get_typcollation(oid) != NO_COLLATION;
+        // Without a length, values can differ in their padding.
+        let is_unpadded = input == pg_sys::BPCHAROID && typmod < 0;
+        if family == pg_sys::InvalidOid || lacks_collation || is_unpadded {
             return false;
         }
         let function = pg_sys::get_opfamily_proc(family, input, input, EQUAL_IMAGE);
