@@ -27,14 +27,11 @@ use crate::pg::{
 pub fn track(source: Oid, columns: &[i16], consumer: i64) {
     let _identity = Identity::superuser();
     check(source);
-    let wanted = wanted_triggers(source, Lock::AccessShare);
-    let has_triggers = wanted.iter().all(Wanted::is_there);
-    if !has_triggers || !has_columns(source, columns) {
+    let triggers = Triggers::of(source, Lock::AccessShare);
+    if !triggers.are_right() || !has_columns(source, columns) {
         lock::relation(source, Lock::ShareRowExclusive);
         create_buffer(source, columns);
-        for trigger in wanted_triggers(source, Lock::ShareRowExclusive) {
-            trigger.create(source);
-        }
+        Triggers::of(source, Lock::ShareRowExclusive).make_right(source);
     }
     register(source, consumer);
 }
@@ -75,19 +72,31 @@ pub fn untrack(source: Oid, consumer: i64) {
 }
 
 fn drop_triggers(source: Oid) {
-    let prefix = trigger_name(source, "");
-    let truncate = truncate_name(source);
     for member in source::members(source, Lock::AccessExclusive) {
         let opened = Source::open(member, Lock::None);
-        let (triggers, table) = (opened.triggers(), opened.sql_name());
+        let (there, table) = (own_triggers(&opened, source), opened.sql_name());
         drop(opened);
-        let ours = |it: &&Trigger| {
-            !it.is_clone && (it.name.starts_with(&prefix) || it.name == truncate)
-        };
-        for trigger in triggers.iter().filter(ours) {
-            run(&format!("DROP TRIGGER {} ON {table}", quoted(&trigger.name)));
+        for trigger in there {
+            drop_trigger(&trigger.name, &table);
         }
     }
+}
+
+fn drop_trigger(name: &str, table: &str) {
+    run(&format!("DROP TRIGGER {} ON {table}", quoted(name)));
+}
+
+/// The triggers on a relation that capture `source`, without those that belong to one on a
+/// partitioned table.
+fn own_triggers(on: &Source, source: Oid) -> Vec<Trigger> {
+    let names: Vec<String> = ["", "_upd", "_del", "_replica"]
+        .iter()
+        .map(|suffix| trigger_name(source, suffix))
+        .chain([truncate_name(source)])
+        .collect();
+    let mut triggers = on.triggers();
+    triggers.retain(|it| !it.is_clone && names.contains(&it.name));
+    triggers
 }
 
 /// Refuses what cannot be captured.
@@ -241,7 +250,6 @@ struct Wanted {
     level: Level,
     /// When it fires, as in `pg_trigger`.
     enabled: u8,
-    found: Option<Trigger>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -251,21 +259,15 @@ enum Level {
 }
 
 impl Wanted {
-    fn is_there(&self) -> bool {
-        self.found.as_ref().is_some_and(|it| {
-            it.per_row == (self.level == Level::Row) && it.enabled == self.enabled
-        })
+    fn is(&self, trigger: &Trigger) -> bool {
+        self.name == trigger.name
+            && trigger.per_row == (self.level == Level::Row)
+            && trigger.enabled == self.enabled
     }
 
     fn create(&self, source: Oid) {
-        if self.is_there() {
-            return;
-        }
         let Self { table, event, .. } = self;
         let name = quoted(&self.name);
-        if self.found.is_some() {
-            run(&format!("DROP TRIGGER {name} ON {table}"));
-        }
         let level = match self.level {
             Level::Row => "FOR EACH ROW".to_owned(),
             Level::Statement { transition_tables } => {
@@ -284,38 +286,99 @@ impl Wanted {
     }
 }
 
-const ANY_CHANGE: &str = "INSERT OR UPDATE OR DELETE";
+/// What triggers capture a source, compared with those that are there.
+struct Triggers {
+    missing: Vec<Wanted>,
+    /// Trigger and table.
+    surplus: Vec<(String, String)>,
+}
 
-/// The triggers that capture `source`, with what is there already. Locks all that inherit from it.
-fn wanted_triggers(source: Oid, lock: Lock) -> Vec<Wanted> {
-    let members = source::members(source, lock);
-    let root = Source::open(source, Lock::None);
-    let is_partitioned = root.kind() == Kind::Partitioned;
-    let by_row =
-        is_partitioned || members.len() > 1 || root.is_partition() || source::has_parent(source);
-    let mut wanted = Vec::new();
-    for member in members {
-        let opened = Source::open(member, Lock::None);
-        let (table, there) = (opened.sql_name(), opened.triggers());
-        let mut want = |name: String, event, level, enabled| {
-            let found = there.iter().find(|it| it.name == name).cloned();
-            wanted.push(Wanted { on: member, table: table.clone(), name, event, level, enabled, found });
+impl Triggers {
+    /// Locks all that inherit from `source`.
+    fn of(source: Oid, lock: Lock) -> Self {
+        let members = source::members(source, lock);
+        let root = Source::open(source, Lock::None);
+        let way = if root.kind() == Kind::Partitioned {
+            Way::Partitioned
+        } else if members.len() > 1 || root.is_partition() || source::has_parent(source) {
+            Way::ByRow
+        } else {
+            Way::ByStatement
         };
-        want(truncate_name(source), "TRUNCATE", Level::Statement { transition_tables: "" }, b'A');
-        if !by_row {
-            let statement = |transition_tables| Level::Statement { transition_tables };
-            want(trigger_name(source, ""), "INSERT", statement("REFERENCING NEW TABLE AS new"), b'O');
-            want(
-                trigger_name(source, "_upd"),
-                "UPDATE",
-                statement("REFERENCING OLD TABLE AS old NEW TABLE AS new"),
-                b'O',
-            );
-            want(trigger_name(source, "_del"), "DELETE", statement("REFERENCING OLD TABLE AS old"), b'O');
-            want(trigger_name(source, "_replica"), ANY_CHANGE, Level::Row, b'R');
-        } else if !is_partitioned || member == source {
-            want(trigger_name(source, ""), ANY_CHANGE, Level::Row, b'A');
+        let mut triggers = Self { missing: Vec::new(), surplus: Vec::new() };
+        for member in members {
+            let opened = Source::open(member, Lock::None);
+            let (table, there) = (opened.sql_name(), own_triggers(&opened, source));
+            let mut wanted = way.wanted(source, member, &table);
+            for trigger in there {
+                match wanted.iter().position(|it| it.is(&trigger)) {
+                    Some(found) => drop(wanted.swap_remove(found)),
+                    None => triggers.surplus.push((trigger.name, table.clone())),
+                }
+            }
+            triggers.missing.append(&mut wanted);
+        }
+        triggers
+    }
+
+    fn are_right(&self) -> bool {
+        self.missing.is_empty() && self.surplus.is_empty()
+    }
+
+    fn make_right(&self, source: Oid) {
+        for (trigger, table) in &self.surplus {
+            drop_trigger(trigger, table);
+        }
+        for trigger in &self.missing {
+            trigger.create(source);
         }
     }
-    wanted
+}
+
+/// How the changes of a source are seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ByStatement,
+    ByRow,
+    /// By row, with triggers that PostgreSQL copies to the partitions.
+    Partitioned,
+}
+
+impl Way {
+    /// The triggers that must be on `member`, which is `source` or inherits from it.
+    fn wanted(self, source: Oid, member: Oid, table: &str) -> Vec<Wanted> {
+        const ANY: &str = "INSERT OR UPDATE OR DELETE";
+        const TRUNCATE: Level = Level::Statement { transition_tables: "" };
+        const INSERT: Level =
+            Level::Statement { transition_tables: "REFERENCING NEW TABLE AS new" };
+        const UPDATE: Level = Level::Statement {
+            transition_tables: "REFERENCING OLD TABLE AS old NEW TABLE AS new",
+        };
+        const DELETE: Level =
+            Level::Statement { transition_tables: "REFERENCING OLD TABLE AS old" };
+        let name = |suffix| trigger_name(source, suffix);
+        let mut wanted = vec![(truncate_name(source), "TRUNCATE", TRUNCATE, b'A')];
+        match self {
+            Self::ByStatement => wanted.extend([
+                (name(""), "INSERT", INSERT, b'O'),
+                (name("_upd"), "UPDATE", UPDATE, b'O'),
+                (name("_del"), "DELETE", DELETE, b'O'),
+                (name("_replica"), ANY, Level::Row, b'R'),
+            ]),
+            Self::ByRow => wanted.push((name(""), ANY, Level::Row, b'A')),
+            Self::Partitioned if member == source => {
+                wanted.push((name(""), ANY, Level::Row, b'A'));
+            }
+            Self::Partitioned => {}
+        }
+        let wanted = wanted.into_iter().map(|(name, event, level, enabled)| Wanted {
+            on: member,
+            table: table.to_owned(),
+            name,
+            event,
+            level,
+            enabled,
+        });
+        wanted.collect()
+    }
 }
