@@ -8,18 +8,18 @@
 //! Replication applies changes without firing statement triggers, so a row trigger that fires only
 //! then stands in for them. TRUNCATE fires the triggers of each table that it empties.
 
-use pgrx::{
-    PgSqlErrorCode, ereport,
-    pg_sys::Oid,
-};
+use pgrx::{PgSqlErrorCode, ereport, pg_sys::Oid};
 
-use crate::pg::{
-    buffer::{self, Buffer, OWN_COLUMNS, SCHEMA},
-    lock::{self, Lock},
-    relation,
-    security::Identity,
-    source::{self, Column, Kind, Source, Trigger, command_done, quoted},
-    spi,
+use crate::{
+    pg::{
+        buffer::{self, Buffer, OWN_COLUMNS},
+        lock::{self, Lock},
+        relation,
+        security::Identity,
+        source::{self, Column, Kind, Source, Trigger, command_done, quoted},
+        spi,
+    },
+    settings,
 };
 
 /// Captures the attributes `columns` of `source` from now on, for the stream table `consumer`. On
@@ -49,6 +49,7 @@ pub fn track_stream_table(source: Oid, columns: &[i16], consumer: i64) {
 /// Ends the capture of `source` for `consumer`; what nobody else needs is dropped.
 pub fn untrack(source: Oid, consumer: i64) {
     let _identity = Identity::superuser();
+    let buffer = source::sql_name(buffer::of_source(source));
     spi::run(
         "UPDATE pgstream.pgs_change_tracking \
          SET tracked_by_pgs_ids = pg_catalog.array_remove(tracked_by_pgs_ids, $2) \
@@ -68,7 +69,9 @@ pub fn untrack(source: Oid, consumer: i64) {
     if relation::exists(source) {
         drop_triggers(source);
     }
-    run(&format!("DROP TABLE IF EXISTS {}", buffer_name(source)));
+    if let Some(buffer) = buffer {
+        run(&format!("DROP TABLE {buffer}"));
+    }
 }
 
 fn drop_triggers(source: Oid) {
@@ -118,24 +121,24 @@ fn refuse(message: &str) -> ! {
 }
 
 fn register(source: Oid, consumer: i64) {
-    spi::run(
-        "INSERT INTO pgstream.pgs_change_tracking AS t \
-         (source_relid, slot_name, tracked_by_pgs_ids) \
-         VALUES ($1, $2, ARRAY[$3]) \
-         ON CONFLICT (source_relid) DO UPDATE SET tracked_by_pgs_ids = \
-         pg_catalog.array_append(pg_catalog.array_remove(t.tracked_by_pgs_ids, $3), $3)",
-        &[source.into(), trigger_name(source, "").into(), consumer.into()],
+    let updated = spi::run(
+        "UPDATE pgstream.pgs_change_tracking SET tracked_by_pgs_ids = pg_catalog.array_append( \
+         pg_catalog.array_remove(tracked_by_pgs_ids, $2), $2) WHERE source_relid = $1",
+        &[source.into(), consumer.into()],
         |_| {},
     );
+    if updated == 0 {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "another transaction has just begun to capture the same changes"
+        );
+    }
 }
 
 fn run(sql: &str) {
     spi::run(sql, &[], |_| {});
     command_done();
-}
-
-fn buffer_name(source: Oid) -> String {
-    format!("{SCHEMA}.changes_{}", source.to_u32())
 }
 
 /// The columns with these numbers.
@@ -170,14 +173,15 @@ const MOST_COLUMNS: usize = 1500;
 fn create_buffer(source: Oid, numbers: &[i16]) {
     let columns = chosen(source, numbers);
     if let Some(column) = columns.iter().find(|it| it.is_virtual) {
-        refuse(&format!("changes of the virtual generated column {} cannot be captured", column.name));
-    }
-    let name = buffer_name(source);
-    if !crate::capture::is_tracked(source) {
-        run(&format!(
-            "CREATE TABLE {name} (action \"char\", xid xid8, lsn pg_lsn, ordinal bigint) USING heap"
+        refuse(&format!(
+            "changes of the virtual generated column {} cannot be captured",
+            column.name
         ));
     }
+    if !crate::capture::is_tracked(source) {
+        create_empty_buffer(source);
+    }
+    let name = source::sql_name(buffer::of_source(source)).expect("created above");
     let buffer = Buffer::open(source, Lock::AccessExclusive).expect("created above");
     let (mut places, mut names) = (buffer.columns().to_vec(), buffer.column_names());
     let new: Vec<&Column> = columns.iter().filter(|it| !has_column(&buffer, it)).collect();
@@ -206,6 +210,23 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
     run(&format!("COMMENT ON TABLE {name} IS '{}'", buffer::comment(&places)));
     run(&format!("ALTER TABLE {name} {}", clauses.join(", ")));
     debug_assert_eq!(names.len(), OWN_COLUMNS + 2 * places.len());
+}
+
+fn create_empty_buffer(source: Oid) {
+    let schema = settings::change_buffer_schema();
+    let schema = schema.as_ref().and_then(|it| it.to_str().ok()).unwrap_or("pgstream_changes");
+    let schema = quoted(schema);
+    let name = format!("{schema}.changes_{}", source.to_u32());
+    run(&format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
+    run(&format!(
+        "CREATE TABLE {name} (action \"char\", xid xid8, lsn pg_lsn, ordinal bigint) USING heap"
+    ));
+    spi::run(
+        "INSERT INTO pgstream.pgs_change_tracking VALUES ($1, $2, '{}', $3::pg_catalog.regclass)",
+        &[source.into(), trigger_name(source, "").into(), name.into()],
+        |_| {},
+    );
+    command_done();
 }
 
 /// The longest name of PostgreSQL, in bytes.
@@ -351,9 +372,8 @@ impl Way {
         const TRUNCATE: Level = Level::Statement { transition_tables: "" };
         const INSERT: Level =
             Level::Statement { transition_tables: "REFERENCING NEW TABLE AS new" };
-        const UPDATE: Level = Level::Statement {
-            transition_tables: "REFERENCING OLD TABLE AS old NEW TABLE AS new",
-        };
+        const UPDATE: Level =
+            Level::Statement { transition_tables: "REFERENCING OLD TABLE AS old NEW TABLE AS new" };
         const DELETE: Level =
             Level::Statement { transition_tables: "REFERENCING OLD TABLE AS old" };
         let name = |suffix| trigger_name(source, suffix);
