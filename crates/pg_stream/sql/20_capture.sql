@@ -4,7 +4,9 @@
 CREATE TABLE pgstream.pgs_change_tracking (
     source_relid oid PRIMARY KEY,
     slot_name text NOT NULL,
-    tracked_by_pgs_ids bigint[] NOT NULL
+    tracked_by_pgs_ids bigint[] NOT NULL,
+    -- The last column: capture looks for it there.
+    buffer_relid oid NOT NULL
 );
 
 -- Only a superuser may put it on a table: its argument says whose changes it writes.
@@ -16,8 +18,13 @@ REVOKE ALL ON FUNCTION pgstream.capture() FROM PUBLIC;
 CREATE FUNCTION pgstream.row_id(VARIADIC "any") RETURNS bigint
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_stream_row_id';
 
+CREATE FUNCTION pgstream.row_id() RETURNS bigint
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_stream_row_id';
+
 -- Identity of a key: a hash that follows the = of each value's type.
 CREATE FUNCTION pgstream.key_id(VARIADIC "any") RETURNS bigint
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_stream_key_id';
+CREATE FUNCTION pgstream.key_id() RETURNS bigint
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pg_stream_key_id';
 
 -- How many numerics there are of each display scale: sum() shows the largest of its inputs.

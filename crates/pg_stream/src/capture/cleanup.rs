@@ -4,11 +4,14 @@ use pgrx::pg_sys::Oid;
 use pgstream_core::frontier::Frontier;
 
 use super::delta::consumed_by_all;
-use crate::pg::{
-    buffer::{Action, Buffer, Place, SCHEMA},
-    lock::{self, Lock},
-    snapshot::Snapshot,
-    spi,
+use crate::{
+    pg::{
+        buffer::{Action, Buffer, Place},
+        lock::{self, Lock},
+        snapshot::Snapshot,
+        source, spi,
+    },
+    settings,
 };
 
 /// From this many consumed rows on, emptying the buffer is cheaper than deleting them.
@@ -27,13 +30,14 @@ pub fn cleanup(source: Oid, frontiers: &[Frontier], may_truncate: bool) {
     }
     let (consumed, is_drained) = consumed_rows(&buffer, frontiers);
     let is_large = consumed.len() >= MANY_ROWS || pages >= MANY_PAGES;
+    let may_truncate = may_truncate && settings::cleanup_use_truncate();
     if is_drained && is_large && may_truncate && !lock::in_transaction_block() {
         let oid = buffer.oid();
         if lock::try_relation(oid, Lock::AccessExclusive) {
             // Nobody has the buffer open for writing now, so every row is committed or our own.
             if consumed_rows(&buffer, frontiers).1 {
                 drop(buffer);
-                truncate(source);
+                truncate(oid);
                 return;
             }
             lock::release(oid, Lock::AccessExclusive);
@@ -56,8 +60,9 @@ fn consumed_rows(buffer: &Buffer, frontiers: &[Frontier]) -> (Vec<Place>, bool) 
     (consumed, is_drained)
 }
 
-fn truncate(source: Oid) {
-    spi::run(&format!("TRUNCATE ONLY {SCHEMA}.changes_{}", source.to_u32()), &[], |_| {});
+fn truncate(buffer: Oid) {
+    let name = source::sql_name(buffer).expect("it is locked");
+    spi::run(&format!("TRUNCATE ONLY {name}"), &[], |_| {});
 }
 
 /// Whether `source` was emptied or rewritten by a transaction that `snapshot` does not see. That is

@@ -8,18 +8,18 @@
 //! Replication applies changes without firing statement triggers, so a row trigger that fires only
 //! then stands in for them. TRUNCATE fires the triggers of each table that it empties.
 
-use pgrx::{
-    PgSqlErrorCode, ereport,
-    pg_sys::Oid,
-};
+use pgrx::{PgSqlErrorCode, ereport, pg_sys::Oid};
 
-use crate::pg::{
-    buffer::{self, Buffer, OWN_COLUMNS, SCHEMA},
-    lock::{self, Lock},
-    relation,
-    security::Identity,
-    source::{self, Column, Kind, Source, Trigger, command_done, quoted},
-    spi,
+use crate::{
+    pg::{
+        buffer::{self, Buffer, OWN_COLUMNS},
+        lock::{self, Lock},
+        relation,
+        security::Identity,
+        source::{self, Column, Kind, Source, Trigger, command_done, quoted},
+        spi,
+    },
+    settings,
 };
 
 /// Captures the attributes `columns` of `source` from now on, for the stream table `consumer`. On
@@ -27,14 +27,11 @@ use crate::pg::{
 pub fn track(source: Oid, columns: &[i16], consumer: i64) {
     let _identity = Identity::superuser();
     check(source);
-    let wanted = wanted_triggers(source, Lock::AccessShare);
-    let has_triggers = wanted.iter().all(Wanted::is_there);
-    if !has_triggers || !has_columns(source, columns) {
+    let triggers = Triggers::of(source, Lock::AccessShare);
+    if !triggers.are_right() || !has_columns(source, columns) {
         lock::relation(source, Lock::ShareRowExclusive);
         create_buffer(source, columns);
-        for trigger in wanted_triggers(source, Lock::ShareRowExclusive) {
-            trigger.create(source);
-        }
+        Triggers::of(source, Lock::ShareRowExclusive).make_right(source);
     }
     register(source, consumer);
 }
@@ -52,6 +49,7 @@ pub fn track_stream_table(source: Oid, columns: &[i16], consumer: i64) {
 /// Ends the capture of `source` for `consumer`; what nobody else needs is dropped.
 pub fn untrack(source: Oid, consumer: i64) {
     let _identity = Identity::superuser();
+    let buffer = source::sql_name(buffer::of_source(source));
     spi::run(
         "UPDATE pgstream.pgs_change_tracking \
          SET tracked_by_pgs_ids = pg_catalog.array_remove(tracked_by_pgs_ids, $2) \
@@ -71,23 +69,37 @@ pub fn untrack(source: Oid, consumer: i64) {
     if relation::exists(source) {
         drop_triggers(source);
     }
-    run(&format!("DROP TABLE IF EXISTS {}", buffer_name(source)));
+    if let Some(buffer) = buffer {
+        run(&format!("DROP TABLE {buffer}"));
+    }
 }
 
 fn drop_triggers(source: Oid) {
-    let prefix = trigger_name(source, "");
-    let truncate = truncate_name(source);
     for member in source::members(source, Lock::AccessExclusive) {
         let opened = Source::open(member, Lock::None);
-        let (triggers, table) = (opened.triggers(), opened.sql_name());
+        let (there, table) = (own_triggers(&opened, source), opened.sql_name());
         drop(opened);
-        let ours = |it: &&Trigger| {
-            !it.is_clone && (it.name.starts_with(&prefix) || it.name == truncate)
-        };
-        for trigger in triggers.iter().filter(ours) {
-            run(&format!("DROP TRIGGER {} ON {table}", quoted(&trigger.name)));
+        for trigger in there {
+            drop_trigger(&trigger.name, &table);
         }
     }
+}
+
+fn drop_trigger(name: &str, table: &str) {
+    run(&format!("DROP TRIGGER {} ON {table}", quoted(name)));
+}
+
+/// The triggers on a relation that capture `source`, without those that belong to one on a
+/// partitioned table.
+fn own_triggers(on: &Source, source: Oid) -> Vec<Trigger> {
+    let names: Vec<String> = ["", "_upd", "_del", "_replica"]
+        .iter()
+        .map(|suffix| trigger_name(source, suffix))
+        .chain([truncate_name(source)])
+        .collect();
+    let mut triggers = on.triggers();
+    triggers.retain(|it| !it.is_clone && names.contains(&it.name));
+    triggers
 }
 
 /// Refuses what cannot be captured.
@@ -109,24 +121,24 @@ fn refuse(message: &str) -> ! {
 }
 
 fn register(source: Oid, consumer: i64) {
-    spi::run(
-        "INSERT INTO pgstream.pgs_change_tracking AS t \
-         (source_relid, slot_name, tracked_by_pgs_ids) \
-         VALUES ($1, $2, ARRAY[$3]) \
-         ON CONFLICT (source_relid) DO UPDATE SET tracked_by_pgs_ids = \
-         pg_catalog.array_append(pg_catalog.array_remove(t.tracked_by_pgs_ids, $3), $3)",
-        &[source.into(), trigger_name(source, "").into(), consumer.into()],
+    let updated = spi::run(
+        "UPDATE pgstream.pgs_change_tracking SET tracked_by_pgs_ids = pg_catalog.array_append( \
+         pg_catalog.array_remove(tracked_by_pgs_ids, $2), $2) WHERE source_relid = $1",
+        &[source.into(), consumer.into()],
         |_| {},
     );
+    if updated == 0 {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "another transaction has just begun to capture the same changes"
+        );
+    }
 }
 
 fn run(sql: &str) {
     spi::run(sql, &[], |_| {});
     command_done();
-}
-
-fn buffer_name(source: Oid) -> String {
-    format!("{SCHEMA}.changes_{}", source.to_u32())
 }
 
 /// The columns with these numbers.
@@ -161,14 +173,15 @@ const MOST_COLUMNS: usize = 1500;
 fn create_buffer(source: Oid, numbers: &[i16]) {
     let columns = chosen(source, numbers);
     if let Some(column) = columns.iter().find(|it| it.is_virtual) {
-        refuse(&format!("changes of the virtual generated column {} cannot be captured", column.name));
-    }
-    let name = buffer_name(source);
-    if !crate::capture::is_tracked(source) {
-        run(&format!(
-            "CREATE TABLE {name} (action \"char\", xid xid8, lsn pg_lsn, ordinal bigint) USING heap"
+        refuse(&format!(
+            "changes of the virtual generated column {} cannot be captured",
+            column.name
         ));
     }
+    if !crate::capture::is_tracked(source) {
+        create_empty_buffer(source);
+    }
+    let name = source::sql_name(buffer::of_source(source)).expect("created above");
     let buffer = Buffer::open(source, Lock::AccessExclusive).expect("created above");
     let (mut places, mut names) = (buffer.columns().to_vec(), buffer.column_names());
     let new: Vec<&Column> = columns.iter().filter(|it| !has_column(&buffer, it)).collect();
@@ -197,6 +210,23 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
     run(&format!("COMMENT ON TABLE {name} IS '{}'", buffer::comment(&places)));
     run(&format!("ALTER TABLE {name} {}", clauses.join(", ")));
     debug_assert_eq!(names.len(), OWN_COLUMNS + 2 * places.len());
+}
+
+fn create_empty_buffer(source: Oid) {
+    let schema = settings::change_buffer_schema();
+    let schema = schema.as_ref().and_then(|it| it.to_str().ok()).unwrap_or("pgstream_changes");
+    let schema = quoted(schema);
+    let name = format!("{schema}.changes_{}", source.to_u32());
+    run(&format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
+    run(&format!(
+        "CREATE TABLE {name} (action \"char\", xid xid8, lsn pg_lsn, ordinal bigint) USING heap"
+    ));
+    spi::run(
+        "INSERT INTO pgstream.pgs_change_tracking VALUES ($1, $2, '{}', $3::pg_catalog.regclass)",
+        &[source.into(), trigger_name(source, "").into(), name.into()],
+        |_| {},
+    );
+    command_done();
 }
 
 /// The longest name of PostgreSQL, in bytes.
@@ -241,7 +271,6 @@ struct Wanted {
     level: Level,
     /// When it fires, as in `pg_trigger`.
     enabled: u8,
-    found: Option<Trigger>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -251,21 +280,15 @@ enum Level {
 }
 
 impl Wanted {
-    fn is_there(&self) -> bool {
-        self.found.as_ref().is_some_and(|it| {
-            it.per_row == (self.level == Level::Row) && it.enabled == self.enabled
-        })
+    fn is(&self, trigger: &Trigger) -> bool {
+        self.name == trigger.name
+            && trigger.per_row == (self.level == Level::Row)
+            && trigger.enabled == self.enabled
     }
 
     fn create(&self, source: Oid) {
-        if self.is_there() {
-            return;
-        }
         let Self { table, event, .. } = self;
         let name = quoted(&self.name);
-        if self.found.is_some() {
-            run(&format!("DROP TRIGGER {name} ON {table}"));
-        }
         let level = match self.level {
             Level::Row => "FOR EACH ROW".to_owned(),
             Level::Statement { transition_tables } => {
@@ -284,38 +307,98 @@ impl Wanted {
     }
 }
 
-const ANY_CHANGE: &str = "INSERT OR UPDATE OR DELETE";
+/// What triggers capture a source, compared with those that are there.
+struct Triggers {
+    missing: Vec<Wanted>,
+    /// Trigger and table.
+    surplus: Vec<(String, String)>,
+}
 
-/// The triggers that capture `source`, with what is there already. Locks all that inherit from it.
-fn wanted_triggers(source: Oid, lock: Lock) -> Vec<Wanted> {
-    let members = source::members(source, lock);
-    let root = Source::open(source, Lock::None);
-    let is_partitioned = root.kind() == Kind::Partitioned;
-    let by_row =
-        is_partitioned || members.len() > 1 || root.is_partition() || source::has_parent(source);
-    let mut wanted = Vec::new();
-    for member in members {
-        let opened = Source::open(member, Lock::None);
-        let (table, there) = (opened.sql_name(), opened.triggers());
-        let mut want = |name: String, event, level, enabled| {
-            let found = there.iter().find(|it| it.name == name).cloned();
-            wanted.push(Wanted { on: member, table: table.clone(), name, event, level, enabled, found });
+impl Triggers {
+    /// Locks all that inherit from `source`.
+    fn of(source: Oid, lock: Lock) -> Self {
+        let members = source::members(source, lock);
+        let root = Source::open(source, Lock::None);
+        let way = if root.kind() == Kind::Partitioned {
+            Way::Partitioned
+        } else if members.len() > 1 || root.is_partition() || source::has_parent(source) {
+            Way::ByRow
+        } else {
+            Way::ByStatement
         };
-        want(truncate_name(source), "TRUNCATE", Level::Statement { transition_tables: "" }, b'A');
-        if !by_row {
-            let statement = |transition_tables| Level::Statement { transition_tables };
-            want(trigger_name(source, ""), "INSERT", statement("REFERENCING NEW TABLE AS new"), b'O');
-            want(
-                trigger_name(source, "_upd"),
-                "UPDATE",
-                statement("REFERENCING OLD TABLE AS old NEW TABLE AS new"),
-                b'O',
-            );
-            want(trigger_name(source, "_del"), "DELETE", statement("REFERENCING OLD TABLE AS old"), b'O');
-            want(trigger_name(source, "_replica"), ANY_CHANGE, Level::Row, b'R');
-        } else if !is_partitioned || member == source {
-            want(trigger_name(source, ""), ANY_CHANGE, Level::Row, b'A');
+        let mut triggers = Self { missing: Vec::new(), surplus: Vec::new() };
+        for member in members {
+            let opened = Source::open(member, Lock::None);
+            let (table, there) = (opened.sql_name(), own_triggers(&opened, source));
+            let mut wanted = way.wanted(source, member, &table);
+            for trigger in there {
+                match wanted.iter().position(|it| it.is(&trigger)) {
+                    Some(found) => drop(wanted.swap_remove(found)),
+                    None => triggers.surplus.push((trigger.name, table.clone())),
+                }
+            }
+            triggers.missing.append(&mut wanted);
+        }
+        triggers
+    }
+
+    fn are_right(&self) -> bool {
+        self.missing.is_empty() && self.surplus.is_empty()
+    }
+
+    fn make_right(&self, source: Oid) {
+        for (trigger, table) in &self.surplus {
+            drop_trigger(trigger, table);
+        }
+        for trigger in &self.missing {
+            trigger.create(source);
         }
     }
-    wanted
+}
+
+/// How the changes of a source are seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ByStatement,
+    ByRow,
+    /// By row, with triggers that PostgreSQL copies to the partitions.
+    Partitioned,
+}
+
+impl Way {
+    /// The triggers that must be on `member`, which is `source` or inherits from it.
+    fn wanted(self, source: Oid, member: Oid, table: &str) -> Vec<Wanted> {
+        const ANY: &str = "INSERT OR UPDATE OR DELETE";
+        const TRUNCATE: Level = Level::Statement { transition_tables: "" };
+        const INSERT: Level =
+            Level::Statement { transition_tables: "REFERENCING NEW TABLE AS new" };
+        const UPDATE: Level =
+            Level::Statement { transition_tables: "REFERENCING OLD TABLE AS old NEW TABLE AS new" };
+        const DELETE: Level =
+            Level::Statement { transition_tables: "REFERENCING OLD TABLE AS old" };
+        let name = |suffix| trigger_name(source, suffix);
+        let mut wanted = vec![(truncate_name(source), "TRUNCATE", TRUNCATE, b'A')];
+        match self {
+            Self::ByStatement => wanted.extend([
+                (name(""), "INSERT", INSERT, b'O'),
+                (name("_upd"), "UPDATE", UPDATE, b'O'),
+                (name("_del"), "DELETE", DELETE, b'O'),
+                (name("_replica"), ANY, Level::Row, b'R'),
+            ]),
+            Self::ByRow => wanted.push((name(""), ANY, Level::Row, b'A')),
+            Self::Partitioned if member == source => {
+                wanted.push((name(""), ANY, Level::Row, b'A'));
+            }
+            Self::Partitioned => {}
+        }
+        let wanted = wanted.into_iter().map(|(name, event, level, enabled)| Wanted {
+            on: member,
+            table: table.to_owned(),
+            name,
+            event,
+            level,
+            enabled,
+        });
+        wanted.collect()
+    }
 }

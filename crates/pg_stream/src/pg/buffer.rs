@@ -7,7 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    ffi::{CStr, CString},
+    ffi::CStr,
     rc::Rc,
 };
 
@@ -19,10 +19,6 @@ use super::{
     snapshot::Snapshot,
     tuple::{self, Encoder, Toasted},
 };
-
-/// The schema of the change buffers.
-pub const SCHEMA: &str = "pgstream_changes";
-const SCHEMA_C: &CStr = c"pgstream_changes";
 
 /// Columns that every buffer has before those of its source: action, xid, lsn, ordinal.
 pub const OWN_COLUMNS: usize = 4;
@@ -120,16 +116,48 @@ unsafe extern "C-unwind" fn at_end(
     }
 }
 
-/// The OID of a source's buffer, or the invalid one.
+/// The OID of a source's buffer, or the invalid one. Reads the catalog as it is now, whatever the
+/// transaction's snapshot.
 pub fn of_source(source: Oid) -> Oid {
-    let name = CString::new(format!("changes_{}", source.to_u32())).expect("no NUL");
-    // SAFETY: syscache look-ups of names.
+    // SAFETY: the table is open while it is scanned; it has the columns that our SQL gave it, of
+    // which the last one is a NOT NULL oid.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(SCHEMA_C.as_ptr(), true);
+        let schema = pg_sys::get_namespace_oid(c"pgstream".as_ptr(), true);
         if schema == Oid::INVALID {
-            return schema;
+            return Oid::INVALID;
         }
-        pg_sys::get_relname_relid(name.as_ptr(), schema)
+        let tracking = pg_sys::get_relname_relid(c"pgs_change_tracking".as_ptr(), schema);
+        let tracking = pg_sys::try_table_open(tracking, Lock::AccessShare.mode());
+        if tracking.is_null() {
+            return Oid::INVALID;
+        }
+        let mut key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyInit(
+            &raw mut key,
+            1,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::F_OIDEQ.into(),
+            Datum::from(source),
+        );
+        let scan = pg_sys::systable_beginscan(
+            tracking,
+            Oid::INVALID,
+            false,
+            std::ptr::null_mut(),
+            1,
+            &raw mut key,
+        );
+        let tuple = pg_sys::systable_getnext(scan);
+        let mut buffer = Oid::INVALID;
+        if !tuple.is_null() {
+            let (mut values, mut nulls) = (Vec::new(), Vec::new());
+            let row = Row { tuple, descriptor: (*tracking).rd_att };
+            row.deform(&mut values, &mut nulls);
+            buffer = Oid::from(u32::try_from(values[values.len() - 1].value()).expect("an oid"));
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(tracking, Lock::AccessShare.mode());
+        buffer
     }
 }
 
@@ -152,11 +180,11 @@ impl Buffer {
         let mut relation = unsafe { pg_sys::try_table_open(oid, lock.mode()) };
         if relation.is_null() {
             let oid = of_source(source);
-            if oid == Oid::INVALID {
+            // SAFETY: as above.
+            relation = unsafe { pg_sys::try_table_open(oid, lock.mode()) };
+            if relation.is_null() {
                 return None;
             }
-            // SAFETY: as above.
-            relation = unsafe { pg_sys::table_open(oid, lock.mode()) };
         }
         // Opening has processed invalidations, so what is still known is right.
         let known = LAYOUTS.with_borrow(|layouts| layouts.get(&source).cloned());
@@ -211,10 +239,7 @@ impl Buffer {
     pub fn pages(&self) -> u32 {
         // SAFETY: the relation is open.
         unsafe {
-            pg_sys::RelationGetNumberOfBlocksInFork(
-                self.relation,
-                pg_sys::ForkNumber::MAIN_FORKNUM,
-            )
+            pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM)
         }
     }
 
@@ -240,10 +265,8 @@ impl Buffer {
                 );
                 let descriptor = (*self.relation).rd_att;
                 loop {
-                    let tuple = pg_sys::heap_getnext(
-                        scan,
-                        pg_sys::ScanDirection::ForwardScanDirection,
-                    );
+                    let tuple =
+                        pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
                     if tuple.is_null() {
                         break;
                     }
@@ -292,8 +315,7 @@ impl Layout {
     unsafe fn read(relation: pg_sys::Relation) -> Self {
         // SAFETY: the relation is open; its comment is NULL or a C string.
         unsafe {
-            let comment =
-                pg_sys::GetComment((*relation).rd_id, pg_sys::RelationRelationId, 0);
+            let comment = pg_sys::GetComment((*relation).rd_id, pg_sys::RelationRelationId, 0);
             let columns = if comment.is_null() {
                 Vec::new()
             } else {

@@ -75,13 +75,8 @@ impl Source {
 
     /// `schema.name`, quoted.
     pub fn sql_name(&self) -> String {
-        // SAFETY: the relation is open; the functions return palloc'd strings.
-        unsafe {
-            let form = (*self.relation).rd_rel;
-            let schema = pg_sys::get_namespace_name((*form).relnamespace);
-            let name = pg_sys::quote_qualified_identifier(schema, (*form).relname.data.as_ptr());
-            CStr::from_ptr(name).to_string_lossy().into_owned()
-        }
+        // SAFETY: the relation is open.
+        sql_name(unsafe { (*self.relation).rd_id }).expect("it is open")
     }
 
     /// The columns that were not dropped.
@@ -190,6 +185,20 @@ pub fn members(source: Oid, lock: Lock) -> Vec<Oid> {
 pub fn has_parent(relation: Oid) -> bool {
     // SAFETY: as in `members`.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| has_superclass(relation)) }
+}
+
+/// `schema.name`, quoted, of a relation that exists.
+pub fn sql_name(relation: Oid) -> Option<String> {
+    // SAFETY: the functions return NULL or palloc'd strings.
+    unsafe {
+        let name = pg_sys::get_rel_name(relation);
+        if name.is_null() {
+            return None;
+        }
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
+        let name = pg_sys::quote_qualified_identifier(schema, name);
+        Some(CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
 }
 
 /// The name of a type in SQL, right under any search path and without a length.

@@ -202,11 +202,7 @@ unsafe fn capture_row(
 /// # Safety
 ///
 /// `data` must describe a running statement trigger with transition tables.
-unsafe fn capture_statement(
-    data: &pg_sys::TriggerData,
-    mapping: &Mapping,
-    writer: &mut Writer,
-) {
+unsafe fn capture_statement(data: &pg_sys::TriggerData, mapping: &Mapping, writer: &mut Writer) {
     // SAFETY: transition tables hold rows of the trigger's relation.
     unsafe {
         let mut old = Transition::open(data.tg_oldtable, data.tg_relation);
@@ -270,10 +266,8 @@ impl Transition {
             if store.is_null() {
                 return Self { store, slot: std::ptr::null_mut() };
             }
-            let pointer = pg_sys::tuplestore_alloc_read_pointer(
-                store,
-                pg_sys::EXEC_FLAG_REWIND as i32,
-            );
+            let pointer =
+                pg_sys::tuplestore_alloc_read_pointer(store, pg_sys::EXEC_FLAG_REWIND as i32);
             pg_sys::tuplestore_select_read_pointer(store, pointer);
             pg_sys::tuplestore_rescan(store);
             let slot = pg_sys::MakeSingleTupleTableSlot(

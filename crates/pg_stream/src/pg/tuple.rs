@@ -226,13 +226,7 @@ impl Attribute {
     /// # Safety
     ///
     /// As for [`Self::end`], and `data` must have room for it.
-    unsafe fn fill(
-        &self,
-        value: Datum,
-        data: *mut u8,
-        offset: usize,
-        infomask: &mut u16,
-    ) -> usize {
+    unsafe fn fill(&self, value: Datum, data: *mut u8, offset: usize, infomask: &mut u16) -> usize {
         // SAFETY: sizes are those that the caller allocated for.
         unsafe {
             let start = self.start(value, offset);
@@ -325,7 +319,8 @@ unsafe fn external_tag(pointer: *const pg_sys::varlena) -> pg_sys::vartag_extern
 }
 
 /// A composite value has a tuple header in which equal values may differ: the place of the tuple
-/// that it was copied from, and hints about transactions. `payload` begins behind the length.
+/// that it was copied from, and hints about transactions. Makes it what `heap_form_tuple` makes.
+/// `payload` begins behind the length.
 ///
 /// # Safety
 ///
@@ -336,7 +331,8 @@ pub(in crate::pg) unsafe fn make_composite_canonical(payload: *mut u8) {
     const KEPT: u16 = (pg_sys::HEAP_HASNULL | pg_sys::HEAP_HASVARWIDTH) as u16;
     // SAFETY: the payload begins with type modifier, type, ctid and both masks.
     unsafe {
-        payload.add(CTID).write_bytes(0xff, 6);
+        payload.add(CTID).write_bytes(0xff, 4);
+        payload.add(CTID + 4).write_bytes(0, 2);
         let masks = payload.add(INFOMASK2).cast::<u16>();
         masks.write_unaligned(masks.read_unaligned() & pg_sys::HEAP_NATTS_MASK as u16);
         let infomask = masks.add(1);
@@ -347,9 +343,7 @@ pub(in crate::pg) unsafe fn make_composite_canonical(payload: *mut u8) {
 /// # Safety
 ///
 /// `descriptor` must be a live tuple descriptor.
-unsafe fn compact_attributes<'a>(
-    descriptor: pg_sys::TupleDesc,
-) -> &'a [pg_sys::CompactAttribute] {
+unsafe fn compact_attributes<'a>(descriptor: pg_sys::TupleDesc) -> &'a [pg_sys::CompactAttribute] {
     // SAFETY: a descriptor is followed by as many compact attributes as it says.
     unsafe {
         let count = usize::try_from((*descriptor).natts).expect("a count");
@@ -409,9 +403,7 @@ impl Consolidator {
         let columns: Vec<_> = columns.iter().cloned().chain([weight]).collect();
         let layout = descriptor(&columns);
         // SAFETY: the descriptor was just made; it lives in the current memory context.
-        let encoder = unsafe {
-            Encoder::new(layout, Toasted::Expand)
-        };
+        let encoder = unsafe { Encoder::new(layout, Toasted::Expand) };
         let width = columns.len();
         Self {
             encoder,
@@ -442,13 +434,7 @@ impl Consolidator {
         let start = self.arena.len();
         // SAFETY: the caller passes values of the columns that `new` was given.
         let length = unsafe {
-            self.encoder.encode(
-                &mut self.values,
-                &self.nulls,
-                &mut self.arena,
-                0,
-                &mut self.owned,
-            )
+            self.encoder.encode(&mut self.values, &self.nulls, &mut self.arena, 0, &mut self.owned)
         };
         for expanded in self.owned.drain(..) {
             // SAFETY: made by the encoder for this row only.
