@@ -1,12 +1,19 @@
 //! The catalog tables: what stream tables exist and what they read.
 
-use pgrx::pg_sys::Oid;
+use std::{cell::OnceCell, mem::ManuallyDrop};
+
+use pgrx::pg_sys::{BuiltinOid, Oid};
 use pgstream_core::{mode::RefreshMode, name::QualifiedName, status::Status};
 
 use crate::{
     error::Error,
     lower::{Relation, RelationKind},
-    pg::{name, security::Identity, spi},
+    pg::{
+        name,
+        security::Identity,
+        snapshot::Snapshot,
+        spi::{self, Prepared, Session},
+    },
 };
 
 /// A stream table as the catalog knows it.
@@ -57,14 +64,24 @@ pub fn find_owned(text: &str) -> Result<StreamTable, Error> {
     }
 }
 
+thread_local! {
+    // Never dropped: at process exit PostgreSQL's memory is gone before thread locals are.
+    static BY_RELATION: ManuallyDrop<OnceCell<Prepared>> = ManuallyDrop::default();
+}
+
+/// The stream table that is stored in the relation.
 pub fn by_relation(relation: Oid) -> Option<StreamTable> {
     let _superuser = Identity::superuser();
+    let _session = Session::open();
     let mut found = None;
-    spi::run(
-        &format!("SELECT {COLUMNS} FROM pgstream.pgs_stream_tables WHERE pgs_relid = $1"),
-        &[relation.into()],
-        |row| found = Some(from_row(&row)),
-    );
+    BY_RELATION.with(|kept| {
+        let statement = kept.get_or_init(|| {
+            let sql =
+                format!("SELECT {COLUMNS} FROM pgstream.pgs_stream_tables WHERE pgs_relid = $1");
+            Prepared::new(&sql, &[spi::type_oid(BuiltinOid::OIDOID)])
+        });
+        statement.query(&[relation.into()], &Snapshot::latest(), |row| found = Some(from_row(&row)));
+    });
     found
 }
 
