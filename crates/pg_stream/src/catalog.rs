@@ -1,15 +1,15 @@
 //! The catalog tables: what stream tables exist and what they read.
 
-use std::{cell::OnceCell, mem::ManuallyDrop};
+use std::{cell::OnceCell, collections::BTreeSet, mem::ManuallyDrop};
 
 use pgrx::pg_sys::{BuiltinOid, Oid};
-use pgstream_core::{mode::RefreshMode, name::QualifiedName, status::Status};
+use pgstream_core::{dag::Dag, mode::RefreshMode, name::QualifiedName, status::Status};
 
 use crate::{
     error::Error,
     lower::{Relation, RelationKind},
     pg::{
-        name,
+        name, relation,
         security::Identity,
         snapshot::Snapshot,
         spi::{self, Prepared, Session},
@@ -136,6 +136,27 @@ pub fn set_dependencies(id: i64, relations: &[Relation]) {
             |_| {},
         );
     }
+}
+
+/// Refuses a stream table that reads itself, which a changed view can bring about.
+pub fn check_acyclic(relation: Oid, view: Oid) -> Result<(), Error> {
+    let mut dag = Dag::new();
+    let mut open = vec![(relation, view)];
+    let mut seen = BTreeSet::from([relation.to_u32()]);
+    while let Some((reader, view)) = open.pop() {
+        for source in relation::tables_below(view) {
+            let Some(upstream) = by_relation(source) else { continue };
+            dag.add_edge(reader.to_u32(), source.to_u32());
+            if let Some(view) = upstream.view.filter(|_| seen.insert(source.to_u32())) {
+                open.push((source, view));
+            }
+        }
+    }
+    dag.order().map(|_| ()).map_err(|cycle| {
+        let path: Vec<String> =
+            cycle.path.iter().map(|it| relation::display_name(Oid::from(*it))).collect();
+        Error::Cyclic { name: relation::display_name(relation), path: path.join(" -> ") }
+    })
 }
 
 /// The tables that are captured for a stream table.

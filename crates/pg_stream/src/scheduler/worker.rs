@@ -162,7 +162,7 @@ fn refresh_one(id: i64) -> bool {
 
 /// Whether trying again is useless until somebody changes a definition.
 fn is_lasting(error: &Error) -> bool {
-    matches!(error, Error::Refused(_) | Error::QueryLost(_))
+    matches!(error, Error::Refused(_) | Error::QueryLost(_) | Error::Cyclic { .. })
 }
 
 fn record(id: i64, started: pgrx::datum::TimestampWithTimeZone, failure: &Failure, must_stop: bool) {
