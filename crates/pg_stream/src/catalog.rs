@@ -1,12 +1,19 @@
 //! The catalog tables: what stream tables exist and what they read.
 
-use pgrx::pg_sys::Oid;
-use pgstream_core::{mode::RefreshMode, name::QualifiedName, status::Status};
+use std::{cell::OnceCell, collections::BTreeSet, mem::ManuallyDrop};
+
+use pgrx::pg_sys::{BuiltinOid, Oid};
+use pgstream_core::{dag::Dag, mode::RefreshMode, name::QualifiedName, status::Status};
 
 use crate::{
     error::Error,
     lower::{Relation, RelationKind},
-    pg::{name, security::Identity, spi},
+    pg::{
+        name, relation,
+        security::Identity,
+        snapshot::Snapshot,
+        spi::{self, Prepared, Session},
+    },
 };
 
 /// A stream table as the catalog knows it.
@@ -57,14 +64,24 @@ pub fn find_owned(text: &str) -> Result<StreamTable, Error> {
     }
 }
 
+thread_local! {
+    // Never dropped: at process exit PostgreSQL's memory is gone before thread locals are.
+    static BY_RELATION: ManuallyDrop<OnceCell<Prepared>> = ManuallyDrop::default();
+}
+
+/// The stream table that is stored in the relation.
 pub fn by_relation(relation: Oid) -> Option<StreamTable> {
     let _superuser = Identity::superuser();
+    let _session = Session::open();
     let mut found = None;
-    spi::run(
-        &format!("SELECT {COLUMNS} FROM pgstream.pgs_stream_tables WHERE pgs_relid = $1"),
-        &[relation.into()],
-        |row| found = Some(from_row(&row)),
-    );
+    BY_RELATION.with(|kept| {
+        let statement = kept.get_or_init(|| {
+            let sql =
+                format!("SELECT {COLUMNS} FROM pgstream.pgs_stream_tables WHERE pgs_relid = $1");
+            Prepared::new(&sql, &[spi::type_oid(BuiltinOid::OIDOID)])
+        });
+        statement.query(&[relation.into()], &Snapshot::latest(), |row| found = Some(from_row(&row)));
+    });
     found
 }
 
@@ -119,6 +136,27 @@ pub fn set_dependencies(id: i64, relations: &[Relation]) {
             |_| {},
         );
     }
+}
+
+/// Refuses a stream table that reads itself, which a changed view can bring about.
+pub fn check_acyclic(relation: Oid, view: Oid) -> Result<(), Error> {
+    let mut dag = Dag::new();
+    let mut open = vec![(relation, view)];
+    let mut seen = BTreeSet::from([relation.to_u32()]);
+    while let Some((reader, view)) = open.pop() {
+        for source in relation::tables_below(view) {
+            let Some(upstream) = by_relation(source) else { continue };
+            dag.add_edge(reader.to_u32(), source.to_u32());
+            if let Some(view) = upstream.view.filter(|_| seen.insert(source.to_u32())) {
+                open.push((source, view));
+            }
+        }
+    }
+    dag.order().map(|_| ()).map_err(|cycle| {
+        let path: Vec<String> =
+            cycle.path.iter().map(|it| relation::display_name(Oid::from(*it))).collect();
+        Error::Cyclic { name: relation::display_name(relation), path: path.join(" -> ") }
+    })
 }
 
 /// The tables that are captured for a stream table.

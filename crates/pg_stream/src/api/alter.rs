@@ -64,6 +64,7 @@ fn switch_mode(table: &StreamTable, mode: RefreshMode) -> Result<(), Error> {
         .view
         .filter(|it| relation::exists(*it))
         .ok_or_else(|| Error::QueryLost(table.name.to_string()))?;
+    catalog::check_acyclic(table.relation, view)?;
     catalog::set_mode(table.id, mode);
     name::invalidate(table.relation);
     match mode {

@@ -38,7 +38,11 @@ fn on_sql_drop() {
     for it in &dropped {
         match it {
             Dropped::StreamTable { id } => forget(*id),
-            Dropped::Query { id, reason } => catalog::set_status(*id, Status::Error, Some(reason)),
+            Dropped::Query { id, reason } => {
+                catalog::set_status(*id, Status::Error, Some(reason));
+                // Without its query it will never be refreshed again.
+                untrack_all(*id);
+            }
             Dropped::Source { relation, reader } => capture::untrack(*relation, *reader),
         }
     }
@@ -49,14 +53,18 @@ fn on_sql_drop() {
 
 /// Removes what belonged to a stream table that is gone.
 fn forget(id: i64) {
-    for source in catalog::tracked_sources(id) {
-        capture::untrack(source, id);
-    }
+    untrack_all(id);
     catalog::delete(id);
     let view = quote_qualified("pgstream_state", &format!("query_{id}"));
     spi::run("SET LOCAL client_min_messages = warning", &[], |_| {});
     spi::run(&format!("DROP VIEW IF EXISTS {view}"), &[], |_| {});
     drop_stages(id);
+}
+
+fn untrack_all(id: i64) {
+    for source in catalog::tracked_sources(id) {
+        capture::untrack(source, id);
+    }
 }
 
 /// Drops the hidden state of inner stages.

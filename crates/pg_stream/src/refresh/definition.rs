@@ -12,6 +12,7 @@ use pgstream_ivm::{
 };
 
 use crate::{
+    catalog,
     error::Error,
     lower,
     pg::{relation, security::LocalSettings, spi, store::StoreColumn},
@@ -151,6 +152,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
     let Some(view) = view else {
         return Err(Error::QueryLost(name));
     };
+    catalog::check_acyclic(relation, view)?;
     let (schema, name) = relation::name(relation);
     let columns = relation::column_names(view);
     let table = quote_qualified(&schema, &name);

@@ -84,10 +84,12 @@ impl Memory {
             .collect()
     }
 
-    /// Notes that a table was refreshed in the pass that began at `now`.
-    pub fn note(&mut self, id: i64, now: Micros, commits: u64) {
+    /// Notes that a table was refreshed in the pass that began at `now`, and whether it had any
+    /// changes. One look in vain after a run is free: the table still counts as rested. The next
+    /// one is not, or commits to other tables would make it look again and again.
+    pub fn note(&mut self, id: i64, now: Micros, commits: u64, had_changes: bool) {
         let Some(seen) = self.seen.get_mut(&id) else { return };
-        if seen.commits != commits {
+        if had_changes || (seen.commits != commits && seen.checked_at != seen.ran_at) {
             seen.ran_at = now;
         }
         seen.checked_at = now;

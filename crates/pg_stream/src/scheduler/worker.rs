@@ -40,7 +40,11 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
     worker::begin(Some(slot.database()));
     slot.start_looking();
     match worker::transaction(c"looking for the extension", worker::has_extension) {
-        Ok(true) => slot.attach(),
+        Ok(true) => {
+            slot.attach();
+            // It starts one scheduler at a time.
+            shmem::wake_launcher();
+        }
         Ok(false) => retire(slot),
         Err(_) => worker::end(),
     }
@@ -92,8 +96,8 @@ impl Scheduler {
         let tables = self.memory.tables(entries, commits);
         let decision = decide(&tables, now);
         for id in &decision.due {
-            refresh_one(*id);
-            self.memory.note(*id, now, commits);
+            let had_changes = refresh_one(*id);
+            self.memory.note(*id, now, commits, had_changes);
         }
         if now - self.pruned_at > PRUNE_INTERVAL {
             self.pruned_at = now;
@@ -132,27 +136,33 @@ impl Scheduler {
     }
 }
 
-fn refresh_one(id: i64) {
+/// Whether there were changes, or nobody knows.
+fn refresh_one(id: i64) -> bool {
     let started = time::current();
     let mut must_stop = false;
     let result = worker::transaction(c"refreshing", || {
         match refresh::run(id, InitiatedBy::Scheduler) {
-            Ok(outcome) if outcome.action != Action::NoData => alert::completed(id, &outcome),
-            Ok(_) => {}
+            Ok(outcome) if outcome.action == Action::NoData => false,
+            Ok(outcome) => {
+                alert::completed(id, &outcome);
+                true
+            }
             Err(error) => {
                 must_stop = is_lasting(&error);
                 ErrorReport::from(error).report(PgLogLevel::ERROR);
+                unreachable!("an error was raised")
             }
         }
     });
-    if let Err(failure) = result {
+    result.unwrap_or_else(|failure| {
         record(id, started, &failure, must_stop);
-    }
+        true
+    })
 }
 
 /// Whether trying again is useless until somebody changes a definition.
 fn is_lasting(error: &Error) -> bool {
-    matches!(error, Error::Refused(_) | Error::QueryLost(_))
+    matches!(error, Error::Refused(_) | Error::QueryLost(_) | Error::Cyclic { .. })
 }
 
 fn record(id: i64, started: pgrx::datum::TimestampWithTimeZone, failure: &Failure, must_stop: bool) {
