@@ -103,7 +103,7 @@ pub fn history_since(
 ) -> Result<Vec<HistoryRow>, SqlError> {
     let literal = stream_table.replace('\'', "''");
     let rows = session.try_rows(&format!(
-        "SELECT action, status, coalesce(rows_inserted, 0), coalesce(rows_updated, 0), coalesce(rows_deleted, 0)
+        "SELECT h.action, h.status, coalesce(h.rows_inserted, 0), coalesce(h.rows_updated, 0), coalesce(h.rows_deleted, 0)
          FROM pgstream.pgs_refresh_history h JOIN pgstream.pgs_stream_tables USING (pgs_id)
          WHERE pgs_relid = '{literal}'::regclass AND refresh_id > {refresh_id} ORDER BY refresh_id"
     ))?;

@@ -2,9 +2,11 @@
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
 };
 
 use postgres::Config;
@@ -64,7 +66,16 @@ impl Server {
     pub fn kill(&self) {
         let pid_file = self.dir().join("data/postmaster.pid");
         let content = fs::read_to_string(pid_file).expect("the server runs");
-        kill_9(content.lines().next().expect("the first line is the process id"));
+        let postmaster = content.lines().next().expect("the first line is the process id");
+        let children = children(postmaster);
+        kill_9(postmaster);
+        for _ in 0..600 {
+            if children.iter().all(|pid| !Path::new("/proc").join(pid).exists()) {
+                return;
+            }
+            thread::park_timeout(Duration::from_millis(50));
+        }
+        panic!("processes outlive their postmaster: {children:?}");
     }
 
     /// Starts it again after [`Server::kill`] or [`Server::stop`].
@@ -91,6 +102,20 @@ impl Drop for Server {
 pub fn kill_9(pid: &str) {
     let status = Command::new("kill").args(["-9", pid]).status().expect("kill can be run");
     assert!(status.success(), "kill -9 {pid}");
+}
+
+/// The processes that the given one has started.
+fn children(parent: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").expect("/proc is readable");
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // "pid (name) state ppid ...", and the name may hold anything.
+            let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+            after_name.split_whitespace().nth(1) == Some(parent)
+        })
+        .collect()
 }
 
 fn script(arguments: &[&str]) {

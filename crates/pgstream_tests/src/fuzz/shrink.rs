@@ -157,6 +157,9 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
             }
         }
     }
+    let size = |it: &Case| it.script(failure).len();
+    let current = size(case);
+    all.retain(|it| size(it) < current);
     all
 }
 
@@ -274,7 +277,9 @@ fn smaller_selects(select: &Select) -> Vec<Select> {
     for at in (0..select.group.len()).rev() {
         add(&|it| {
             let key = it.group.remove(at);
-            it.items.retain(|(sql, _)| *sql != key);
+            if it.items.len() > 1 {
+                it.items.retain(|(sql, _)| *sql != key);
+            }
         });
     }
     if select.distinct {

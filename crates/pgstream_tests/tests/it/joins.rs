@@ -92,7 +92,7 @@ fn a_join_using() {
 #[test]
 fn a_join_of_different_types() {
     check(Scenario {
-        tables: "CREATE TABLE a (id int PRIMARY KEY, k bigint, v varchar(5)); CREATE TABLE b (id int PRIMARY KEY, k smallint, w text);
+        tables: "CREATE TABLE a (id int PRIMARY KEY, k bigint, v varchar(20)); CREATE TABLE b (id int PRIMARY KEY, k smallint, w text);
                  INSERT INTO a VALUES (1, 1, 'a1'), (2, 1, 'b2'), (3, 2, 'a3'), (4, NULL, 'a4'); INSERT INTO b VALUES (1, 1, 'a1'), (2, 2, 'b2')",
         query: "SELECT v, w FROM a JOIN b ON a.k = b.k OR a.v = b.w",
         changes: BOTH_SIDES,

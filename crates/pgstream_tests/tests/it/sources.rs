@@ -52,7 +52,7 @@ fn keys_swap_in_one_statement() {
         changes: &[
             "UPDATE t SET id = 6 - id",
             "UPDATE t SET id = id + 1",
-            "UPDATE t SET id = 7 - id, v = v || '!' WHERE id <> 4",
+            "UPDATE t SET id = 7 - id, v = v || '!' WHERE id NOT IN (3, 4)",
         ],
     });
 }
@@ -68,7 +68,7 @@ const PARTITIONED: &str = "
     INSERT INTO p SELECT i, (ARRAY['eu', 'us', 'as'])[i % 3 + 1], i FROM generate_series(1, 12) i";
 
 const PARTITIONED_CHANGES: &[&str] = &[
-    "INSERT INTO p VALUES (50, 'us', 50), (150, 'us', 150), (51, 'eu', 51), (52, 'xx', 52)",
+    "INSERT INTO p VALUES (50, 'us', 50), (155, 'us', 155), (51, 'eu', 51), (52, 'xx', 52)",
     "UPDATE p SET region = 'us' WHERE id = 51", // moves to another partition
     "INSERT INTO p_eu VALUES (60, 'eu', 60); INSERT INTO p_us VALUES (61, 'us', 61), (161, 'us', 161)", // directly
     "UPDATE p_us_high SET v = v + 1; UPDATE p_us SET id = id + 100 WHERE id = 50; DELETE FROM p_rest WHERE id = 52",
@@ -231,13 +231,13 @@ fn every_kind_of_type_is_captured() {
     check(Scenario {
         tables: "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy'); CREATE TYPE pair AS (a int, b text); CREATE DOMAIN positive AS int CHECK (value > 0);
                  CREATE TABLE t (id int PRIMARY KEY, i2 int2, i8 int8, r real, f float8, n numeric, n2 numeric(12,3), m money, c char(5), vc varchar(7), tx text, na name,
-                   by bytea, b bool, d date, ti time, tz timetz, ts timestamp(2), tstz timestamptz, iv interval, u uuid, js json, jb jsonb, x xml,
+                   by bytea, b bool, d date, ti time, tz timetz, ts timestamp(2), tstz timestamptz, iv interval, u uuid, js json, jb jsonb,
                    ia int[], ta text[][], p point, bx box, ci cidr, ine inet, mc macaddr, bi bit(3), vb varbit, ir int4range, mr int4multirange, e mood, co pair, dom positive,
                    coa pair[], tsv tsvector, lsn pg_lsn, o oid, \"char\" \"char\");
                  INSERT INTO t SELECT i, i, i * 1000000000::int8, i / 3.0, i / 7.0, 1.50, i * 1.1, i, 'c' || i, 'v' || i, repeat('t', i), 'n' || i,
                    decode('00ff', 'hex'), i % 2 = 0, '2020-02-28'::date + i, '10:00', '10:00+02', '2020-01-01 10:00:00.129', '2020-01-01 10:00:00+03', '1 mon 2 days', md5(i::text)::uuid,
-                   '{\"b\": 1,  \"a\": 1}', '{\"b\": 1,  \"a\": [1.0, null]}', '<a>1</a>', ARRAY[i, NULL], '{{a,b},{c,NULL}}', point(i, 2), box(point(0,0), point(i,i)), '10.0.0.0/8',
-                   '10.0.0.1/8', '08:00:2b:01:02:03', B'101', B'1', int4range(i, 10), '{[1,3),[5,9)}', 'ok', ROW(i, 'p'), i, ARRAY[ROW(1, NULL)::pair], 'a b', '0/16', i, 'x'
+                   '{\"b\": 1,  \"a\": 1}', '{\"b\": 1,  \"a\": [1.0, null]}', ARRAY[i, NULL], '{{a,b},{c,NULL}}', point(i, 2), box(point(0,0), point(i,i)), '10.0.0.0/8',
+                   '10.0.0.1/8', '08:00:2b:01:02:03', B'101', B'1', int4range(i, 10), '{[1,3),[5,9)}', 'ok', ROW(i, 'p')::pair, i, ARRAY[ROW(1, NULL)::pair], 'a b', '0/16', i, 'x'
                  FROM generate_series(1, 4) i",
         query: "SELECT * FROM t",
         changes: &[
@@ -246,7 +246,7 @@ fn every_kind_of_type_is_captured() {
             "UPDATE t SET js = '{\"b\": 1, \"a\": 1}' WHERE id = 3", // json has no =
             "UPDATE t SET n = 1.5, f = '-0' WHERE id = 1",
             "UPDATE t SET id = id + 1000",
-            "DELETE FROM t WHERE id IN (1001, 1100); INSERT INTO t (id, p, x, co) VALUES (1, '(1,1)', '<b/>', ROW(NULL, NULL))",
+            "DELETE FROM t WHERE id IN (1001, 1100); INSERT INTO t (id, p, co) VALUES (1, '(1,1)', ROW(NULL, NULL))",
         ],
     });
 }
