@@ -30,8 +30,12 @@ fn is_exact(oid: Oid, typmod: i32, collation: Oid) -> bool {
     if oid == pg_sys::BPCHAROID && typmod < 0 {
         return false;
     }
-    // SAFETY: the type exists; the support function takes the operator class's input type.
+    // SAFETY: the type exists; the support function takes the operator class's input type, and
+    // fails without a collation where the type wants one.
     unsafe {
+        if collation == pg_sys::InvalidOid && pg_sys::get_typcollation(oid) != pg_sys::InvalidOid {
+            return false;
+        }
         let entry = pg_sys::lookup_type_cache(oid, pg_sys::TYPECACHE_BTREE_OPFAMILY as i32);
         let (family, input) = ((*entry).btree_opf, (*entry).btree_opintype);
         if family == pg_sys::InvalidOid {
