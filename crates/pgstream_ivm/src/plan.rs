@@ -199,6 +199,7 @@ impl Plan {
                 schemas.fold(first, |mut all, next| {
                     for (column, other) in all.iter_mut().zip(next) {
                         column.nullable |= other.nullable;
+                        column.ty.exact &= other.ty.exact;
                         if column.scale != other.scale {
                             column.scale = None;
                         }

@@ -7,6 +7,8 @@ mod apply;
 mod head;
 mod ident;
 mod select;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     apply::{Apply, Matching, apply},

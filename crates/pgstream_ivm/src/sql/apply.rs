@@ -20,7 +20,7 @@ pub enum Matching {
 /// SQL for one storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Apply {
-    /// Reads `ctid`, or `rid`, `o0`, … and `n` (how many copies).
+    /// Reads `ctid`, or `rid`, `o0`, … and, for copies, `n` (how many) and `ordinal` (of the row).
     pub delete: String,
     /// Reads `ctid` or `rid`, `o0`, …; and `v0`, …: the new values.
     pub update: String,

@@ -227,7 +227,8 @@ fn is_weighted(plan: &Plan) -> bool {
 }
 
 fn null_of(ty: &Type) -> String {
-    format!("NULL::{}", ty.sql)
+    // `NULL::integer[]` would take a subscript that follows for a part of the type.
+    format!("(NULL::{})", ty.sql)
 }
 
 /// The rows of `plan` as they are now: `SELECT … AS c0, …`.

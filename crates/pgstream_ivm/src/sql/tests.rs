@@ -1,0 +1,201 @@
+//! Snapshots of the printed SQL. They show its form; that it is right is shown by
+//! `tests/property_tests`, which runs it.
+
+use crate::{
+    derive::delta,
+    model::storage,
+    plan::{Plan, Source},
+    sql::{Matching, Storage, apply, full_select, head, identified_delta, identified_rows},
+    stage::{Stage, stage},
+    testing::{aggregate, cross_join, filter, join, project, scan, scan_columns, union_all},
+};
+
+/// A snapshot under a name, of titled statements, one clause a line.
+macro_rules! assert_sql {
+    ($name:literal, $($title:expr => $sql:expr),+ $(,)?) => {
+        insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!($name, [$(format!("-- {}\n{}\n", $title, clauses(&$sql))),+].join("\n"));
+        });
+    };
+}
+
+/// `sql` with line breaks, for people.
+fn clauses(sql: &str) -> String {
+    const STARTS: [&str; 10] = [
+        "FROM", "WHERE", "LEFT JOIN", "UNION ALL", "GROUP BY", "HAVING", "SET", "USING", "SELECT",
+        "ON",
+    ];
+    let broken = STARTS.iter().fold(sql.to_owned(), |sql, it| {
+        sql.replace(&format!(" {it} "), &format!("\n{it} "))
+    });
+    broken.replace("\nFROM (SELECT", "\nFROM (\nSELECT")
+}
+
+fn storages(plan: &Plan) -> (Vec<Stage>, Vec<Storage>) {
+    let stages = stage(plan.clone()).stages;
+    let storages = stages.iter().enumerate().map(|(index, it)| storage(index, it)).collect();
+    (stages, storages)
+}
+
+/// The delta of a plan's last stage when the tables with these numbers changed, and all stages.
+fn delta_of(plan: &Plan, tables: &[u32]) -> String {
+    let (stages, storages) = storages(plan);
+    let last = stages.last().expect("a stage");
+    let changed = |source: &Source| match source {
+        Source::Table { oid, .. } => tables.contains(oid),
+        Source::Stage(_) => true,
+    };
+    identified_delta(&delta(&last.body, &changed), last.key().as_deref(), &storages)
+}
+
+const A: u32 = 1;
+const B: u32 = 2;
+const C: u32 = 3;
+
+#[test]
+fn stateless_plans() {
+    let plan = filter(scan("a"), "#0 = 1 OR #1 IS NULL");
+    assert_sql!("scan_and_filter",
+        "full" => full_select(&plan, &[]),
+        "delta" => delta_of(&plan, &[A]),
+    );
+    let plan = filter(project(filter(scan("a"), "#0 > 0"), &["- #0", "#1", "'#0'"]), "#1 - #0 > 1");
+    assert_sql!("projection",
+        "full" => full_select(&plan, &[]),
+        "delta" => delta_of(&plan, &[A]),
+    );
+    let plan = filter(scan("c"), "#1 <> 'it''s #0'");
+    assert_sql!("keyed_scan",
+        "rows" => identified_rows(&plan, plan.key().as_deref(), &[]),
+        "delta" => delta_of(&plan, &[C]),
+    );
+    let plan = union_all([scan("a"), filter(scan("a"), "#0 = 1"), project(scan("c"), &["#0", "1"])]);
+    assert_sql!("union_all",
+        "full" => full_select(&plan, &[]),
+        "delta, all changed" => delta_of(&plan, &[A, C]),
+        "delta, only c changed" => delta_of(&plan, &[C]),
+    );
+    assert_sql!("few_columns",
+        "unit" => full_select(&Plan::Unit, &[]),
+        "empty, computed" => full_select(&project(Plan::Empty(scan("a").schema()), &["#0 + 1"]), &[]),
+        "no columns, delta" => delta_of(&scan_columns("a", &[]), &[A]),
+        "no columns, old" => delta_of(&cross_join(scan_columns("a", &[]), scan_columns("b", &[])), &[A, B]),
+        "nothing changed" => delta_of(&scan("a"), &[]),
+    );
+}
+
+#[test]
+fn joins() {
+    let plan = join(scan("a"), scan("b"), "#0 = #2");
+    assert_sql!("join_of_two",
+        "full" => full_select(&plan, &[]),
+        "a and b changed" => delta_of(&plan, &[A, B]),
+        "a changed" => delta_of(&plan, &[A]),
+        "b changed" => delta_of(&plan, &[B]),
+        "nothing changed" => delta_of(&plan, &[]),
+    );
+    let plan = join(join(scan("a"), scan("b"), "#0 = #2"), scan("c"), "#1 = #4");
+    assert_sql!("join_of_three",
+        "full" => full_select(&plan, &[]),
+        "a, b and c changed" => delta_of(&plan, &[A, B, C]),
+        "a and b changed" => delta_of(&plan, &[A, B]),
+        "a and c changed" => delta_of(&plan, &[A, C]),
+        "b and c changed" => delta_of(&plan, &[B, C]),
+        "a changed" => delta_of(&plan, &[A]),
+        "b changed" => delta_of(&plan, &[B]),
+        "c changed" => delta_of(&plan, &[C]),
+    );
+    let plan = join(scan("a"), scan("a"), "#0 = #3");
+    assert_sql!("self_join", "delta" => delta_of(&plan, &[A]));
+    let plan = join(union_all([scan("a"), project(scan("c"), &["#0", "#0"])]), scan("b"), "#0 = #2");
+    assert_sql!("join_over_union_all", "delta" => delta_of(&plan, &[A, B, C]));
+}
+
+/// The statements of the first stage.
+fn head_of(plan: &Plan, tables: &[u32]) -> [String; 4] {
+    let (stages, storages) = storages(plan);
+    let changed = |source: &Source| matches!(source, Source::Table { oid, .. } if tables.contains(oid));
+    let of_head = stages[0].head.as_ref().expect("a head");
+    let delta = delta(&stages[0].body, &changed);
+    let statements = head(&stages[0], of_head, &delta, &storages[0], &storages);
+    let null = statements.rescan_null.unwrap_or_else(|| "none".to_owned());
+    [statements.changed, statements.rescan, null, statements.all]
+}
+
+macro_rules! assert_head {
+    ($name:literal, $plan:expr, $tables:expr) => {
+        let [changed, rescan, rescan_null, all] = head_of(&$plan, &$tables);
+        assert_sql!($name,
+            "changed" => changed,
+            "rescan" => rescan,
+            "rescan with a NULL key" => rescan_null,
+            "all" => all,
+        );
+    };
+}
+
+#[test]
+fn heads() {
+    assert_head!("count", aggregate(scan("a"), &[0], &[
+        "count(*)", "count(#1)", "count(#1) FILTER (WHERE #0 = 1 OR #1 = 2)",
+    ]), [A]);
+    assert_head!("sum_of_integers", aggregate(scan("c"), &[1], &[
+        "sum(#0)", "sum(#0) FILTER (WHERE #1 IS NULL)",
+    ]), [C]);
+    assert_head!("sum_of_nullable_integers", aggregate(scan("a"), &[], &["sum(#0)"]), [A]);
+    assert_head!("sum_of_prices", aggregate(scan("d"), &[0], &["sum(#1)", "avg(#1)"]), [4]);
+    assert_head!("sum_of_numerics", aggregate(scan("b"), &[0], &["sum(#1)", "avg(#1)"]), [B]);
+    assert_head!("average_of_integers", aggregate(scan("a"), &[0], &["avg(#1)"]), [A]);
+    assert_head!("extrema", aggregate(scan("a"), &[0], &[
+        "min(#1)", "max(#1) FILTER (WHERE #0 > 0 OR #1 > 0)",
+    ]), [A]);
+    let pairs = || join(scan("a"), scan("a"), "#0 = #2");
+    assert_head!("extrema_over_a_self_join", aggregate(pairs(), &[1], &["min(#3)"]), [A]);
+    assert_head!("extremum_of_a_constant", aggregate(pairs(), &[], &["min(1)"]), [A]);
+    assert_head!("rescan", aggregate(scan("a"), &[0], &["count(DISTINCT #1)"]), [A]);
+    assert_head!("distinct", scan("c").distinct(), [C]);
+    assert_head!("inexact_keys", aggregate(
+        join(scan("b"), scan("b"), "#0 = #2"), &[1, 0], &["count(*)"],
+    ), [B]);
+}
+
+#[test]
+fn stages_on_stages() {
+    let counts = aggregate(scan("a"), &[0], &["count(*)"]);
+    let plan = join(counts, scan("b"), "#0 = #2");
+    assert_sql!("aggregate_below_join",
+        "rows" => {
+            let (stages, storages) = storages(&plan);
+            let last = stages.last().expect("a stage");
+            identified_rows(&last.body, last.key().as_deref(), &storages)
+        },
+        "delta" => delta_of(&plan, &[A, B]),
+    );
+}
+
+#[test]
+fn applying() {
+    let counted = storages(&aggregate(scan("a"), &[0], &["sum(#1)"])).1.remove(0);
+    let statements = apply(&counted, &[0], Matching::Ctid);
+    assert_sql!("apply_to_groups",
+        "delete" => statements.delete,
+        "update" => statements.update,
+        "insert" => statements.insert,
+    );
+    let keyed = storages(&scan("c")).1.remove(0);
+    let statements = apply(&keyed, &[], Matching::Content);
+    assert_sql!("apply_to_keyed_rows",
+        "delete" => statements.delete,
+        "update" => statements.update,
+        "insert" => statements.insert,
+    );
+    let copies = storages(&scan("a")).1.remove(0);
+    let statements = apply(&copies, &[], Matching::ContentCopies);
+    assert_sql!("apply_to_copies",
+        "delete" => statements.delete,
+        "insert" => statements.insert,
+    );
+    let distinct = storages(&scan("a").distinct()).1.remove(0);
+    let statements = apply(&distinct, &[0, 1], Matching::Ctid);
+    assert_sql!("apply_to_distinct_rows", "update" => statements.update);
+}
