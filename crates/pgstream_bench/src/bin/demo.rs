@@ -1,0 +1,29 @@
+//! `make demo`: TPC-H with stream tables for the queries, refreshed after each of the benchmark's
+//! refresh streams and after updates, and compared row by row with the queries themselves.
+//!
+//! `--scale 0.1` is the default. Fails if a stream table differs from its query, or if a refresh
+//! was not incremental.
+
+use std::process::ExitCode;
+
+use pgstream_bench::Result;
+use pgstream_bench::tpch::demo;
+
+fn main() -> ExitCode {
+    match scale(std::env::args().skip(1)).and_then(demo::run) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn scale(mut arguments: impl Iterator<Item = String>) -> Result<f64> {
+    match (arguments.next().as_deref(), arguments.next(), arguments.next()) {
+        (None, ..) => Ok(0.1),
+        (Some("--scale"), Some(value), None) => Ok(value.parse()?),
+        _ => Err("usage: demo [--scale 0.1]".into()),
+    }
+}
