@@ -20,6 +20,7 @@ use pgstream_ivm::plan::Plan;
 use crate::pg::deparse::{self, PortableSettings};
 use crate::pg::node::{Arena, Query};
 use crate::pg::query::{self, NotSelect};
+use crate::pg::relation;
 use crate::pg::types::Oid;
 
 pub use inventory::{Relation, RelationKind};
@@ -78,11 +79,12 @@ pub fn analyze_user_query(text: &str) -> Result<Analyzed, Refusal> {
     })
 }
 
-/// Lowers the query of a view.
+/// Lowers the query of a view, which its owner will run.
 pub fn lower_view(view: Oid) -> Result<Lowered, Refusal> {
     let arena = Arena::enter();
     let query = query::of_view(&arena, view).and_then(query::rewritten);
-    lower(query.ok_or_else(|| Refusal::differential("a relation without a query"))?)
+    let query = query.ok_or_else(|| Refusal::differential("a relation without a query"))?;
+    lower(query, Some(relation::owner(view)))
 }
 
 /// Lowers a user's text.
@@ -92,7 +94,7 @@ pub fn lower_text(text: &str) -> Result<Lowered, Refusal> {
     let rewritten = query::rewritten(query).unwrap_or(query);
     let inventory = inventory::take(rewritten);
     refusal::check_both_modes(query, rewritten, &inventory)
-        .and_then(|()| lower(rewritten))
+        .and_then(|()| lower(rewritten, None))
         .map_err(|it| it.in_text(text))
 }
 
@@ -110,11 +112,12 @@ fn analyzed<'a>(arena: &'a Arena, text: &str) -> Result<Query<'a>, Refusal> {
     })
 }
 
-fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
+/// Lowers a rewritten query, which `role`, or else the current user, will run.
+fn lower(query: Query<'_>, role: Option<Oid>) -> Result<Lowered, Refusal> {
     let inventory = inventory::take(query);
     refusal::check_differential(&inventory)?;
     let _settings = PortableSettings::enter();
-    let mut lowering = Lowering::default();
+    let mut lowering = Lowering { role, ..Lowering::default() };
     let plan = select::lower(&mut lowering, query, None, None)?;
     let views = inventory.relations.iter().filter(|it| it.kind == RelationKind::View).cloned();
     Ok(Lowered {
@@ -132,6 +135,8 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
 struct Lowering {
     /// The tables scanned so far, by OID.
     tables: BTreeMap<u32, Relation>,
+    /// Who will read the tables; `None` is the current user.
+    role: Option<Oid>,
     /// How many leaves the plan has so far.
     leaves: usize,
 }

@@ -37,9 +37,7 @@ fn token_length(text: &str, first: char) -> usize {
         '\'' | '"' => quoted_length(text, first, false),
         'e' | 'E' if text[1..].starts_with('\'') => 1 + quoted_length(&text[1..], '\'', true),
         '$' => 1 + text[1..].bytes().take_while(u8::is_ascii_digit).count(),
-        _ if is_word(first) => {
-            text.find(|it| !(is_word(it) || it == '$')).unwrap_or(text.len())
-        }
+        _ if is_word(first) => text.find(|it| !(is_word(it) || it == '$')).unwrap_or(text.len()),
         _ => first.len_utf8(),
     }
 }

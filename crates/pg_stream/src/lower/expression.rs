@@ -33,11 +33,7 @@ pub fn place<'a>(expression: Node<'a>, places: &Places) -> Result<Node<'a>, Refu
 pub fn scalar(expression: Node<'_>, columns: &[Column]) -> Scalar {
     Scalar {
         segments: lex::segments(&deparse::expression(expression)),
-        ty: types::describe(
-            expression.type_oid(),
-            expression.typmod(),
-            expression.collation(),
-        ),
+        ty: types::describe(expression.type_oid(), expression.typmod(), expression.collation()),
         nullable: is_nullable(expression, columns),
         scale: scale(expression, columns),
     }
@@ -45,12 +41,53 @@ pub fn scalar(expression: Node<'_>, columns: &[Column]) -> Scalar {
 
 /// Built-in functions that give NULL for a NULL only.
 const TOTAL: [&str; 47] = [
-    "int2pl", "int2mi", "int2mul", "int4pl", "int4mi", "int4mul", "int8pl", "int8mi", "int8mul",
-    "int24pl", "int24mi", "int24mul", "int42pl", "int42mi", "int42mul", "int28pl", "int28mi",
-    "int28mul", "int82pl", "int82mi", "int82mul", "int48pl", "int48mi", "int48mul", "int84pl",
-    "int84mi", "int84mul", "numeric_add", "numeric_sub", "numeric_mul", "numeric_uminus",
-    "int4um", "int8um", "int4eq", "int4ne", "int4lt", "int4le", "int4gt", "int4ge", "int8eq",
-    "int8ne", "int8lt", "int8gt", "texteq", "textne", "numeric_eq", "numeric_ne",
+    "int2pl",
+    "int2mi",
+    "int2mul",
+    "int4pl",
+    "int4mi",
+    "int4mul",
+    "int8pl",
+    "int8mi",
+    "int8mul",
+    "int24pl",
+    "int24mi",
+    "int24mul",
+    "int42pl",
+    "int42mi",
+    "int42mul",
+    "int28pl",
+    "int28mi",
+    "int28mul",
+    "int82pl",
+    "int82mi",
+    "int82mul",
+    "int48pl",
+    "int48mi",
+    "int48mul",
+    "int84pl",
+    "int84mi",
+    "int84mul",
+    "numeric_add",
+    "numeric_sub",
+    "numeric_mul",
+    "numeric_uminus",
+    "int4um",
+    "int8um",
+    "int4eq",
+    "int4ne",
+    "int4lt",
+    "int4le",
+    "int4gt",
+    "int4ge",
+    "int8eq",
+    "int8ne",
+    "int8lt",
+    "int8gt",
+    "texteq",
+    "textne",
+    "numeric_eq",
+    "numeric_ne",
 ];
 
 /// Whether the result can be NULL; `true` when unknown.
@@ -130,10 +167,7 @@ fn scale(expression: Node<'_>, columns: &[Column]) -> Option<u32> {
 }
 
 /// The scale of all of them; NULL literals have every scale.
-fn common_scale<'a>(
-    results: impl Iterator<Item = Node<'a>>,
-    columns: &[Column],
-) -> Option<u32> {
+fn common_scale<'a>(results: impl Iterator<Item = Node<'a>>, columns: &[Column]) -> Option<u32> {
     let mut scales = results
         .filter(|it| !matches!(it.kind(), Kind::Constant { null: true }))
         .map(|it| scale(it, columns));

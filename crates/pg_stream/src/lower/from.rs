@@ -158,8 +158,7 @@ fn join(
         Some(condition) => Some(scalar(place(condition, &places)?, &schema)),
         None => None,
     };
-    let plan =
-        Plan::InnerJoin { left: Box::new(left.plan), right: Box::new(right.plan), on };
+    let plan = Plan::InnerJoin { left: Box::new(left.plan), right: Box::new(right.plan), on };
     Ok(From { plan, places })
 }
 
@@ -289,12 +288,15 @@ fn lower_table(
     attributes: &BTreeSet<i16>,
 ) -> Result<From, Refusal> {
     let table = table::look(oid);
-    check_table(entry, &table, oid, children)?;
-    let key = table.key.clone().unwrap_or_default();
+    check_table(lowering, entry, &table, (oid, children))?;
+    // Neither keys nor NOT NULL hold for inheriting tables.
+    let inherits = table.has_children && !table.is_partitioned;
+    let key = table.key.clone().filter(|_| !inherits);
+    let is_key = |number| key.iter().flatten().any(|it| *it == number);
     let read: Vec<_> = table
         .columns
         .iter()
-        .filter(|it| attributes.contains(&it.number) || key.contains(&it.number))
+        .filter(|it| attributes.contains(&it.number) || is_key(it.number))
         .collect();
     if let Some(hidden) = read.iter().find(|it| HIDDEN_COLUMNS.contains(&it.name.as_str())) {
         let words = format!("the hidden column {} of {}", hidden.name, table.sql);
@@ -311,7 +313,7 @@ fn lower_table(
         .map(|it| Column {
             name: it.name.clone(),
             ty: types::describe(it.ty, it.typmod, it.collation),
-            nullable: !it.not_null,
+            nullable: !it.not_null || inherits,
             scale: types::is_numeric(it.ty).then(|| types::numeric_scale(it.typmod)).flatten(),
         })
         .collect();
@@ -320,24 +322,28 @@ fn lower_table(
         source: Source::Table { oid: oid.to_u32(), sql },
         columns,
         attributes: read.iter().map(|it| it.number.cast_unsigned().into()).collect(),
-        key: table.key.as_ref().and_then(|key| key.iter().map(|it| place_of(*it)).collect()),
+        key: key.as_ref().and_then(|key| key.iter().map(|it| place_of(*it)).collect()),
         version: Version::New,
     };
     note_table(lowering, oid, &table, read.iter().map(|it| (it.number, it.name.clone())));
     Ok(From { plan: Plan::Scan(scan), places })
 }
 
-fn check_table(entry: Entry<'_>, table: &Table, oid: Oid, children: bool) -> Result<(), Refusal> {
+fn check_table(
+    lowering: &Lowering,
+    entry: Entry<'_>,
+    table: &Table,
+    (oid, children): (Oid, bool),
+) -> Result<(), Refusal> {
+    let is_secured = entry.is_row_secured() || table::is_row_secured(oid, lowering.role);
     let obstacles = [
-        (entry.is_row_secured() || table.is_row_secured, "row-level security on"),
+        (is_secured, "row-level security on"),
         (entry.is_sampled(), "TABLESAMPLE of"),
         (types::is_builtin(oid), "the system catalog"),
         (table.is_temporary, "the temporary table"),
-        (table.has_inheritance_children && children, "inheritance from"),
-        (table.has_parent, "direct use of the partition or inheritance child"),
-        (table.has_foreign_partition, "a foreign table as a partition of"),
         (table.is_unlogged, "the unlogged table"),
-        (table.is_partitioned && !children, "ONLY of the partitioned table"),
+        (table.has_foreign_child, "a foreign table below"),
+        (table.has_children && !children, "ONLY with"),
     ];
     match obstacles.iter().find(|(found, _)| *found) {
         Some((_, words)) => Err(Refusal::differential(format!("{words} {}", table.sql))),

@@ -43,8 +43,7 @@ pub fn lower<'a>(from: From, select: &Select<'a>) -> Result<Grouped<'a>, Refusal
         calls.push(count_rows());
     }
     let above = Above::new(select, &parts, below.keys.len());
-    let aggregate =
-        Plan::Aggregate { input: Box::new(below.plan), keys: below.keys, calls };
+    let aggregate = Plan::Aggregate { input: Box::new(below.plan), keys: below.keys, calls };
     let plan = match select.having {
         Some(having) => {
             let predicate = scalar(above.place(having)?, &aggregate.schema());
@@ -67,8 +66,7 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(select: &Select<'a>) -> Self {
-        let mut parts =
-            Self { aggregates: Vec::new(), dependent: Vec::new(), unequal: Vec::new() };
+        let mut parts = Self { aggregates: Vec::new(), dependent: Vec::new(), unequal: Vec::new() };
         let outputs = select.targets.iter().map(|it| it.expression).chain(select.having);
         for output in outputs {
             parts.take(output, select.group_entry);

@@ -66,9 +66,25 @@ impl Inventory {
 /// Built-in STABLE functions by the beginning of their names whose result depends on more than
 /// their arguments and the settings: on the time, on the session, or on the catalog.
 const MOMENTARY: [&str; 19] = [
-    "now", "transaction_timestamp", "statement_timestamp", "current_", "session_user", "pg_",
-    "has_", "row_security_active", "txid_", "inet_", "to_reg", "reg", "obj_description",
-    "col_description", "shobj_description", "format_type", "table_to_", "query_to_", "schema_to_",
+    "now",
+    "transaction_timestamp",
+    "statement_timestamp",
+    "current_",
+    "session_user",
+    "pg_",
+    "has_",
+    "row_security_active",
+    "txid_",
+    "inet_",
+    "to_reg",
+    "reg",
+    "obj_description",
+    "col_description",
+    "shobj_description",
+    "format_type",
+    "table_to_",
+    "query_to_",
+    "schema_to_",
 ];
 
 impl Inventory {
@@ -143,9 +159,18 @@ fn relation_kind(kind: char) -> RelationKind {
 
 /// Built-in aggregates that keep the order in which they get their rows.
 const ORDERED: [&str; 12] = [
-    "array_agg", "string_agg", "json_agg", "json_agg_strict", "jsonb_agg", "jsonb_agg_strict",
-    "json_object_agg", "json_object_agg_strict", "jsonb_object_agg", "jsonb_object_agg_strict",
-    "xmlagg", "any_value",
+    "array_agg",
+    "string_agg",
+    "json_agg",
+    "json_agg_strict",
+    "jsonb_agg",
+    "jsonb_agg_strict",
+    "json_object_agg",
+    "json_object_agg_strict",
+    "jsonb_object_agg",
+    "jsonb_object_agg_strict",
+    "xmlagg",
+    "any_value",
 ];
 
 fn note_aggregate(inventory: &mut Inventory, aggregate: Aggregate<'_>) {

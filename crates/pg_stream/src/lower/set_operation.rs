@@ -91,8 +91,10 @@ fn check_equalities(operation: &SetOperation<'_>) -> Result<(), Refusal> {
 /// The plan with its columns as the set operation has them.
 fn cast(plan: Plan, columns: &[(Oid, i32, Oid)]) -> Plan {
     let schema = plan.schema();
-    let types: Vec<Type> =
-        columns.iter().map(|(ty, typmod, collation)| types::describe(*ty, *typmod, *collation)).collect();
+    let types: Vec<Type> = columns
+        .iter()
+        .map(|(ty, typmod, collation)| types::describe(*ty, *typmod, *collation))
+        .collect();
     if schema.iter().map(|it| &it.ty).eq(&types) {
         return plan;
     }
@@ -119,9 +121,7 @@ fn renamed(plan: Plan, names: &[String]) -> Plan {
         .iter()
         .zip(names)
         .enumerate()
-        .map(|(position, (column, name))| {
-            (Scalar::column(position, column), name.clone())
-        })
+        .map(|(position, (column, name))| (Scalar::column(position, column), name.clone()))
         .collect();
     Plan::Project { input: Box::new(plan), columns }
 }

@@ -311,9 +311,7 @@ impl<'a> Node<'a> {
         let context: *mut &mut dyn FnMut(Node<'a>) -> Option<Node<'a>> = &mut f;
         // SAFETY: the callback gets back exactly this context, and only during this call. The
         // copy is allocated in the current context, which is the arena or one that lives longer.
-        let copy = unsafe {
-            Node::from_ptr(replace_callback(self.as_ptr(), context.cast()))
-        };
+        let copy = unsafe { Node::from_ptr(replace_callback(self.as_ptr(), context.cast())) };
         copy.unwrap_or(self)
     }
 
@@ -376,11 +374,9 @@ unsafe extern "C-unwind" fn replace_callback(
         let f = &mut *context.cast::<&mut dyn FnMut(Node<'_>) -> Option<Node<'_>>>();
         match f(node) {
             Some(other) => other.as_ptr(),
-            None => pg_sys::expression_tree_mutator_impl(
-                node.as_ptr(),
-                Some(replace_callback),
-                context,
-            ),
+            None => {
+                pg_sys::expression_tree_mutator_impl(node.as_ptr(), Some(replace_callback), context)
+            }
         }
     }
 }
@@ -903,7 +899,9 @@ impl<'a> Entry<'a> {
                 pg_sys::RTEKind::RTE_FUNCTION => EntryKind::Function,
                 pg_sys::RTEKind::RTE_TABLEFUNC => EntryKind::TableFunction,
                 pg_sys::RTEKind::RTE_VALUES => EntryKind::Values {
-                    rows: pointers::<pg_sys::List>(entry.values_lists).map(|it| nodes(it)).collect(),
+                    rows: pointers::<pg_sys::List>(entry.values_lists)
+                        .map(|it| nodes(it))
+                        .collect(),
                     columns: column_types(entry.coltypes, entry.coltypmods, entry.colcollations),
                 },
                 pg_sys::RTEKind::RTE_CTE => EntryKind::CommonTable {

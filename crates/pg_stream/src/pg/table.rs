@@ -1,10 +1,11 @@
 //! What lowering asks of the catalog about one relation.
 
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{name_data_to_str, pg_sys};
 
 use super::deparse::quote;
+use super::lock::Lock;
 use super::node::text;
+use super::source;
 use super::types::{self, Oid};
 
 /// What `check_enable_rls` answers when policies apply.
@@ -35,51 +36,12 @@ pub struct Table {
     pub key: Option<Vec<i16>>,
     pub is_temporary: bool,
     pub is_partitioned: bool,
-    /// Whether rows of other tables count as its own, by inheritance.
-    pub has_inheritance_children: bool,
-    /// Whether it is a partition, or inherits.
-    pub has_parent: bool,
-    /// Whether a row security policy applies to the current user.
-    pub is_row_secured: bool,
-    /// Whether the table or a partition of it is emptied by a crash.
+    /// Whether rows of other tables count as its own.
+    pub has_children: bool,
+    /// Whether the table or one below it is emptied by a crash.
     pub is_unlogged: bool,
-    pub has_foreign_partition: bool,
-}
-
-/// Functions that the generated bindings leave out; call them through a guard.
-mod unbound {
-    use super::{Oid, pg_sys};
-
-    unsafe extern "C-unwind" {
-        pub fn find_inheritance_children(
-            parent: Oid,
-            lock: pg_sys::LOCKMODE,
-        ) -> *mut pg_sys::List;
-        pub fn has_superclass(relation: Oid) -> bool;
-    }
-}
-
-/// The partitions or inheritance children of a table, not theirs.
-fn children(table: Oid) -> Vec<Oid> {
-    let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
-    // SAFETY: the guard turns PostgreSQL's errors into panics, and its closure owns nothing; the
-    // list holds OIDs.
-    unsafe {
-        let list = pg_guard_ffi_boundary(|| unbound::find_inheritance_children(table, no_lock));
-        let length = if list.is_null() { 0 } else { (*list).length as usize };
-        (0..length).map(|index| (*(*list).elements.add(index)).oid_value).collect()
-    }
-}
-
-/// The partitions of a partitioned table, at any depth, itself included.
-fn partitions(table: Oid) -> Vec<Oid> {
-    let below = children(table).into_iter().flat_map(partitions);
-    std::iter::once(table).chain(below).collect()
-}
-
-fn has_parent(table: Oid) -> bool {
-    // SAFETY: as in `has_children`.
-    unsafe { pg_guard_ffi_boundary(|| unbound::has_superclass(table)) }
+    /// Whether a foreign table is below it.
+    pub has_foreign_child: bool,
 }
 
 /// An open relation.
@@ -107,27 +69,30 @@ pub fn look(oid: Oid) -> Table {
         let form = &*(*relation.0).rd_rel;
         let is_partitioned = form.relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
         let columns = columns(relation.0);
-        let leaves = if is_partitioned { partitions(oid) } else { vec![oid] };
-        let row_security = pg_sys::check_enable_rls(oid, pg_sys::InvalidOid, true);
+        let members =
+            if form.relhassubclass { source::members(oid, Lock::None) } else { vec![oid] };
         Table {
             sql: qualified(form.relnamespace, name_data_to_str(&form.relname)),
             key: key(relation.0, &columns),
             columns,
             is_partitioned,
             is_temporary: form.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP,
-            has_inheritance_children: form.relhassubclass
-                && !is_partitioned
-                && !children(oid).is_empty(),
-            has_parent: form.relispartition || has_parent(oid),
-            is_row_secured: row_security == RLS_ENABLED,
-            is_unlogged: leaves.iter().any(|it| {
+            has_children: members.len() > 1,
+            is_unlogged: members.iter().any(|it| {
                 pg_sys::get_rel_persistence(*it) as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
             }),
-            has_foreign_partition: leaves.iter().any(|it| {
-                pg_sys::get_rel_relkind(*it) as u8 == pg_sys::RELKIND_FOREIGN_TABLE
-            }),
+            has_foreign_child: members
+                .iter()
+                .any(|it| pg_sys::get_rel_relkind(*it) as u8 == pg_sys::RELKIND_FOREIGN_TABLE),
         }
     }
+}
+
+/// Whether row security policies restrict what `role` reads of a table.
+pub fn is_row_secured(oid: Oid, role: Option<Oid>) -> bool {
+    let role = role.unwrap_or(pg_sys::InvalidOid);
+    // SAFETY: a look-up by OID; without a role it is about the current user.
+    unsafe { pg_sys::check_enable_rls(oid, role, true) == RLS_ENABLED }
 }
 
 /// A relation's name, qualified and quoted; empty if there is no such relation.
@@ -218,10 +183,8 @@ unsafe fn index_key(index: Oid, columns: &[Attribute]) -> Option<(bool, Vec<i16>
         if !is_usable {
             return None;
         }
-        let attributes = std::slice::from_raw_parts(
-            form.indkey.values.as_ptr(),
-            form.indnkeyatts as usize,
-        );
+        let attributes =
+            std::slice::from_raw_parts(form.indkey.values.as_ptr(), form.indnkeyatts as usize);
         for (position, attribute) in attributes.iter().enumerate() {
             // An expression has attribute 0 and is not found.
             let column = columns.iter().find(|it| it.number == *attribute)?;

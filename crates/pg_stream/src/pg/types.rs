@@ -46,9 +46,8 @@ fn is_exact(oid: Oid, typmod: i32, collation: Oid) -> bool {
 /// The default equality operator of a type.
 pub fn equality(oid: Oid) -> Option<Oid> {
     // SAFETY: the type exists; the cache entry is read at once.
-    let operator = unsafe {
-        (*pg_sys::lookup_type_cache(oid, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr
-    };
+    let operator =
+        unsafe { (*pg_sys::lookup_type_cache(oid, pg_sys::TYPECACHE_EQ_OPR as i32)).eq_opr };
     (operator != pg_sys::InvalidOid).then_some(operator)
 }
 
@@ -56,10 +55,8 @@ fn operator_sql(operator: Oid) -> Option<String> {
     // SAFETY: look-ups by OID give null or a string.
     unsafe {
         let name = text(pg_sys::get_opname(operator))?;
-        let tuple = pg_sys::SearchSysCache1(
-            pg_sys::SysCacheIdentifier::OPEROID as i32,
-            operator.into(),
-        );
+        let tuple =
+            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::OPEROID as i32, operator.into());
         if tuple.is_null() {
             return None;
         }
