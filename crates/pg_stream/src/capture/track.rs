@@ -75,13 +75,17 @@ pub fn untrack(source: Oid, consumer: i64) {
 }
 
 fn drop_triggers(source: Oid) {
-    for member in source::members(source, Lock::AccessExclusive) {
+    let members = source::members(source, Lock::AccessExclusive);
+    for member in members.iter().copied() {
         let opened = Source::open(member, Lock::None);
         let (there, table) = (own_triggers(&opened, source), opened.sql_name());
         drop(opened);
         for trigger in there {
             drop_trigger(&trigger.name, &table);
         }
+    }
+    for (trigger, table) in stray_triggers(source, &members) {
+        drop_trigger(&trigger, &table);
     }
 }
 
@@ -100,6 +104,23 @@ fn own_triggers(on: &Source, source: Oid) -> Vec<Trigger> {
     let mut triggers = on.triggers();
     triggers.retain(|it| !it.is_clone && names.contains(&it.name));
     triggers
+}
+
+/// Trigger and table of what captures `source` from relations that belong to it no longer.
+fn stray_triggers(source: Oid, members: &[Oid]) -> Vec<(String, String)> {
+    let mut strays = Vec::new();
+    spi::run(
+        "SELECT tgname::text, tgrelid FROM pg_catalog.pg_trigger \
+         WHERE tgfoid = 'pgstream.capture'::pg_catalog.regproc AND tgparentid = 0 \
+         AND pg_catalog.encode(tgargs, 'escape') = $1::text || '\\000' AND tgrelid <> ALL ($2)",
+        &[source.to_u32().to_string().into(), members.to_vec().into()],
+        |row| {
+            let name = row.get::<String>(0).expect("NOT NULL");
+            let on = row.get::<Oid>(1).expect("NOT NULL");
+            strays.extend(source::sql_name(on).map(|table| (name, table)));
+        },
+    );
+    strays
 }
 
 /// Refuses what cannot be captured.
@@ -200,8 +221,7 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
             names.push(name);
         }
     }
-    let least: usize = columns.iter().map(|it| 2 * (it.least_size + 8)).sum();
-    if names.len() > MOST_COLUMNS || least > MOST_BYTES {
+    if names.len() > MOST_COLUMNS || least_row(source, &places) > MOST_BYTES {
         refuse(&format!(
             "the query uses too many columns of {} for capturing its changes",
             relation::display_name(source)
@@ -210,6 +230,13 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
     run(&format!("COMMENT ON TABLE {name} IS '{}'", buffer::comment(&places)));
     run(&format!("ALTER TABLE {name} {}", clauses.join(", ")));
     debug_assert_eq!(names.len(), OWN_COLUMNS + 2 * places.len());
+}
+
+/// The bytes that an update takes at least in a buffer with these columns.
+fn least_row(source: Oid, numbers: &[i16]) -> usize {
+    let columns = Source::open(source, Lock::None).columns();
+    let captured = columns.iter().filter(|it| numbers.contains(&it.number));
+    captured.map(|it| 2 * it.least_size.next_multiple_of(size_of::<u64>())).sum()
 }
 
 fn create_empty_buffer(source: Oid) {
@@ -327,7 +354,7 @@ impl Triggers {
             Way::ByStatement
         };
         let mut triggers = Self { missing: Vec::new(), surplus: Vec::new() };
-        for member in members {
+        for member in members.iter().copied() {
             let opened = Source::open(member, Lock::None);
             let (table, there) = (opened.sql_name(), own_triggers(&opened, source));
             let mut wanted = way.wanted(source, member, &table);
@@ -339,6 +366,7 @@ impl Triggers {
             }
             triggers.missing.append(&mut wanted);
         }
+        triggers.surplus.append(&mut stray_triggers(source, &members));
         triggers
     }
 

@@ -45,6 +45,28 @@ pub fn release(relation: Oid, lock: Lock) {
     unsafe { pg_sys::UnlockRelationOid(relation, lock.mode()) };
 }
 
+/// Whether a statement of this session that changes the relation may still be running: then some of
+/// its changes are visible but not yet captured. Its AFTER STATEMENT triggers are queued only when
+/// it is nearly done, so that alone does not tell.
+pub fn is_being_changed(relation: Oid) -> bool {
+    // SAFETY: looks at this backend's trigger queue, its relation cache and its locks; the
+    // relation is closed again.
+    unsafe {
+        if pg_sys::AfterTriggerPendingOnRel(relation) {
+            return true;
+        }
+        let opened = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);
+        if opened.is_null() {
+            return false;
+        }
+        let idle = if (*opened).rd_isnailed { 2 } else { 1 };
+        let in_use = (*opened).rd_refcnt > idle
+            && pg_sys::CheckRelationLockedByMe(opened, Lock::RowExclusive.mode(), true);
+        pg_sys::relation_close(opened, pg_sys::NoLock as i32);
+        in_use
+    }
+}
+
 /// Whether a transaction block was begun, so that locks live longer than this statement.
 pub fn in_transaction_block() -> bool {
     // SAFETY: looks at this backend's state.

@@ -140,8 +140,7 @@ fn own_table(name: &CStr) -> Oid {
 
 /// Whether a statement that changes the relation is still running in this session.
 pub fn has_pending_triggers(relation: Oid) -> bool {
-    // SAFETY: looks at this backend's trigger queue.
-    unsafe { pg_sys::AfterTriggerPendingOnRel(relation) }
+    super::lock::is_being_changed(relation)
 }
 
 /// The relations and all their partitions and children.

@@ -17,6 +17,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::{
     buffer::{Action, Buffer, Image, Layout, Writer},
     lock::Lock,
+    source,
 };
 
 /// How the columns of a relation with a trigger become those of a buffer.
@@ -29,6 +30,8 @@ struct Mapping {
     width: usize,
     /// A column has not the type that the buffer expects: values cannot be captured.
     unfit: bool,
+    /// The relation was taken out of the inheritance tree of the source, and kept the trigger.
+    stray: bool,
 }
 
 thread_local! {
@@ -98,7 +101,12 @@ impl Mapping {
             columns.push(index);
         }
         let width = columns.iter().flatten().max().map_or(0, |it| it + 1);
-        Self { layout: Rc::clone(buffer.layout()), columns, width, unfit }
+        // SAFETY: the relation is open.
+        let stray = unsafe {
+            (*relation).rd_id != source
+                && !source::members(source, Lock::None).contains(&(*relation).rd_id)
+        };
+        Self { layout: Rc::clone(buffer.layout()), columns, width, unfit, stray }
     }
 }
 
@@ -145,10 +153,13 @@ unsafe fn capture(data: &pg_sys::TriggerData) {
                 return;
             }
         }
-        let source = source(&*data.tg_trigger);
+        let source = captured(&*data.tg_trigger);
         // Without a buffer nobody is interested.
         let Some(buffer) = Buffer::open(source, Lock::RowExclusive) else { return };
         let mapping = Mapping::find(data.tg_relation, source, &buffer);
+        if mapping.stray {
+            return;
+        }
         let mut writer = Writer::new(buffer);
         match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
             pg_sys::TRIGGER_EVENT_TRUNCATE => writer.push(Action::Truncate, None, None),
@@ -163,7 +174,7 @@ unsafe fn capture(data: &pg_sys::TriggerData) {
 /// # Safety
 ///
 /// `trigger` must be live.
-unsafe fn source(trigger: &pg_sys::Trigger) -> Oid {
+unsafe fn captured(trigger: &pg_sys::Trigger) -> Oid {
     // SAFETY: a trigger has as many arguments as it says.
     let argument = (trigger.tgnargs > 0).then(|| unsafe { CStr::from_ptr(*trigger.tgargs) });
     let source = argument.and_then(|it| it.to_str().ok()?.parse::<u32>().ok());

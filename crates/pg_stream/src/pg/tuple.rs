@@ -105,6 +105,7 @@ impl Encoder {
             let data_start = align(HEADER + bitmap, WORD);
             let length = data_start + size;
             let start = arena.len() + prefix;
+            reserve(arena, prefix + length.div_ceil(WORD));
             arena.resize(start + length.div_ceil(WORD), 0);
             let tuple = arena.as_mut_ptr().add(start).cast::<u8>();
 
@@ -261,6 +262,17 @@ impl Attribute {
             target.copy_from_nonoverlapping(source, size);
             start + size
         }
+    }
+}
+
+/// Fails as PostgreSQL does, where growing the vector would end the process.
+fn reserve(arena: &mut Vec<u64>, words: usize) {
+    if arena.try_reserve(words).is_err() {
+        pgrx::ereport!(
+            ERROR,
+            pgrx::PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            format!("out of memory for {words} more words of changes")
+        );
     }
 }
 
