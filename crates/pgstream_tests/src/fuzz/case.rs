@@ -384,7 +384,10 @@ impl<'a> Runner<'a> {
         let history = oracle::history_since(&mut self.session, &one.name, before)
             .map_err(|it| failed(&it))?;
         let may_be_full = self.truncated.contains(&one.name);
-        self.truncated.retain(|name| *name != one.name);
+        // A refresh in a transaction may be rolled back, and then the truncation is met again.
+        if !in_transaction {
+            self.truncated.retain(|name| *name != one.name);
+        }
         for row in history {
             let is_full = matches!(row.action.as_str(), "FULL" | "REINITIALIZE");
             let is_differential = matches!(row.action.as_str(), "DIFFERENTIAL" | "NO_DATA");

@@ -343,7 +343,7 @@ fn user_triggers_see_what_really_changed() {
     session.run(
         "CREATE TABLE log (id serial, op text, g int, n bigint);
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-           INSERT INTO log (op, g, n) VALUES (TG_OP, coalesce(NEW.g, OLD.g), coalesce(NEW.n, OLD.n)); RETURN NULL; END $$;
+           INSERT INTO public.log (op, g, n) VALUES (TG_OP, coalesce(NEW.g, OLD.g), coalesce(NEW.n, OLD.n)); RETURN NULL; END $$;
          CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON st FOR EACH ROW EXECUTE FUNCTION note()",
     );
     session.run("INSERT INTO t VALUES (10, 1, 10), (11, 9, 1); DELETE FROM t WHERE id = 2");

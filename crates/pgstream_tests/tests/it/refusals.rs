@@ -7,7 +7,7 @@ const TABLES: &str = "
     CREATE MATERIALIZED VIEW m AS SELECT * FROM t;
     CREATE FUNCTION vol(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT $1';
     CREATE FUNCTION stab(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1';
-    CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE f (id int) SERVER s";
+    CREATE EXTENSION file_fdw; CREATE SERVER s FOREIGN DATA WRAPPER file_fdw; CREATE FOREIGN TABLE f (id int) SERVER s OPTIONS (filename '/dev/null')";
 
 #[test]
 fn refused_in_differential_mode_with_the_construct_named() {
