@@ -91,3 +91,79 @@ fn prune(plan: Plan) -> Plan {
         _ => plan,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::delta;
+    use crate::{
+        plan::{Plan, Source},
+        testing::{filter, join, project, scan, union_all},
+    };
+
+    fn delta_of(plan: &Plan, tables: &[u32]) -> String {
+        let changed =
+            |source: &Source| matches!(source, Source::Table { oid, .. } if tables.contains(oid));
+        delta(plan, &changed).to_string()
+    }
+
+    #[test]
+    fn linear_operators_apply_to_the_change() {
+        let plan = project(filter(union_all([scan("a"), scan("a")]), "#0 = 1"), &["#1"]);
+        insta::assert_snapshot!(delta_of(&plan, &[1]), @r"
+        Project [#1]
+          Filter #0 = 1
+            Sum
+              Scan public.a, delta [w, k0]
+              Scan public.a, delta [w, k0]
+        ");
+    }
+
+    #[test]
+    fn a_join_has_one_term_for_each_leaf_that_changed() {
+        let plan = join(join(scan("a"), scan("b"), "#0 = #2"), scan("c"), "#1 = #4");
+        insta::assert_snapshot!(delta_of(&plan, &[1, 3]), @r"
+        Sum
+          InnerJoin #1 = #4
+            InnerJoin #0 = #2
+              Scan public.a, delta [w, k0]
+              Scan public.b [c0, n]
+            Scan public.c [id, s]
+          InnerJoin #1 = #4
+            InnerJoin #0 = #2
+              Scan public.a, old [w, k0]
+              Scan public.b [c0, n]
+            Scan public.c, delta [id, s]
+        ");
+        insta::assert_snapshot!(delta_of(&plan, &[2]), @r"
+        InnerJoin #1 = #4
+          InnerJoin #0 = #2
+            Scan public.a [w, k0]
+            Scan public.b, delta [c0, n]
+          Scan public.c [id, s]
+        ");
+    }
+
+    #[test]
+    fn a_self_join_has_two_terms() {
+        insta::assert_snapshot!(delta_of(&join(scan("a"), scan("a"), "#0 = #3"), &[1]), @r"
+        Sum
+          InnerJoin #0 = #3
+            Scan public.a, delta [w, k0]
+            Scan public.a [w, k0]
+          InnerJoin #0 = #3
+            Scan public.a, old [w, k0]
+            Scan public.a, delta [w, k0]
+        ");
+    }
+
+    #[test]
+    fn what_did_not_change_has_no_delta() {
+        let plan = union_all([filter(scan("a"), "#0 = 1"), filter(scan("d"), "#0 = 1")]);
+        insta::assert_snapshot!(delta_of(&plan, &[1]), @r"
+        Filter #0 = 1
+          Scan public.a, delta [w, k0]
+        ");
+        insta::assert_snapshot!(delta_of(&plan, &[2]), @"Empty (2 columns)");
+        insta::assert_snapshot!(delta_of(&join(plan, scan("c"), "#0 = #2"), &[]), @"Empty (4 columns)");
+    }
+}

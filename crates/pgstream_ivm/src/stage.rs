@@ -129,3 +129,69 @@ fn permutation_of_last(rest: &Plan, stages: &[Stage]) -> Option<Vec<usize>> {
     let reads_last = scan.source == Source::Stage(last);
     (reads_last && is_permutation && !has_state).then_some(visible)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::stage;
+    use crate::{
+        plan::Plan,
+        testing::{aggregate, filter, join, project, scan, union_all},
+    };
+
+    fn counts() -> Plan {
+        aggregate(scan("a"), &[0], &["count(*)"])
+    }
+
+    /// How many stages, and which columns of the last one are visible.
+    fn shape(plan: Plan) -> (usize, Vec<usize>) {
+        let pipeline = stage(plan);
+        (pipeline.stages.len(), pipeline.visible)
+    }
+
+    #[test]
+    fn a_stateless_plan_is_one_stage() {
+        assert_eq!(shape(join(scan("a"), scan("a"), "#0 = #2")), (1, vec![0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn the_stream_table_stores_the_last_head_when_it_holds_all_of_it() {
+        assert_eq!(shape(counts()), (1, vec![0, 1]));
+        assert_eq!(shape(project(counts(), &["#1", "#0"])), (1, vec![1, 0]));
+        assert_eq!(shape(scan("a").distinct()), (1, vec![0, 1]));
+    }
+
+    #[test]
+    fn otherwise_the_head_has_a_storage_of_its_own() {
+        assert_eq!(shape(project(counts(), &["#1"])), (2, vec![0]));
+        assert_eq!(shape(project(counts(), &["#1", "#0", "#1"])), (2, vec![0, 1, 2]));
+        assert_eq!(shape(project(counts(), &["#0", "#1 + 1"])), (2, vec![0, 1]));
+        assert_eq!(shape(filter(counts(), "#1 > 1")), (2, vec![0, 1]));
+        // A nullable sum remembers the number of its inputs.
+        assert_eq!(shape(aggregate(scan("a"), &[0], &["sum(#1)"])), (2, vec![0, 1]));
+        assert_eq!(shape(aggregate(scan("d"), &[0], &["sum(#1)"])), (1, vec![0, 1]));
+    }
+
+    #[test]
+    fn equal_sub_plans_are_one_stage() {
+        assert_eq!(shape(join(counts(), counts(), "#0 = #2")).0, 2);
+        assert_eq!(shape(union_all([counts(), counts(), filter(counts(), "#1 = 1")])).0, 2);
+        let other = aggregate(scan("a"), &[1], &["count(*)"]);
+        assert_eq!(shape(join(counts(), other, "#0 = #2")).0, 3);
+        // Sharing is by stage: equal inputs are shared below heads that differ.
+        let sums = |call: &str| aggregate(counts(), &[1], &[call]);
+        assert_eq!(shape(join(sums("max(#0)"), sums("min(#0)"), "#0 = #2")).0, 4);
+    }
+
+    #[test]
+    fn stages_stand_in_the_order_of_their_dependencies() {
+        let plan = aggregate(join(counts().distinct(), counts(), "#0 = #2"), &[], &["count(*)"]);
+        let pipeline = stage(plan);
+        for (index, stage) in pipeline.stages.iter().enumerate() {
+            for source in stage.sources() {
+                if let crate::plan::Source::Stage(earlier) = source {
+                    assert!(*earlier < index);
+                }
+            }
+        }
+    }
+}

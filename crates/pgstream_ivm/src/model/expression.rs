@@ -98,13 +98,15 @@ impl<'a> Context<'a> {
         let fits = |(owner, column): &(String, String)| {
             column == name && qualifier.is_none_or(|it| it == owner)
         };
-        let places: Vec<usize> =
-            (0..self.names.len()).filter(|it| fits(&self.names[*it])).collect();
-        match places.as_slice() {
-            [place] => *place,
-            [] => panic!("no column {qualifier:?} {name} in {:?}", self.names),
-            _ => panic!("column {qualifier:?} {name} is ambiguous in {:?}", self.names),
-        }
+        let Some(place) = self.names.iter().position(fits) else {
+            panic!("no column {qualifier:?} {name} in {:?}", self.names)
+        };
+        assert!(
+            !self.names[place + 1..].iter().any(fits),
+            "column {qualifier:?} {name} is ambiguous in {:?}",
+            self.names
+        );
+        place
     }
 }
 

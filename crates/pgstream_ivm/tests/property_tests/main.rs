@@ -72,7 +72,7 @@ fn check_stage_law(plan: &Plan, history: &[u8], extra: u8) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn a_delta_takes_old_content_to_new(plan in tape(48), history in tape(160), extra in 0_u8..32) {

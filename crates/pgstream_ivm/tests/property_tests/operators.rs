@@ -19,7 +19,7 @@ use crate::{
     tape::{Tape, tape},
 };
 
-const CASES: u32 = 40;
+const CASES: u32 = 32;
 
 fn runner() -> TestRunner {
     TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() })
@@ -185,7 +185,7 @@ fn check_open(plan: &Plan, images: &dyn Fn(&ZSet, &ZSet) -> bool, inputs: &Plan)
         Ok(())
     };
     let mut runner =
-        TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
+        TestRunner::new(Config { cases: 120, failure_persistence: None, ..Config::default() });
     runner.run(&tape(400), law).unwrap_or_else(|error| panic!("{error}\n{plan}"));
 }
 
