@@ -80,7 +80,8 @@ pub fn by_relation(relation: Oid) -> Option<StreamTable> {
                 format!("SELECT {COLUMNS} FROM pgstream.pgs_stream_tables WHERE pgs_relid = $1");
             Prepared::new(&sql, &[spi::type_oid(BuiltinOid::OIDOID)])
         });
-        statement.query(&[relation.into()], &Snapshot::latest(), |row| found = Some(from_row(&row)));
+        statement
+            .query(&[relation.into()], &Snapshot::latest(), |row| found = Some(from_row(&row)));
     });
     found
 }

@@ -42,7 +42,9 @@ pub enum Error {
     QueryLost(String),
     #[error("cannot refresh a stream table while a statement is changing \"{0}\"")]
     StatementRunning(String),
-    #[error("could not refresh because \"{0}\" was truncated or rewritten after the transaction began")]
+    #[error(
+        "could not refresh because \"{0}\" was truncated or rewritten after the transaction began"
+    )]
     TruncatedConcurrently(String),
     #[error("stream table {table} does not hold what it should: {what}")]
     Broken { table: String, what: String },
@@ -73,9 +75,7 @@ impl Error {
             Self::Busy(_) => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::HasReaders { .. } => PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             Self::Cyclic { .. } => PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
-            Self::TruncatedConcurrently(_) => {
-                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
-            }
+            Self::TruncatedConcurrently(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::StatementRunning(_) => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             Self::Broken { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::Refused(_) => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,

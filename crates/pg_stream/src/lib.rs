@@ -30,11 +30,6 @@ pub extern "C-unwind" fn _PG_init() {
     if pg::is_preloading() {
         scheduler::install();
     } else if !pg::shmem::is_available() {
-        pgrx::ereport!(
-            WARNING,
-            pgrx::PgSqlErrorCode::ERRCODE_WARNING,
-            "pg_stream is not in shared_preload_libraries: stream tables are only refreshed on request",
-            "Add it to shared_preload_libraries and restart the server."
-        );
+        scheduler::warn_of_missing_preload();
     }
 }

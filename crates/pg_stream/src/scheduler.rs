@@ -5,6 +5,8 @@ mod launcher;
 mod memory;
 mod worker;
 
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
+
 use crate::{
     pg::{hook, shmem, wake, worker as process},
     settings,
@@ -15,6 +17,17 @@ pub fn install() {
     shmem::reserve();
     hook::install();
     process::register_launcher("pg_stream launcher", "pg_stream_launcher_main");
+}
+
+/// Without shared memory there is no launcher.
+pub fn warn_of_missing_preload() {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        "pg_stream is not in shared_preload_libraries: stream tables are refreshed only on request",
+        "_PG_init",
+    )
+    .set_hint("Add it to shared_preload_libraries and restart the server.")
+    .report(PgLogLevel::WARNING);
 }
 
 /// At the end of CREATE EXTENSION.

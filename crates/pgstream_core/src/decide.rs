@@ -60,7 +60,8 @@ pub fn decide(tables: &[Table], now: Micros) -> Decision {
             Some(moment) if moment <= now => decision.due.push(id),
             Some(moment) => {
                 decision.wake_at = Some(decision.wake_at.map_or(moment, |it| it.min(moment)));
-                let ripe = due_at(&Table { may_have_changed: true, ..(*table).clone() }, &effective[&id]);
+                let ripe =
+                    due_at(&Table { may_have_changed: true, ..(*table).clone() }, &effective[&id]);
                 decision.wake_on_commit |= ripe.is_some_and(|it| it <= now);
             }
             None => {}
@@ -77,8 +78,7 @@ fn due_at(table: &Table, effective: &Effective) -> Option<Micros> {
         return Some(table.checked_at.saturating_add(seconds * SECOND));
     }
     let base = if table.may_have_changed { table.ran_at } else { table.checked_at };
-    let period =
-        effective.every.map(|seconds| base.saturating_add(seconds.saturating_mul(SECOND)));
+    let period = effective.every.map(|seconds| base.saturating_add(seconds.saturating_mul(SECOND)));
     let fire = effective.next_fire(table.checked_at);
     [period, fire].into_iter().flatten().min()
 }

@@ -1,10 +1,10 @@
 //! The arguments that create and alter share.
 
+use pgrx::prelude::*;
 use pgstream_core::{
     mode::RefreshMode,
     schedule::{Schedule, duration},
 };
-use pgrx::prelude::*;
 
 use crate::{error::Error, settings};
 

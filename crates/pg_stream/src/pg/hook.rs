@@ -106,9 +106,7 @@ unsafe fn disturbed_database(command: *mut pg_sys::Node) -> Option<Oid> {
     // SAFETY: the tag says which struct it is.
     unsafe {
         let name = match (*command).type_ {
-            NodeTag::T_CreatedbStmt => {
-                template((*command.cast::<pg_sys::CreatedbStmt>()).options)?
-            }
+            NodeTag::T_CreatedbStmt => template((*command.cast::<pg_sys::CreatedbStmt>()).options)?,
             NodeTag::T_DropdbStmt => (*command.cast::<pg_sys::DropdbStmt>()).dbname,
             NodeTag::T_AlterDatabaseStmt => (*command.cast::<pg_sys::AlterDatabaseStmt>()).dbname,
             NodeTag::T_RenameStmt => {

@@ -91,12 +91,9 @@ unsafe extern "C-unwind" fn startup() {
             next();
         }
         let mut found = false;
-        let memory = pg_sys::ShmemInitStruct(
-            c"pg_stream".as_ptr(),
-            size_of::<Shared>(),
-            &raw mut found,
-        )
-        .cast::<Shared>();
+        let memory =
+            pg_sys::ShmemInitStruct(c"pg_stream".as_ptr(), size_of::<Shared>(), &raw mut found)
+                .cast::<Shared>();
         if !found {
             ptr::write_bytes(memory, 0, 1);
             (*memory).launcher.store(NO_PROCESS, SeqCst);
@@ -134,9 +131,10 @@ pub fn slot_of(database: Oid) -> Option<&'static Slot> {
 pub fn want(database: Oid) {
     let Some(shared) = shared() else { return };
     let slot = slot_of(database).or_else(|| {
-        shared.slots.iter().find(|it| {
-            it.database.compare_exchange(0, database.to_u32(), SeqCst, SeqCst).is_ok()
-        })
+        shared
+            .slots
+            .iter()
+            .find(|it| it.database.compare_exchange(0, database.to_u32(), SeqCst, SeqCst).is_ok())
     });
     if let Some(slot) = slot {
         slot.asked.store(true, SeqCst);

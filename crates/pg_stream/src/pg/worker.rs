@@ -65,8 +65,8 @@ impl Started {
 
 fn description(name: &str, entry: &str, argument: usize) -> pg_sys::BackgroundWorker {
     let mut worker = pg_sys::BackgroundWorker {
-        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS
-            | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as c_int,
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION)
+            as c_int,
         bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
         bgw_main_arg: pg_sys::Datum::from(argument),
         ..Default::default()
@@ -125,12 +125,7 @@ pub fn sleep(milliseconds: i64) {
     // SAFETY: plain calls in the main loop of a worker, outside of transactions.
     unsafe {
         if !STOP.load(SeqCst) {
-            pg_sys::WaitLatch(
-                pg_sys::MyLatch,
-                flags as c_int,
-                timeout,
-                pg_sys::PG_WAIT_EXTENSION,
-            );
+            pg_sys::WaitLatch(pg_sys::MyLatch, flags as c_int, timeout, pg_sys::PG_WAIT_EXTENSION);
         }
         pg_sys::ResetLatch(pg_sys::MyLatch);
         if STOP.load(SeqCst) {
@@ -241,8 +236,7 @@ pub fn databases() -> Vec<Oid> {
             pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as c_int);
         let scan = pg_sys::table_beginscan_catalog(relation, 0, ptr::null_mut());
         loop {
-            let tuple =
-                pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
             if tuple.is_null() {
                 break;
             }

@@ -31,9 +31,7 @@ pub fn entries() -> Vec<Entry> {
         entries.push(Entry {
             id,
             // Checked when it was stored.
-            schedule: schedule
-                .and_then(|it| it.parse().ok())
-                .unwrap_or(Schedule::Calculated),
+            schedule: schedule.and_then(|it| it.parse().ok()).unwrap_or(Schedule::Calculated),
             status: status.parse().expect("checked by the catalog"),
             consecutive_errors: row.get::<i32>(3).map_or(0, i32::unsigned_abs),
             reads: row.get(4).unwrap_or_default(),
@@ -66,8 +64,11 @@ impl Memory {
             .into_iter()
             .map(|entry| {
                 // Nobody knows what happened before the first look.
-                let first =
-                    Seen { ran_at: entry.last, checked_at: entry.last, commits: commits.wrapping_sub(1) };
+                let first = Seen {
+                    ran_at: entry.last,
+                    checked_at: entry.last,
+                    commits: commits.wrapping_sub(1),
+                };
                 let seen = old.get(&entry.id).copied().unwrap_or(first);
                 self.seen.insert(entry.id, seen);
                 Table {

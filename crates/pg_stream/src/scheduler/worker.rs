@@ -140,8 +140,8 @@ impl Scheduler {
 fn refresh_one(id: i64) -> bool {
     let started = time::current();
     let mut must_stop = false;
-    let result = worker::transaction(c"refreshing", || {
-        match refresh::run(id, InitiatedBy::Scheduler) {
+    let result =
+        worker::transaction(c"refreshing", || match refresh::run(id, InitiatedBy::Scheduler) {
             Ok(outcome) if outcome.action == Action::NoData => false,
             Ok(outcome) => {
                 alert::completed(id, &outcome);
@@ -152,8 +152,7 @@ fn refresh_one(id: i64) -> bool {
                 ErrorReport::from(error).report(PgLogLevel::ERROR);
                 unreachable!("an error was raised")
             }
-        }
-    });
+        });
     result.unwrap_or_else(|failure| {
         record(id, started, &failure, must_stop);
         true
@@ -165,7 +164,12 @@ fn is_lasting(error: &Error) -> bool {
     matches!(error, Error::Refused(_) | Error::QueryLost(_) | Error::Cyclic { .. })
 }
 
-fn record(id: i64, started: pgrx::datum::TimestampWithTimeZone, failure: &Failure, must_stop: bool) {
+fn record(
+    id: i64,
+    started: pgrx::datum::TimestampWithTimeZone,
+    failure: &Failure,
+    must_stop: bool,
+) {
     pgrx::log!("pg_stream: refresh of stream table number {id} failed: {}", failure.message);
     let limit = settings::max_consecutive_errors();
     let recorded = worker::transaction(c"recording a failure", || {

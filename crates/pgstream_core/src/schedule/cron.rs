@@ -3,7 +3,10 @@
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
-use croner::{Cron as Pattern, parser::{CronParser, Seconds, Year}};
+use croner::{
+    Cron as Pattern,
+    parser::{CronParser, Seconds, Year},
+};
 
 use super::{BadSchedule, Micros};
 

@@ -48,7 +48,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_none() {
-        for text in ["", "   ", "m", "1x", "1h30", "-5s", "1.5h", "5 m", "1mm", "99999999999999999w", "٣s"] {
+        for text in
+            ["", "   ", "m", "1x", "1h30", "-5s", "1.5h", "5 m", "1mm", "99999999999999999w", "٣s"]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }
