@@ -185,14 +185,14 @@ impl Slot {
         self.asked.store(false, SeqCst);
     }
 
-    /// This process is the scheduler of the slot's database.
-    pub fn attach(&self) {
+    /// This process is connected to the slot's database. Whoever holds the database either sees
+    /// this process from now on, or is seen by its look at [`Slot::held_until`] that must follow.
+    pub fn enter(&self) {
         // SAFETY: reads variables of this process.
         unsafe {
             self.worker.store(pg_sys::MyProcNumber, SeqCst);
             self.worker_pid.store(pg_sys::MyProcPid, SeqCst);
         }
-        self.set_state(State::Running);
     }
 
     /// The scheduler ends.

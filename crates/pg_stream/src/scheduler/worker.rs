@@ -38,10 +38,15 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
     let slot = shmem::slot(argument.value());
     worker::at_exit(Some(on_exit), argument.value());
     worker::begin(Some(slot.database()));
+    slot.enter();
+    if slot.held_until() > time::now() {
+        slot.detach(State::Ended);
+        worker::end();
+    }
     slot.start_looking();
     match worker::transaction(c"looking for the extension", worker::has_extension) {
         Ok(true) => {
-            slot.attach();
+            slot.set_state(State::Running);
             // It starts one scheduler at a time.
             shmem::wake_launcher();
         }
@@ -59,6 +64,7 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_exit(_code: std::ffi::c_int, argument: pg_sys::Datum) {
     let slot = shmem::slot(argument.value());
+    // One that could not even connect is left as it is, for the launcher to tell.
     if slot.state() == State::Running {
         slot.detach(State::Ended);
     }
