@@ -36,13 +36,14 @@ fetch_libclang_wheel() {
 export_libclang() {
     local dir
     dir=$(find_libclang) || die "libclang is missing: run scripts/setup.sh"
-    # Where the library is found without help, the variable is left alone: changing it rebuilds.
+    # In a system's directory it is found without help, and so are its headers if a clang is
+    # installed; the variables are then left alone, for changing them rebuilds.
     case $dir in
-        /usr/*) ;;
-        *) export LIBCLANG_PATH=$dir ;;
+        /usr/*) ls "$dir"/clang/*/include/stddef.h /usr/lib/clang/*/include/stddef.h >/dev/null 2>&1 && return ;;
+        *)
+            export LIBCLANG_PATH=$dir
+            ls "$dir"/clang/*/include/stddef.h >/dev/null 2>&1 && return
+            ;;
     esac
-    if ! command -v clang >/dev/null && ! ls "$dir"/clang/*/include/stddef.h \
-        /usr/lib/clang/*/include/stddef.h >/dev/null 2>&1; then
-        export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:-} -I$(cc -print-file-name=include)"
-    fi
+    export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:-} -I$(cc -print-file-name=include)"
 }
