@@ -84,11 +84,8 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
     match plan.map_inputs(|input| cut(input, stages)) {
         Plan::Aggregate { input, keys, calls } => {
             let key = (0..keys.len()).collect();
-            let stage = Stage {
-                body: *input,
-                head: Some(Head { keys, calls }),
-                output: output.clone(),
-            };
+            let stage =
+                Stage { body: *input, head: Some(Head { keys, calls }), output: output.clone() };
             let index = stages.iter().position(|it| *it == stage).unwrap_or_else(|| {
                 stages.push(stage);
                 stages.len() - 1

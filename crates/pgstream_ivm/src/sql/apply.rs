@@ -69,11 +69,8 @@ pub fn apply(storage: &Storage, keys: &[usize], matching: Matching) -> Apply {
         .map(|(index, name)| format!("{name} = d.v{index}"))
         .collect();
     // A storage whose every value is a key has no updates; the statement is still well formed.
-    let settings = if settings.is_empty() {
-        format!("{ROW_ID} = s.{ROW_ID}")
-    } else {
-        settings.join(", ")
-    };
+    let settings =
+        if settings.is_empty() { format!("{ROW_ID} = s.{ROW_ID}") } else { settings.join(", ") };
     let update =
         format!("UPDATE {table} AS s SET {settings} FROM __pgs_updated AS d WHERE {found}");
     let values: String = (0..names.len()).map(|it| format!(", d.v{it}")).collect();

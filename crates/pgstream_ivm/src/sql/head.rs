@@ -21,7 +21,7 @@
 use crate::{
     aggregate::{self, Maintenance, Operands},
     plan::{Plan, Schema},
-    sql::{COUNT, ROW_ID, Storage, select::Printer, select::row_id},
+    sql::{COUNT, ROW_ID, Storage, select::Printer, select::hash, select::row_id},
     stage::{Head, Stage},
 };
 
@@ -244,12 +244,14 @@ impl Writer<'_> {
         used.sort_unstable();
         used.dedup();
         let has_equality = |it: &usize| self.schema[*it].ty.equality.is_some();
-        let (equal, unequal): (Vec<usize>, Vec<usize>) = used.iter().partition(|it| has_equality(it));
+        let (equal, unequal): (Vec<usize>, Vec<usize>) =
+            used.iter().partition(|it| has_equality(it));
         // Rows are the same when their images are: 1.0 and 1.00 are not.
         let mut grouping: Vec<String> = equal.iter().map(|it| format!("c{it}")).collect();
-        if used.iter().any(|it| !self.schema[*it].is_exact()) {
-            let images: Vec<String> = used.iter().map(|it| format!("c{it}")).collect();
-            grouping.push(format!("pgstream.row_id({})", images.join(", ")));
+        let inexact = used.iter().filter(|it| !self.schema[**it].is_exact());
+        let images: Vec<String> = inexact.map(|it| format!("c{it}")).collect();
+        if !images.is_empty() {
+            grouping.push(hash("row_id", &images));
         }
         let columns: String = equal.iter().map(|it| format!("c{it}, ")).collect();
         let others: String =

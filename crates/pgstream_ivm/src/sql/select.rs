@@ -113,11 +113,7 @@ impl<'a> Printer<'a> {
                         select.print_with(weight.as_deref())
                     })
                     .collect();
-                self.from_item(
-                    &branches.join(" UNION ALL "),
-                    plan.schema().len(),
-                    is_weighted,
-                )
+                self.from_item(&branches.join(" UNION ALL "), plan.schema().len(), is_weighted)
             }
             Plan::Negate(input) => {
                 let mut select = self.select(input);
@@ -275,6 +271,11 @@ pub(super) fn row_id(key: Option<&[usize]>, schema: &Schema, prefix: &str) -> St
         return "0::int8".to_owned();
     }
     let columns: Vec<String> = positions.iter().map(|it| format!("{prefix}{it}")).collect();
+    hash(function, &columns)
+}
+
+/// A call of `pgstream.key_id` or `pgstream.row_id`.
+pub(super) fn hash(function: &str, columns: &[String]) -> String {
     // A function takes at most 100 arguments.
     if columns.len() > 100 {
         return format!("pgstream.{function}(ROW({})::record)", columns.join(", "));

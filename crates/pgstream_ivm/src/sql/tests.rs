@@ -22,12 +22,20 @@ macro_rules! assert_sql {
 /// `sql` with line breaks, for people.
 fn clauses(sql: &str) -> String {
     const STARTS: [&str; 10] = [
-        "FROM", "WHERE", "LEFT JOIN", "UNION ALL", "GROUP BY", "HAVING", "SET", "USING", "SELECT",
+        "FROM",
+        "WHERE",
+        "LEFT JOIN",
+        "UNION ALL",
+        "GROUP BY",
+        "HAVING",
+        "SET",
+        "USING",
+        "SELECT",
         "ON",
     ];
-    let broken = STARTS.iter().fold(sql.to_owned(), |sql, it| {
-        sql.replace(&format!(" {it} "), &format!("\n{it} "))
-    });
+    let broken = STARTS
+        .iter()
+        .fold(sql.to_owned(), |sql, it| sql.replace(&format!(" {it} "), &format!("\n{it} ")));
     broken.replace("\nFROM (SELECT", "\nFROM (\nSELECT")
 }
 
@@ -69,7 +77,8 @@ fn stateless_plans() {
         "rows" => identified_rows(&plan, plan.key().as_deref(), &[]),
         "delta" => delta_of(&plan, &[C]),
     );
-    let plan = union_all([scan("a"), filter(scan("a"), "#0 = 1"), project(scan("c"), &["#0", "1"])]);
+    let plan =
+        union_all([scan("a"), filter(scan("a"), "#0 = 1"), project(scan("c"), &["#0", "1"])]);
     assert_sql!("union_all",
         "full" => full_select(&plan, &[]),
         "delta, all changed" => delta_of(&plan, &[A, C]),
@@ -107,14 +116,16 @@ fn joins() {
     );
     let plan = join(scan("a"), scan("a"), "#0 = #3");
     assert_sql!("self_join", "delta" => delta_of(&plan, &[A]));
-    let plan = join(union_all([scan("a"), project(scan("c"), &["#0", "#0"])]), scan("b"), "#0 = #2");
+    let plan =
+        join(union_all([scan("a"), project(scan("c"), &["#0", "#0"])]), scan("b"), "#0 = #2");
     assert_sql!("join_over_union_all", "delta" => delta_of(&plan, &[A, B, C]));
 }
 
 /// The statements of the first stage.
 fn head_of(plan: &Plan, tables: &[u32]) -> [String; 4] {
     let (stages, storages) = storages(plan);
-    let changed = |source: &Source| matches!(source, Source::Table { oid, .. } if tables.contains(oid));
+    let changed =
+        |source: &Source| matches!(source, Source::Table { oid, .. } if tables.contains(oid));
     let of_head = stages[0].head.as_ref().expect("a head");
     let delta = delta(&stages[0].body, &changed);
     let statements = head(&stages[0], of_head, &delta, &storages[0], &storages);
@@ -136,27 +147,39 @@ macro_rules! assert_head {
 
 #[test]
 fn heads() {
-    assert_head!("count", aggregate(scan("a"), &[0], &[
-        "count(*)", "count(#1)", "count(#1) FILTER (WHERE #0 = 1 OR #1 = 2)",
-    ]), [A]);
-    assert_head!("sum_of_integers", aggregate(scan("c"), &[1], &[
-        "sum(#0)", "sum(#0) FILTER (WHERE #1 IS NULL)",
-    ]), [C]);
+    assert_head!(
+        "count",
+        aggregate(
+            scan("a"),
+            &[0],
+            &["count(*)", "count(#1)", "count(#1) FILTER (WHERE #0 = 1 OR #1 = 2)",]
+        ),
+        [A]
+    );
+    assert_head!(
+        "sum_of_integers",
+        aggregate(scan("c"), &[1], &["sum(#0)", "sum(#0) FILTER (WHERE #1 IS NULL)",]),
+        [C]
+    );
     assert_head!("sum_of_nullable_integers", aggregate(scan("a"), &[], &["sum(#0)"]), [A]);
     assert_head!("sum_of_prices", aggregate(scan("d"), &[0], &["sum(#1)", "avg(#1)"]), [4]);
     assert_head!("sum_of_numerics", aggregate(scan("b"), &[0], &["sum(#1)", "avg(#1)"]), [B]);
     assert_head!("average_of_integers", aggregate(scan("a"), &[0], &["avg(#1)"]), [A]);
-    assert_head!("extrema", aggregate(scan("a"), &[0], &[
-        "min(#1)", "max(#1) FILTER (WHERE #0 > 0 OR #1 > 0)",
-    ]), [A]);
+    assert_head!(
+        "extrema",
+        aggregate(scan("a"), &[0], &["min(#1)", "max(#1) FILTER (WHERE #0 > 0 OR #1 > 0)",]),
+        [A]
+    );
     let pairs = || join(scan("a"), scan("a"), "#0 = #2");
     assert_head!("extrema_over_a_self_join", aggregate(pairs(), &[1], &["min(#3)"]), [A]);
     assert_head!("extremum_of_a_constant", aggregate(pairs(), &[], &["min(1)"]), [A]);
     assert_head!("rescan", aggregate(scan("a"), &[0], &["count(DISTINCT #1)"]), [A]);
     assert_head!("distinct", scan("c").distinct(), [C]);
-    assert_head!("inexact_keys", aggregate(
-        join(scan("b"), scan("b"), "#0 = #2"), &[1, 0], &["count(*)"],
-    ), [B]);
+    assert_head!(
+        "inexact_keys",
+        aggregate(join(scan("b"), scan("b"), "#0 = #2"), &[1, 0], &["count(*)"],),
+        [B]
+    );
 }
 
 #[test]
@@ -198,4 +221,12 @@ fn applying() {
     let distinct = storages(&scan("a").distinct()).1.remove(0);
     let statements = apply(&distinct, &[0, 1], Matching::Ctid);
     assert_sql!("apply_to_distinct_rows", "update" => statements.update);
+}
+
+#[test]
+fn more_columns_than_a_function_takes_are_hashed_as_a_row() {
+    let wide = project(join(scan("b"), scan("b"), "#0 = #2"), &["#1"; 101]);
+    let [changed, ..] = head_of(&wide.distinct(), &[B]);
+    assert!(changed.contains("pgstream.key_id(ROW(h.k0, "));
+    assert!(changed.contains("pgstream.row_id(ROW(c0, "));
 }
