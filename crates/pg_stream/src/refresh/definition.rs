@@ -14,7 +14,7 @@ use pgstream_ivm::{
 use crate::{
     catalog,
     error::Error,
-    lower,
+    lower::{self, Relation},
     pg::{relation, security::LocalSettings, spi, store::StoreColumn},
     refresh::statements::Statements,
 };
@@ -36,6 +36,8 @@ pub struct Definition {
     pub locked: Vec<Oid>,
     /// The same with their partitions and children.
     pub with_partitions: Vec<Oid>,
+    /// What lowering found that the query reads.
+    pub dependencies: Vec<Relation>,
     /// Prepared statements.
     pub statements: RefCell<Statements>,
 }
@@ -156,7 +158,8 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
     let (schema, name) = relation::name(relation);
     let columns = relation::column_names(view);
     let table = quote_qualified(&schema, &name);
-    let (differential, locked) = if is_full {
+    let mut dependencies = Vec::new();
+    let (differential, locked): (_, Vec<Oid>) = if is_full {
         (None, relation::tables_below(view))
     } else {
         let lowered = lower::lower_view(view)?;
@@ -165,9 +168,9 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         }
         let differential = differential(pgs_id, &table, &columns, lowered.plan, lowered.depends_on_moment);
         let locked = lowered.dependencies.iter().map(|it| it.oid).collect();
+        dependencies = lowered.dependencies;
         (Some(differential), locked)
     };
-    let locked: Vec<Oid> = locked;
     Ok(Definition {
         with_partitions: relation::with_descendants(&locked),
         pgs_id,
@@ -178,6 +181,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         settings,
         differential,
         locked,
+        dependencies,
         statements: RefCell::default(),
     })
 }

@@ -8,7 +8,7 @@ use pgstream_ivm::{
 };
 
 use crate::{
-    capture,
+    capture, catalog,
     error::Error,
     pg::{relation, security::Identity, snapshot::Snapshot, spi, spi::Session, time::Stopwatch},
     refresh::{
@@ -223,6 +223,7 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
     for storage in &differential.storages[..differential.storages.len() - 1] {
         index_row_id(&storage.table, owner);
     }
+    catalog::set_dependencies(definition.pgs_id, &definition.dependencies);
     track(definition.pgs_id, differential);
     Ok(())
 }
