@@ -242,9 +242,12 @@ fn least_row(source: Oid, numbers: &[i16]) -> usize {
 fn create_empty_buffer(source: Oid) {
     let schema = settings::change_buffer_schema();
     let schema = schema.as_ref().and_then(|it| it.to_str().ok()).unwrap_or("pgstream_changes");
+    let exists = source::schema_exists(schema);
     let schema = quoted(schema);
     let name = format!("{schema}.changes_{}", source.to_u32());
-    run(&format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
+    if !exists {
+        run(&format!("CREATE SCHEMA {schema}"));
+    }
     run(&format!(
         "CREATE TABLE {name} (action \"char\", xid xid8, lsn pg_lsn, ordinal bigint) USING heap"
     ));

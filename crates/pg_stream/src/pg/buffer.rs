@@ -455,6 +455,7 @@ pub struct Writer {
     tuples: Vec<(usize, usize)>,
     owned: Vec<*mut pg_sys::varlena>,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
+    /// For what the toaster allocates. Made for the first batch.
     context: pg_sys::MemoryContext,
 }
 
@@ -462,20 +463,9 @@ impl Writer {
     pub fn new(buffer: Buffer) -> Self {
         CAPTURED.set(true);
         let width = buffer.layout.encoder.width();
-        // SAFETY: plain calls; the context is a child of the current one, so an error frees it.
-        let (xid, lsn, context) = unsafe {
-            (
-                pg_sys::GetTopFullTransactionId().value,
-                pg_sys::GetXLogInsertRecPtr(),
-                pg_sys::AllocSetContextCreateInternal(
-                    pg_sys::CurrentMemoryContext,
-                    c"pg_stream change buffer".as_ptr(),
-                    pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
-                    pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
-                    pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-                ),
-            )
-        };
+        // SAFETY: plain calls.
+        let (xid, lsn) =
+            unsafe { (pg_sys::GetTopFullTransactionId().value, pg_sys::GetXLogInsertRecPtr()) };
         Self {
             buffer,
             xid,
@@ -486,7 +476,7 @@ impl Writer {
             tuples: Vec::new(),
             owned: Vec::new(),
             slots: Vec::new(),
-            context,
+            context: std::ptr::null_mut(),
         }
     }
 
@@ -530,12 +520,14 @@ impl Writer {
     /// Writes what is left.
     pub fn finish(mut self) {
         self.flush();
-        // SAFETY: the slots were made by `flush`, and the context by `new`.
+        // SAFETY: the slots and the context, or NULL, were made by `flush`.
         unsafe {
             for slot in &self.slots {
                 pg_sys::ExecDropSingleTupleTableSlot(*slot);
             }
-            pg_sys::MemoryContextDelete(self.context);
+            if !self.context.is_null() {
+                pg_sys::MemoryContextDelete(self.context);
+            }
         }
     }
 
@@ -552,42 +544,64 @@ impl Writer {
                 ..Default::default()
             })
             .collect();
-        // SAFETY: the tuples fit the relation, which is open with a lock for writing. What the
-        // toaster allocates is in our context. The slots only point to the tuples: the flag that
-        // they own them keeps `heap_multi_insert` from copying, and is taken back before anybody
-        // could free them.
+        // SAFETY: the tuples fit the relation, which is open with a lock for writing.
         unsafe {
-            while heads.len() > 1 && self.slots.len() < heads.len() {
+            match heads.as_mut_slice() {
+                [] => {}
+                [head] => {
+                    let command = pg_sys::GetCurrentCommandId(true);
+                    pg_sys::heap_insert(relation, head, command, 0, std::ptr::null_mut());
+                }
+                heads => self.insert_many(heads),
+            }
+        }
+        self.tuples.clear();
+        self.arena.clear();
+    }
+
+    /// # Safety
+    ///
+    /// `heads` must be tuples of the buffer.
+    unsafe fn insert_many(&mut self, heads: &mut [pg_sys::HeapTupleData]) {
+        let relation = self.buffer.relation;
+        // SAFETY: the relation is open with a lock for writing. What the toaster allocates is in
+        // our context, a child of the caller's, so an error frees it. The slots only point to the
+        // tuples: the flag that they own them keeps `heap_multi_insert` from copying, and is taken
+        // back before anybody could free them.
+        unsafe {
+            if self.context.is_null() {
+                self.context = pg_sys::AllocSetContextCreateInternal(
+                    pg_sys::CurrentMemoryContext,
+                    c"pg_stream change buffer".as_ptr(),
+                    pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                    pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                    pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+                );
+            }
+            while self.slots.len() < heads.len() {
                 self.slots.push(pg_sys::MakeSingleTupleTableSlot(
                     (*relation).rd_att,
                     &raw const pg_sys::TTSOpsHeapTuple,
                 ));
             }
-            let previous = pg_sys::MemoryContextSwitchTo(self.context);
-            let command = pg_sys::GetCurrentCommandId(true);
-            if let [head] = heads.as_mut_slice() {
-                pg_sys::heap_insert(relation, head, command, 0, std::ptr::null_mut());
-            } else if !heads.is_empty() {
-                for (head, slot) in heads.iter_mut().zip(&self.slots) {
-                    pg_sys::ExecStoreHeapTuple(head, *slot, false);
-                    (**slot).tts_flags |= pg_sys::TTS_FLAG_SHOULDFREE as u16;
-                }
-                pg_sys::heap_multi_insert(
-                    relation,
-                    self.slots.as_mut_ptr(),
-                    i32::try_from(heads.len()).expect("a batch is small"),
-                    command,
-                    0,
-                    std::ptr::null_mut(),
-                );
-                for slot in &self.slots {
-                    (**slot).tts_flags &= !(pg_sys::TTS_FLAG_SHOULDFREE as u16);
-                }
+            for (head, slot) in heads.iter_mut().zip(&self.slots) {
+                pg_sys::ExecStoreHeapTuple(head, *slot, false);
+                (**slot).tts_flags |= pg_sys::TTS_FLAG_SHOULDFREE as u16;
             }
+            let previous = pg_sys::MemoryContextSwitchTo(self.context);
+            pg_sys::heap_multi_insert(
+                relation,
+                self.slots.as_mut_ptr(),
+                i32::try_from(heads.len()).expect("a batch is small"),
+                pg_sys::GetCurrentCommandId(true),
+                0,
+                std::ptr::null_mut(),
+            );
             pg_sys::MemoryContextSwitchTo(previous);
             pg_sys::MemoryContextReset(self.context);
+            for slot in &self.slots {
+                (**slot).tts_flags &= !(pg_sys::TTS_FLAG_SHOULDFREE as u16);
+            }
         }
-        self.tuples.clear();
-        self.arena.clear();
     }
 }

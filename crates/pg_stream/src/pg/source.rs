@@ -187,6 +187,12 @@ pub fn has_parent(relation: Oid) -> bool {
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| has_superclass(relation)) }
 }
 
+pub fn schema_exists(name: &str) -> bool {
+    let name = CString::new(name).expect("a name has no NUL");
+    // SAFETY: a syscache look-up.
+    unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) != Oid::INVALID }
+}
+
 /// `schema.name`, quoted, of a relation that exists.
 pub fn sql_name(relation: Oid) -> Option<String> {
     // SAFETY: the functions return NULL or palloc'd strings.
