@@ -39,11 +39,9 @@ export_libclang() {
     # In a system's directory it is found without help, and so are its headers if a clang is
     # installed; the variables are then left alone, for changing them rebuilds.
     case $dir in
-        /usr/*) ls "$dir"/clang/*/include/stddef.h /usr/lib/clang/*/include/stddef.h >/dev/null 2>&1 && return ;;
-        *)
-            export LIBCLANG_PATH=$dir
-            ls "$dir"/clang/*/include/stddef.h >/dev/null 2>&1 && return
-            ;;
+        /usr/*) compgen -G "/usr/lib/clang/*/include/stddef.h" >/dev/null && return ;;
+        *) export LIBCLANG_PATH=$dir ;;
     esac
+    compgen -G "$dir/clang/*/include/stddef.h" >/dev/null && return
     export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:-} -I$(cc -print-file-name=include)"
 }

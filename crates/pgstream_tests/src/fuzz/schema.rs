@@ -184,7 +184,10 @@ impl Table {
             0 => String::new(),
             1 | 2 => " ON CONFLICT DO NOTHING".to_owned(),
             _ => {
-                let column = random.below(self.columns.len());
+                // ON CONFLICT cannot move a row to another partition.
+                let columns: Vec<_> =
+                    (0..self.columns.len()).filter(|&at| self.partition_by != Some(at)).collect();
+                let column = *random.pick(&columns);
                 let name = &self.columns[column].0;
                 format!(
                     " ON CONFLICT ({}) DO UPDATE SET {name} = {}",
