@@ -20,7 +20,7 @@ use proptest::prelude::*;
 use crate::{
     histories::{beginning, next, superset},
     plans::{stateless, whole},
-    tape::{Tape, tape},
+    tape::{Tape, config, tape},
 };
 
 /// `SELECT row id, c0, …, w` as a Z-set, without the row ids.
@@ -72,7 +72,7 @@ fn check_stage_law(plan: &Plan, history: &[u8], extra: u8) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(config(192))]
 
     #[test]
     fn a_delta_takes_old_content_to_new(plan in tape(48), history in tape(160), extra in 0_u8..32) {

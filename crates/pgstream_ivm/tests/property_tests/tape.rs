@@ -24,3 +24,9 @@ impl<'a> Tape<'a> {
 pub fn tape(length: usize) -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..length)
 }
+
+/// `cases` cases; `LAW_TEST_FACTOR=100 cargo test --test property_tests` runs 100 times as many.
+pub fn config(cases: u32) -> ProptestConfig {
+    let factor = std::env::var("LAW_TEST_FACTOR").map_or(1, |it| it.parse().expect("a number"));
+    ProptestConfig { cases: cases * factor, failure_persistence: None, ..Default::default() }
+}
