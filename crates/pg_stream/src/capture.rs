@@ -11,7 +11,7 @@ mod track;
 
 pub use self::{
     cleanup::{cleanup, truncated_after},
-    track::{track, track_stream_table, untrack},
+    track::{refit_triggers, track, track_stream_table, untrack},
 };
 pub use crate::pg::buffer::on_capture_commit;
 

@@ -36,6 +36,16 @@ pub fn track(source: Oid, columns: &[i16], consumer: i64) {
     register(source, consumer);
 }
 
+/// Makes the triggers of a captured table right again, after a change of its partitions or children
+/// or of its place in a tree. What happened before without them is not captured: rebuild then.
+pub fn refit_triggers(source: Oid) {
+    let _identity = Identity::superuser();
+    if !Triggers::of(source, Lock::AccessShare).are_right() {
+        lock::relation(source, Lock::ShareRowExclusive);
+        Triggers::of(source, Lock::ShareRowExclusive).make_right(source);
+    }
+}
+
 /// As [`track`] for a stream table, whose refresh writes the buffer.
 pub fn track_stream_table(source: Oid, columns: &[i16], consumer: i64) {
     let _identity = Identity::superuser();
