@@ -88,6 +88,8 @@ pub struct Outcome {
     pub inserted: u64,
     pub updated: u64,
     pub deleted: u64,
+    /// Whether the frontier has to move.
+    has_consumed: bool,
 }
 
 impl Outcome {
@@ -120,7 +122,7 @@ pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
         refresh.run(&state)?
     };
     advance::store(&definition, &outcome, &frontier, by, &clock, &snapshot);
-    if outcome.action != Action::NoData {
+    if outcome.has_consumed {
         advance::clean_buffers(&definition, &frontier);
     }
     Ok(outcome)
@@ -148,6 +150,14 @@ fn lock_sources(pgs_id: i64) -> Result<std::rc::Rc<Definition>, Error> {
     Ok(definition)
 }
 
+/// What happened to the sources.
+struct Deltas {
+    /// For each source that changed.
+    stores: HashMap<Oid, Store>,
+    /// Whether there were rows in the buffers, even if they cancelled each other out.
+    has_consumed: bool,
+}
+
 struct Refresh<'a> {
     definition: &'a Definition,
     snapshot: &'a Snapshot,
@@ -171,13 +181,11 @@ impl Refresh<'_> {
         }
         match self.read_deltas(differential, frontier)? {
             None => self.full(Some(differential), Action::Full),
-            Some(deltas) if deltas.is_empty() => Ok(Outcome {
-                action: Action::NoData,
-                inserted: 0,
-                updated: 0,
-                deleted: 0,
+            Some(deltas) if deltas.stores.is_empty() => Ok(Outcome {
+                has_consumed: deltas.has_consumed,
+                ..outcome(Action::NoData, Counts::default())
             }),
-            Some(deltas) => self.differential(differential, &deltas),
+            Some(deltas) => self.differential(differential, &deltas.stores),
         }
     }
 
@@ -186,8 +194,8 @@ impl Refresh<'_> {
         &self,
         differential: &Differential,
         frontier: &Frontier,
-    ) -> Result<Option<HashMap<Oid, Store>>, Error> {
-        let mut deltas = HashMap::new();
+    ) -> Result<Option<Deltas>, Error> {
+        let mut deltas = Deltas { stores: HashMap::new(), has_consumed: false };
         for source in &differential.sources {
             if relation::is_strict_transaction()
                 && capture::truncated_after(source.relation, self.snapshot)
@@ -199,8 +207,9 @@ impl Refresh<'_> {
             if delta.truncated {
                 return Ok(None);
             }
+            deltas.has_consumed |= delta.consumed > 0;
             if delta.store.rows() > 0 {
-                deltas.insert(source.relation, delta.store);
+                deltas.stores.insert(source.relation, delta.store);
             }
         }
         Ok(Some(deltas))
@@ -282,5 +291,6 @@ fn outcome(action: Action, counts: Counts) -> Outcome {
         inserted: counts.inserted,
         updated: counts.updated,
         deleted: counts.deleted,
+        has_consumed: action != Action::NoData,
     }
 }

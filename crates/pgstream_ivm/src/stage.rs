@@ -7,6 +7,7 @@
 use crate::{
     aggregate,
     plan::{AggregateCall, Plan, Scan, Schema, Source, Version},
+    scalar::Scalar,
 };
 
 /// The stateful operator on top of a stage: GROUP BY over the body's columns.
@@ -25,8 +26,12 @@ pub struct Stage {
     pub body: Plan,
     /// `None` only in the last stage.
     pub head: Option<Head>,
-    /// What the stage puts out: the body's columns, or the keys and aggregates of the head.
+    /// What the stage puts out: the keys and aggregates of the head; without a head the body's
+    /// columns, but for hidden ones at the end that only identify rows.
     pub output: Schema,
+    /// Positions of columns that identify a row, if there are any: in the output of a head, in the
+    /// body otherwise.
+    pub key: Option<Vec<usize>>,
 }
 
 /// The stages of a plan in the order in which they run.
@@ -56,14 +61,6 @@ impl Stage {
         let keys = self.head.as_ref().map_or(0, |head| head.keys.len());
         (0..keys).filter(|key| self.output[*key].is_exact()).collect()
     }
-
-    /// Positions in the output that identify a row, if there are any.
-    pub fn key(&self) -> Option<Vec<usize>> {
-        match &self.head {
-            Some(head) => Some((0..head.keys.len()).collect()),
-            None => self.body.key(),
-        }
-    }
 }
 
 /// Cuts `plan` at its stateful operators.
@@ -75,7 +72,11 @@ pub fn stage(plan: Plan) -> Pipeline {
     }
     let output = rest.schema();
     let visible = (0..output.len()).collect();
-    stages.push(Stage { body: rest, head: None, output });
+    let (body, key) = match with_key(&rest) {
+        Some((body, key)) => (body, Some(key)),
+        None => (rest, None),
+    };
+    stages.push(Stage { body, head: None, output, key });
     Pipeline { stages, visible }
 }
 
@@ -83,9 +84,14 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
     let output = plan.schema();
     match plan.map_inputs(|input| cut(input, stages)) {
         Plan::Aggregate { input, keys, calls } => {
-            let key = (0..keys.len()).collect();
+            let key: Vec<usize> = (0..keys.len()).collect();
             let stage =
-                Stage { body: *input, head: Some(Head { keys, calls }), output: output.clone() };
+                Stage {
+                    body: *input,
+                    head: Some(Head { keys, calls }),
+                    output: output.clone(),
+                    key: Some(key),
+                };
             let index = stages.iter().position(|it| *it == stage).unwrap_or_else(|| {
                 stages.push(stage);
                 stages.len() - 1
@@ -94,11 +100,68 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
                 source: Source::Stage(index),
                 attributes: (0..output.len()).collect(),
                 columns: output,
-                key: Some(key),
+                key: stages[index].key.clone(),
                 version: Version::New,
             })
         }
         plan => plan,
+    }
+}
+
+/// `plan` with columns added at its end where its own do not identify a row, and the positions that
+/// do; `None` when nothing does. A query that joins by keys and shows none of them still has rows
+/// that keep their identity when they change.
+fn with_key(plan: &Plan) -> Option<(Plan, Vec<usize>)> {
+    if let Some(key) = plan.key() {
+        return Some((plan.clone(), key));
+    }
+    match plan {
+        Plan::Filter { input, predicate } => {
+            let (input, key) = with_key(input)?;
+            Some((Plan::Filter { input: Box::new(input), predicate: predicate.clone() }, key))
+        }
+        Plan::Project { input, columns } => {
+            let (input, inner) = with_key(input)?;
+            let schema = input.schema();
+            let mut columns = columns.clone();
+            let mut key = Vec::new();
+            for position in inner {
+                let shown = columns.iter().position(|(it, _)| it.as_column() == Some(position));
+                key.push(shown.unwrap_or(columns.len()));
+                if shown.is_none() {
+                    let column = &schema[position];
+                    columns.push((Scalar::column(position, column), column.name.clone()));
+                }
+            }
+            Some((Plan::Project { input: Box::new(input), columns }, key))
+        }
+        Plan::InnerJoin { left, right, on } => {
+            let (old_left, old_right) = (left.schema().len(), right.schema().len());
+            let (left, left_key) = with_key(left)?;
+            let (right, right_key) = with_key(right)?;
+            let width = left.schema().len();
+            // Where a column of the join without added ones stands now.
+            let moved = |it: usize| if it < old_left { it } else { width + it - old_left };
+            let on = on.as_ref().map(|on| on.remapped(moved));
+            let join = Plan::InnerJoin { left: Box::new(left), right: Box::new(right), on };
+            let schema = join.schema();
+            let shown = (0..old_left + old_right).map(moved);
+            let mut order: Vec<usize> = shown.collect();
+            let mut key = Vec::new();
+            for position in left_key.into_iter().chain(right_key.iter().map(|it| width + it)) {
+                let place = order.iter().position(|it| *it == position).unwrap_or(order.len());
+                if place == order.len() {
+                    order.push(position);
+                }
+                key.push(place);
+            }
+            let column = |it: &usize| {
+                (Scalar::column(*it, &schema[*it]), schema[*it].name.clone())
+            };
+            let columns = order.iter().map(column).collect();
+            Some((Plan::Project { input: Box::new(join), columns }, key))
+        }
+        _ => None,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         spi::{self, Prepared},
         time::{self, Stopwatch},
     },
-    refresh::{Action, InitiatedBy, Outcome, definition::{Definition, Differential}},
+    refresh::{InitiatedBy, Outcome, definition::{Definition, Differential}},
 };
 
 /// The catalog's knowledge of a stream table, as the refresh's snapshot sees it.
@@ -89,7 +89,7 @@ pub fn store(
     clock: &Stopwatch,
     snapshot: &Snapshot,
 ) {
-    if outcome.action == Action::NoData {
+    if !outcome.has_consumed {
         let statement = kept(
             |kept| &mut kept.touch,
             "UPDATE pgstream.pgs_stream_tables SET data_timestamp = $2, last_refresh_at = $2, \

@@ -8,7 +8,7 @@ WITH advanced AS (
         is_populated = true,
         needs_reinit = false,
         consecutive_errors = 0,
-        last_full_ms = CASE WHEN $7 = 'DIFFERENTIAL' THEN last_full_ms
+        last_full_ms = CASE WHEN $7 IN ('DIFFERENTIAL', 'NO_DATA') THEN last_full_ms
                             ELSE extract(epoch FROM $3 - $2) * 1000 END,
         status = CASE WHEN status = 'INITIALIZING' THEN 'ACTIVE' ELSE status END,
         updated_at = CASE WHEN status = 'INITIALIZING' THEN $3 ELSE updated_at END
@@ -17,4 +17,5 @@ WITH advanced AS (
 INSERT INTO pgstream.pgs_refresh_history
     (pgs_id, data_timestamp, start_time, end_time, action, status,
      rows_inserted, rows_updated, rows_deleted, initiated_by)
-VALUES ($1, $2, $2, $3, $7, 'COMPLETED', $8, $9, $10, $11)
+SELECT $1, $2, $2, $3, $7, 'COMPLETED', $8, $9, $10, $11
+WHERE $7 <> 'NO_DATA'

@@ -157,7 +157,7 @@ impl StageRun<'_> {
 
     fn without_head(&self, delta: &Plan) -> Result<(Counts, Option<Store>), Error> {
         let values = self.differential.value_columns(self.index);
-        let key = self.stage.key();
+        let key = self.stage.key.as_deref();
         let mut columns = vec![StoreColumn {
             name: "rid".to_owned(),
             ty: spi::type_oid(BuiltinOid::INT8OID),
@@ -169,7 +169,7 @@ impl StageRun<'_> {
         self.query(
             Kind::Changed,
             self.sizes.clone(),
-            || sql::identified_delta(delta, key.as_deref(), &self.differential.storages),
+            || sql::identified_delta(delta, key, values.len(), &self.differential.storages),
             |row| {
                 let width = row.values.len() - 1;
                 let weight = row.get::<i64>(width).expect("a weight is never NULL");

@@ -116,7 +116,7 @@ fn explain_stage(
     }
     let how = match &stage.head {
         Some(_) => sql::Matching::Ctid,
-        None => matching(stage.key().is_some()),
+        None => matching(stage.key.is_some()),
     };
     let apply = sql::apply(storage, &stage.fixed(), how);
     rows.push((format!("stage_{index}_delete"), apply.delete));
@@ -140,7 +140,7 @@ fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, S
             statements
         }
         None => {
-            let text = sql::identified_delta(&delta, stage.key().as_deref(), storages);
+            let text = sql::identified_delta(&delta, stage.key.as_deref(), stage.output.len(), storages);
             vec![("delta_query".to_owned(), text)]
         }
     }

@@ -71,7 +71,7 @@ fn run_view(
     };
     let new = view_rows(definition, &names);
     let output = Vec::new();
-    let stage = Stage { body: pgstream_ivm::plan::Plan::Unit, head: None, output };
+    let stage = Stage { body: pgstream_ivm::plan::Plan::Unit, head: None, output, key: None };
     let width = names.len();
     replace(definition, &stage, &storage, &values, width, &new, wants_output, snapshot, session)
 }
@@ -206,7 +206,7 @@ fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> Stri
             let columns: String = keys.chain(values).collect();
             format!("SELECT q.{ROW_ID}{columns}, q.n FROM ({all}) AS q")
         }
-        None => sql::identified_rows(&stage.body, stage.key().as_deref(), storages),
+        None => sql::identified_rows(&stage.body, stage.key.as_deref(), stage.output.len(), storages),
     }
 }
 

@@ -12,7 +12,8 @@ use crate::{
     error::Error,
     pg::{relation, security::Identity, snapshot::Snapshot, spi, spi::Session, time::Stopwatch},
     refresh::{
-        Action, InitiatedBy, Outcome, advance, definition,
+        self, Action, InitiatedBy, advance, definition,
+        delta::Counts,
         definition::{Definition, Differential},
         full, guard,
     },
@@ -51,7 +52,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
             let _writing = guard::writing(relation);
             full::fill(&definition, definition.differential.as_ref(), &snapshot, &session)
         };
-        let outcome = Outcome { action: Action::Full, inserted, updated: 0, deleted: 0 };
+        let outcome = refresh::outcome(Action::Full, Counts { inserted, ..Counts::default() });
         advance::store(&definition, &outcome, &frontier, InitiatedBy::Initial, &clock, &snapshot);
     }
     let tables = definition.differential.iter().flat_map(|it| &it.storages);
@@ -168,7 +169,7 @@ fn contains_join(plan: &Plan) -> bool {
 
 /// Joins look up an inner stage by its key.
 fn index_keys(stage: &Stage, storage: &Storage) {
-    let keys = stage.key().unwrap_or_default();
+    let keys = stage.key.clone().unwrap_or_default();
     let sortable = keys.iter().all(|key| relation::is_sortable(Oid::from(stage.output[*key].ty.oid)));
     if keys.is_empty() || keys.len() > 32 || !sortable {
         return;

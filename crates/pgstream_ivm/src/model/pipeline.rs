@@ -153,7 +153,7 @@ impl Runner {
         let stage = &self.pipeline.stages[index];
         let body = at(&stage.body, Version::New, &|_| true);
         let Some(of_head) = &stage.head else {
-            let sql = identified_rows(&body, stage.key().as_deref(), &self.storages);
+            let sql = identified_rows(&body, stage.key.as_deref(), stage.output.len(), &self.storages);
             let stored = |mut row: Row| {
                 let values = row.split_off(1);
                 Stored { row_id: row.remove(0), count: Value::Null, values }
@@ -177,7 +177,7 @@ impl Runner {
         database: &Database,
     ) -> ZSet {
         let sql =
-            identified_delta(&delta(&stage.body, changed), stage.key().as_deref(), &self.storages);
+            identified_delta(&delta(&stage.body, changed), stage.key.as_deref(), stage.output.len(), &self.storages);
         let rows = run(&sql, database).rows.into_iter().map(|mut row| {
             let weight = row.pop().expect("a weight").to_int();
             (row, weight)

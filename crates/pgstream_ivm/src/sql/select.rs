@@ -11,6 +11,11 @@ use crate::{
     sql::{ROW_ID, Storage, ident::quote},
 };
 
+/// `pg_type.oid` of the integers.
+const INT8: u32 = 20;
+const INT2: u32 = 21;
+const INT4: u32 = 23;
+
 /// The name of the ephemeral relation that holds the delta of `source`.
 pub fn delta_name(source: &Source) -> String {
     match source {
@@ -233,21 +238,33 @@ pub fn full_select(plan: &Plan, storages: &[Storage]) -> String {
     select.print_with(None)
 }
 
-/// The delta of a last stage without head: `SELECT <row id>, c0, …, w`. Not consolidated.
-pub fn identified_delta(delta: &Plan, key: Option<&[usize]>, storages: &[Storage]) -> String {
+/// The delta of a last stage without head, its first `width` columns: `SELECT <row id>, c0, …, w`.
+/// Not consolidated.
+pub fn identified_delta(
+    delta: &Plan,
+    key: Option<&[usize]>,
+    width: usize,
+    storages: &[Storage],
+) -> String {
     let schema = delta.schema();
     format!(
         "SELECT {} AS {ROW_ID}, {}w FROM {} AS b",
         row_id(key, &schema, "b.c"),
-        column_list(schema.len(), "b.c"),
+        column_list(width, "b.c"),
         Printer::new(storages).weighted(delta)
     )
 }
 
-/// The content of a last stage without head, with row ids: `SELECT <row id>, c0, …`.
-pub fn identified_rows(plan: &Plan, key: Option<&[usize]>, storages: &[Storage]) -> String {
+/// The content of a last stage without head, its first `width` columns, with row ids:
+/// `SELECT <row id>, c0, …`.
+pub fn identified_rows(
+    plan: &Plan,
+    key: Option<&[usize]>,
+    width: usize,
+    storages: &[Storage],
+) -> String {
     let schema = plan.schema();
-    let columns: String = (0..schema.len()).map(|it| format!(", b.c{it}")).collect();
+    let columns: String = (0..width).map(|it| format!(", b.c{it}")).collect();
     format!(
         "SELECT {} AS {ROW_ID}{columns} FROM {} AS b",
         row_id(key, &schema, "b.c"),
@@ -269,6 +286,12 @@ pub(super) fn row_id(key: Option<&[usize]>, schema: &Schema, prefix: &str) -> St
     };
     if positions.is_empty() {
         return "0::int8".to_owned();
+    }
+    // An integer identifies itself: rows with neighbouring keys stand together in the index.
+    if let Some([only]) = key
+        && matches!(schema[*only].ty.oid, INT8 | INT2 | INT4)
+    {
+        return format!("coalesce({prefix}{only}::int8, 0)");
     }
     let columns: Vec<String> = positions.iter().map(|it| format!("{prefix}{it}")).collect();
     hash(function, &columns)

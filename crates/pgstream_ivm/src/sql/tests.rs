@@ -53,7 +53,7 @@ fn delta_of(plan: &Plan, tables: &[u32]) -> String {
         Source::Table { oid, .. } => tables.contains(oid),
         Source::Stage(_) => true,
     };
-    identified_delta(&delta(&last.body, &changed), last.key().as_deref(), &storages)
+    identified_delta(&delta(&last.body, &changed), last.key.as_deref(), last.output.len(), &storages)
 }
 
 const A: u32 = 1;
@@ -74,7 +74,7 @@ fn stateless_plans() {
     );
     let plan = filter(scan("c"), "#1 <> 'it''s #0'");
     assert_sql!("keyed_scan",
-        "rows" => identified_rows(&plan, plan.key().as_deref(), &[]),
+        "rows" => identified_rows(&plan, plan.key().as_deref(), plan.schema().len(), &[]),
         "delta" => delta_of(&plan, &[C]),
     );
     let plan =
@@ -190,7 +190,7 @@ fn stages_on_stages() {
         "rows" => {
             let (stages, storages) = storages(&plan);
             let last = stages.last().expect("a stage");
-            identified_rows(&last.body, last.key().as_deref(), &storages)
+            identified_rows(&last.body, last.key.as_deref(), last.output.len(), &storages)
         },
         "delta" => delta_of(&plan, &[A, B]),
     );

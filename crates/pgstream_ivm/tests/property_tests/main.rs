@@ -46,7 +46,7 @@ fn check_delta_law(plan: &Plan, history: &History, changed: &dyn Fn(&Source) -> 
     let sql = full_select(plan, &[]);
     let rows: ZSet = run(&sql, &database).rows.into_iter().collect();
     assert_eq!(rows, new, "{sql}");
-    let sql = identified_delta(&derived, plan.key().as_deref(), &[]);
+    let sql = identified_delta(&derived, plan.key().as_deref(), plan.schema().len(), &[]);
     assert_eq!(weighted(run(&sql, &database).rows), change, "{sql}");
 }
 
