@@ -33,6 +33,8 @@ pub struct StreamTable {
     pub name: String,
     pub query: Query,
     pub comparison: Comparison,
+    /// Created before this round.
+    pub round: usize,
 }
 
 /// One step of a round.
@@ -44,6 +46,23 @@ pub enum Step {
     Control(String),
     /// Refresh and compare the stream table of that name.
     Refresh(String),
+    /// The step in a second session, whose transaction stays open meanwhile.
+    Other(Box<Step>),
+}
+
+impl Step {
+    fn other(self) -> Self {
+        Self::Other(Box::new(self))
+    }
+
+    /// For psql.
+    fn script(&self) -> String {
+        match self {
+            Self::Sql(sql) | Self::Control(sql) => format!("{sql};"),
+            Self::Refresh(name) => format!("SELECT pgstream.refresh_stream_table('{name}');"),
+            Self::Other(step) => format!("/* in a second session */ {}", step.script()),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -111,11 +130,15 @@ impl Case {
             });
             let is_open = generated.is_open || view_is_open;
             let comparison = if is_open { Comparison::Value } else { Comparison::Text };
-            stream_tables.push(StreamTable { name, query: generated.query, comparison });
+            let round = if random.chance(80) { 0 } else { random.below(2) };
+            stream_tables.push(StreamTable { name, query: generated.query, comparison, round });
         }
-        let rounds = (0..random.between(2, 5))
+        let mut rounds: Vec<_> = (0..random.between(2, 5))
             .map(|_| random_round(&tables, &stream_tables, random))
             .collect();
+        if random.chance(30) {
+            add_second_session(&tables, &stream_tables, random, &mut rounds);
+        }
         Self { tables, views, stream_tables, rounds }
     }
 
@@ -124,15 +147,18 @@ impl Case {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let schema = format!("f{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut outcome = Outcome::default();
-        let failure = match database.try_session() {
-            Ok(session) => {
+        let sessions = database.try_session().and_then(|it| Ok((it, database.try_session()?)));
+        let failure = match sessions {
+            Ok((session, other)) => {
                 let mut runner = Runner {
                     session,
+                    other,
                     case: self,
                     oracle,
                     outcome: &mut outcome,
                     present: Vec::new(),
                     truncated: Vec::new(),
+                    may_be_full: false,
                 };
                 runner.run(&schema).err()
             }
@@ -166,17 +192,14 @@ impl Case {
         let mut lines = vec![format!("-- {}", failure.kind)];
         lines.extend(failure.message.lines().map(|line| format!("--   {line}")));
         lines.extend(self.set_up().into_iter().map(|sql| sql + ";"));
-        for one in &self.stream_tables {
-            lines.push(format!(
-                "SELECT pgstream.create_stream_table('{}', $q${}$q$, '1d');",
-                one.name, one.query
-            ));
-        }
-        for step in self.rounds.iter().flatten() {
-            lines.push(match step {
-                Step::Sql(sql) | Step::Control(sql) => format!("{sql};"),
-                Step::Refresh(name) => format!("SELECT pgstream.refresh_stream_table('{name}');"),
-            });
+        for round in 0..=self.rounds.len() {
+            for one in self.stream_tables.iter().filter(|one| one.round == round) {
+                lines.push(format!(
+                    "SELECT pgstream.create_stream_table('{}', $q${}$q$, '1d');",
+                    one.name, one.query
+                ));
+            }
+            lines.extend(self.rounds.get(round).into_iter().flatten().map(Step::script));
         }
         if let Some(one) = self.stream_tables.iter().find(|one| one.name == failure.stream_table) {
             lines.push(format!("SELECT * FROM {} ORDER BY 1;", one.name));
@@ -238,6 +261,38 @@ fn random_transaction(
     steps.push(control(if random.chance(12) { "ROLLBACK" } else { "COMMIT" }));
 }
 
+/// A transaction in a second session, open over parts of one or more rounds.
+fn add_second_session(
+    tables: &[Table],
+    stream_tables: &[StreamTable],
+    random: &mut Random,
+    rounds: &mut [Vec<Step>],
+) {
+    let control = |sql: &str| Step::Control(sql.to_owned()).other();
+    let mut place = (random.below(rounds.len()), 0);
+    let mut add = |step: Step, random: &mut Random| {
+        if place.0 + 1 < rounds.len() && random.chance(25) {
+            place = (place.0 + 1, 0);
+        }
+        let round = &mut rounds[place.0];
+        place.1 = random.between(place.1.min(round.len()), round.len());
+        round.insert(place.1, step);
+        place.1 += 1;
+    };
+    let begin = *random.pick(&["BEGIN", "BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ"]);
+    add(control(begin), random);
+    for _ in 0..random.between(1, 3) {
+        let step = if random.chance(15) {
+            Step::Refresh(random.pick(stream_tables).name.clone())
+        } else {
+            Step::Sql(random.pick(tables).change(random))
+        };
+        add(step.other(), random);
+    }
+    let end = if random.chance(20) { "ROLLBACK" } else { "COMMIT" };
+    add(control(end), random);
+}
+
 fn unexpected(error: &SqlError, stream_table: &str, doing: &str) -> Failure {
     let lost = error.code == "08006" || error.code.starts_with("57P");
     Failure {
@@ -250,8 +305,13 @@ fn unexpected(error: &SqlError, stream_table: &str, doing: &str) -> Failure {
 /// Violations that a random change may run into.
 const OF_THE_CHANGE: &[&str] = &["23505", "23514", "23502", "21000", "40001"];
 
+/// A lock that the other session holds: whoever meets it gives up.
+const LOCKED: &str = "55P03";
+
 struct Runner<'a> {
     session: Session,
+    /// The second session.
+    other: Session,
     case: &'a Case,
     oracle: &'a Oracle,
     outcome: &'a mut Outcome,
@@ -259,13 +319,17 @@ struct Runner<'a> {
     present: Vec<&'a StreamTable>,
     /// Those whose next refresh may be full, because something was truncated.
     truncated: Vec<String>,
+    /// The second session truncated something: nobody knows when that will be visible.
+    may_be_full: bool,
 }
 
 impl<'a> Runner<'a> {
     fn run(&mut self, schema: &str) -> Result<(), Failure> {
-        let set = format!(
-            "CREATE SCHEMA {schema}; SET search_path = {schema}; SET statement_timeout = '20s'; SET client_min_messages = error"
+        let settings = format!(
+            "SET search_path = {schema}; SET statement_timeout = '20s'; SET lock_timeout = '300ms'; SET client_min_messages = error"
         );
+        let set = format!("CREATE SCHEMA {schema}; {settings}");
+        self.other.try_run(&settings).map_err(|error| unexpected(&error, "", &settings))?;
         for sql in std::iter::once(set).chain(self.case.set_up()) {
             if let Err(error) = self.session.try_run(&sql) {
                 if error.code == "08006" {
@@ -276,19 +340,17 @@ impl<'a> Runner<'a> {
                 return Ok(());
             }
         }
-        for one in &self.case.stream_tables {
-            self.create(one)?;
-        }
-        if self.present.is_empty() {
-            return Ok(());
-        }
-        for round in &self.case.rounds {
-            for step in round {
+        for round in 0..=self.case.rounds.len() {
+            for one in self.case.stream_tables.iter().filter(|one| one.round == round) {
+                self.create(one)?;
+            }
+            for step in self.case.rounds.get(round).into_iter().flatten() {
                 self.step(step)?;
             }
             // After shrinking a transaction may be left open.
             self.session.try_run("COMMIT").map_err(|error| unexpected(&error, "", "COMMIT"))?;
         }
+        self.other.try_run("COMMIT").map_err(|error| unexpected(&error, "", "COMMIT"))?;
         for one in self.present.clone() {
             self.refresh(one)?;
         }
@@ -317,6 +379,9 @@ impl<'a> Runner<'a> {
                 self.outcome.refused.push(error.message);
                 Ok(())
             }
+            Err(error) if error.code == LOCKED => Ok(()),
+            // The other session holds a table that a stream table below was to be made of.
+            Err(error) if error.code == "42P01" && one.round > 0 => Ok(()),
             Err(error) => Err(unexpected(&error, &one.name, "create_stream_table")),
         }
     }
@@ -333,6 +398,14 @@ impl<'a> Runner<'a> {
                 Ok(())
             }
             Step::Sql(sql) => self.change(sql),
+            Step::Other(step) => {
+                self.may_be_full |=
+                    matches!(&**step, Step::Sql(sql) if sql.starts_with("TRUNCATE"));
+                std::mem::swap(&mut self.session, &mut self.other);
+                let result = self.step(step);
+                std::mem::swap(&mut self.session, &mut self.other);
+                result
+            }
             Step::Refresh(name) => match self.present.iter().find(|one| one.name == *name) {
                 Some(one) => self.refresh(one),
                 None => Ok(()),
@@ -353,7 +426,7 @@ impl<'a> Runner<'a> {
             self.session.try_run(end).map_err(|error| unexpected(&error, "", sql))?;
         }
         match done {
-            Err(error) if !OF_THE_CHANGE.contains(&error.code.as_str()) => {
+            Err(error) if error.code != LOCKED && !OF_THE_CHANGE.contains(&error.code.as_str()) => {
                 Err(unexpected(&error, "", sql))
             }
             _ => Ok(()),
@@ -374,6 +447,10 @@ impl<'a> Runner<'a> {
             self.session.try_run(end).map_err(|error| failed(&error))?;
         }
         if let Err(error) = done {
+            // Somebody else refreshed, or holds a lock.
+            if matches!(error.code.as_str(), LOCKED | "40001") {
+                return Ok(());
+            }
             if error.code != "08006" && self.query_fails(one) {
                 self.outcome.query_errors += 1;
                 return Ok(());
@@ -383,7 +460,7 @@ impl<'a> Runner<'a> {
         self.compare(one, "refresh")?;
         let history = oracle::history_since(&mut self.session, &one.name, before)
             .map_err(|it| failed(&it))?;
-        let may_be_full = self.truncated.contains(&one.name);
+        let may_be_full = self.may_be_full || self.truncated.contains(&one.name);
         // A refresh in a transaction may be rolled back, and then the truncation is met again.
         if !in_transaction {
             self.truncated.retain(|name| *name != one.name);
@@ -415,7 +492,12 @@ impl<'a> Runner<'a> {
             Oracle::Query => one.query.to_string(),
             Oracle::Wrong => format!("SELECT * FROM ({}) AS pgs_wrong OFFSET 1", one.query),
         };
-        match oracle::difference(&mut self.session, &one.name, &query, one.comparison) {
+        let in_transaction = self.session.try_run("SAVEPOINT pgs_compare").is_ok();
+        let difference = oracle::difference(&mut self.session, &one.name, &query, one.comparison);
+        if in_transaction && difference.is_err() {
+            let _ = self.session.try_run("ROLLBACK TO pgs_compare");
+        }
+        match difference {
             Ok(None) => Ok(()),
             Ok(Some(difference)) => Err(Failure {
                 kind: "wrong rows".to_owned(),

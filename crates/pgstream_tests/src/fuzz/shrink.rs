@@ -67,7 +67,10 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
             add(&|it| {
                 it.stream_tables.remove(at);
                 for round in &mut it.rounds {
-                    round.retain(|step| *step != Step::Refresh(name.clone()));
+                    let refresh = Step::Refresh(name.clone());
+                    round.retain(|step| {
+                        *step != refresh && !matches!(step, Step::Other(it) if **it == refresh)
+                    });
                 }
             });
         }
@@ -75,8 +78,26 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
     for at in (0..case.rounds.len()).rev() {
         add(&|it| {
             it.rounds.remove(at);
+            for one in &mut it.stream_tables {
+                one.round -= usize::from(one.round > at);
+            }
         });
+        // Two rounds become one.
+        if at > 0 {
+            add(&|it| {
+                let steps = it.rounds.remove(at);
+                it.rounds[at - 1].extend(steps);
+                for one in &mut it.stream_tables {
+                    one.round -= usize::from(one.round >= at);
+                }
+            });
+        }
     }
+    add(&|it| {
+        for round in &mut it.rounds {
+            round.retain(|step| !matches!(step, Step::Other(_)));
+        }
+    });
     for at in (0..case.views.len()).rev() {
         add(&|it| {
             it.views.remove(at);
@@ -157,7 +178,7 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
             }
         }
     }
-    let size = |it: &Case| it.script(failure).len();
+    let size = |it: &Case| it.script(failure).len() + it.rounds.len();
     let current = size(case);
     all.retain(|it| size(it) < current);
     all
