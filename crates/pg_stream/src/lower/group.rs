@@ -75,10 +75,8 @@ impl<'a> Parts<'a> {
     }
 
     fn take(&mut self, expression: Node<'a>, group_entry: Option<usize>) {
-        let mut direct = Vec::new();
         expression.visit(&mut |node| match node.kind() {
             Kind::Aggregate(aggregate) => {
-                direct.extend(aggregate.direct_arguments());
                 if !self.aggregates.iter().any(|it| it.node().equals(node)) {
                     self.aggregates.push(aggregate);
                 }
@@ -97,9 +95,6 @@ impl<'a> Parts<'a> {
             }
             _ => Step::Into,
         });
-        for argument in direct {
-            self.take(argument, group_entry);
-        }
     }
 }
 

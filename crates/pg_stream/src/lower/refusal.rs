@@ -5,6 +5,7 @@ use std::ffi::CString;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::from::columns_in;
 use super::inventory::{Inventory, RelationKind};
 use crate::pg::node::{ColumnRef, Kind, Node, Query, Step};
 use crate::pg::query::PositionKeeper;
@@ -170,6 +171,11 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
         let found = match node.kind() {
             Kind::Column(column) => column_words(column),
             Kind::SubLink(words) => Some(words),
+            Kind::Aggregate(call)
+                if call.direct_arguments().into_iter().any(|it| !columns_in(it).is_empty()) =>
+            {
+                Some("a grouping column as the direct argument of an ordered-set aggregate")
+            }
             Kind::Grouping => Some("GROUPING"),
             Kind::Window => Some("a window function"),
             Kind::Field(row)

@@ -237,7 +237,8 @@ impl Writer<'_> {
             return body;
         }
         let mut used = self.head.keys.clone();
-        for call in self.head.calls.iter().filter(|it| !aggregate::is_rescanned(it)) {
+        // Those of rescanned aggregates too, or a change of theirs alone would go unnoticed.
+        for call in &self.head.calls {
             let filter = call.filter.iter().flat_map(crate::scalar::Scalar::columns);
             used.extend(call.call.columns().into_iter().chain(filter));
         }
