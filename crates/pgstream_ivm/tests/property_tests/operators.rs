@@ -1,11 +1,12 @@
 //! The laws for each operator by itself and in the shapes that are easy to get wrong.
 
 use pgstream_ivm::{
-    model::{ZSet, eval},
+    model::{Content, History, Row, Runner, Value, ZSet, eval},
     plan::{Plan, Source},
     stage::stage,
     testing::{
-        aggregate, cross_join, database, filter, join, project, scan, scan_columns, union_all,
+        TABLES, aggregate, cross_join, database, filter, join, project, scan, scan_columns,
+        union_all,
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -171,7 +172,7 @@ fn check_open(plan: &Plan, images: &dyn Fn(&ZSet, &ZSet) -> bool, inputs: &Plan)
     let law = |bytes: Vec<u8>| {
         let mut tape = Tape::new(&bytes);
         let mut history = beginning(&mut tape);
-        let mut runner = pgstream_ivm::model::Runner::new(stage(plan.clone()), &database(&history));
+        let mut runner = Runner::new(stage(plan.clone()), &database(&history));
         for _ in 0..4 {
             history = next(&mut tape, &history);
             runner.refresh(&database(&history), &superset(&history, 0));
@@ -187,7 +188,7 @@ fn check_open(plan: &Plan, images: &dyn Fn(&ZSet, &ZSet) -> bool, inputs: &Plan)
 
 /// The first column of `content` occurs, as it is, in the first column of `inputs`.
 fn occurs(content: &ZSet, inputs: &ZSet) -> bool {
-    let occurs = |row: &pgstream_ivm::model::Row| inputs.iter().any(|(it, _)| it[0] == row[0]);
+    let occurs = |row: &Row| inputs.iter().any(|(it, _)| it[0] == row[0]);
     content.iter().all(|(row, _)| row[0].is_null() || occurs(row))
 }
 
@@ -212,4 +213,36 @@ fn an_extremum_shows_an_image_that_is_there() {
             &scan_columns("b", &[1]),
         );
     }
+}
+
+/// A row that came and went between the terms of a join must not stand for a group's key.
+#[test]
+fn a_cancelled_row_shows_no_image() {
+    let row = |x: i64, other: Value| vec![Value::Int(x), other];
+    let settled = |rows: Vec<Row>| {
+        let rows: ZSet = rows.into_iter().collect();
+        Content { old: rows.clone(), new: rows }
+    };
+    let mut history = History::default();
+    for table in &TABLES {
+        history.set(&table.source(), Content::default());
+    }
+    let (a, b) = (TABLES[0].source(), TABLES[1].source());
+    let old_a = [row(1, Value::Null), row(2, Value::Null)];
+    let old_b = [row(1, Value::numeric("1.0")), row(2, Value::numeric("1.00"))];
+    history.set(&a, settled(old_a.to_vec()));
+    history.set(&b, settled(old_b.to_vec()));
+    let plan = project(join(scan("b"), scan("a"), "#0 = #2"), &["#1"]).distinct();
+    let mut runner = Runner::new(stage(plan), &database(&history));
+    assert_eq!(runner.content(), ZSet::from_iter([vec![Value::numeric("1.0")]]));
+
+    let new_a = [&old_a[..], &[row(1, Value::Int(7))]].concat();
+    let content = |old: &[Row], new: &[Row]| Content {
+        old: old.iter().cloned().collect(),
+        new: new.iter().cloned().collect(),
+    };
+    history.set(&a, content(&old_a, &new_a));
+    history.set(&b, content(&old_b, &old_b[1..]));
+    runner.refresh(&database(&history), &superset(&history, 0));
+    assert_eq!(runner.content(), ZSet::from_iter([vec![Value::numeric("1.00")]]));
 }
