@@ -15,6 +15,7 @@ use crate::table::{ms, times};
 const PLAIN: &str = "written_plain";
 const CAPTURED: &str = "written_captured";
 const BULK: usize = 200_000;
+const BLOCKS: usize = 8;
 
 pub fn run(client: &mut Client, options: &Options, report: &mut Report) -> Result<()> {
     for table in [PLAIN, CAPTURED] {
@@ -90,43 +91,21 @@ fn single_rows(
     durable: bool,
     report: &mut Report,
 ) -> Result<()> {
-    let blocks = 8;
-    let label = if durable { "durable" } else { "not durable" };
-    let rates = |client: &mut Client, sql: &str| -> Result<[f64; 2]> {
-        let statements = [
-            client.prepare(&sql.replace("$TABLE", PLAIN))?,
-            client.prepare(&sql.replace("$TABLE", CAPTURED))?,
-        ];
-        let mut keys = [0i64; 2];
-        let (mut counts, mut seconds) = ([0.0; 2], [0.0; 2]);
-        for block in 0..=blocks {
-            for at in in_turn(block) {
-                let start = Instant::now();
-                let mut count = 0.0;
-                while start.elapsed() < length {
-                    keys[at] += 1;
-                    client.execute(&statements[at], &[&keys[at]])?;
-                    count += 1.0;
-                }
-                if block > 0 {
-                    counts[at] += count;
-                    seconds[at] += start.elapsed().as_secs_f64();
-                }
-            }
-            client.execute("SELECT pgstream.refresh_stream_table('st_written')", &[])?;
-        }
-        Ok([counts[0] / seconds[0], counts[1] / seconds[1]])
-    };
-    let insert = "INSERT INTO $TABLE VALUES ($1, 1, 1, 1, 'note')";
-    let update = "UPDATE $TABLE SET amount = amount + 1 WHERE id = $1";
-    for (what, sql) in [("INSERT", insert), ("UPDATE", update)] {
-        let [plain, captured] = rates(client, sql)?;
+    // The rows that are updated; new ones get keys beyond.
+    for table in [PLAIN, CAPTURED] {
+        client.batch_execute(&format!("INSERT INTO {table} SELECT * FROM written_rows"))?;
+    }
+    let insert = ("INSERT", "INSERT INTO $TABLE VALUES ($1, 1, 1, 1, 'note')", BULK + 1);
+    let update = ("UPDATE", "UPDATE $TABLE SET amount = amount + 1 WHERE id = $1", 1);
+    for (what, sql, first_key) in [insert, update] {
+        let [plain, captured] = rates(client, sql, first_key as i64, length)?;
         let ratio = captured / plain;
         let shown = format!(
             "{} x ({captured:.0} / {plain:.0} a second, {:+.1} us each)",
             times(ratio),
             1e6 / captured - 1e6 / plain
         );
+        let label = if durable { "durable" } else { "not durable" };
         let what = format!("single-row {what} with capture, {label}");
         let bar = if durable { "at least 0.95 x without" } else { "" };
         report.measure(&what, shown, bar, durable.then_some(ratio >= 0.95));
@@ -135,4 +114,32 @@ fn single_rows(
         empty(client, table)?;
     }
     Ok(())
+}
+
+/// Statements a second, on the plain and on the captured table, for keys from `first_key` on.
+fn rates(client: &mut Client, sql: &str, first_key: i64, length: Duration) -> Result<[f64; 2]> {
+    let statements = [
+        client.prepare(&sql.replace("$TABLE", PLAIN))?,
+        client.prepare(&sql.replace("$TABLE", CAPTURED))?,
+    ];
+    let mut keys = [first_key; 2];
+    let (mut counts, mut seconds) = ([0.0; 2], [0.0; 2]);
+    // The first block is for warming up.
+    for block in 0..=BLOCKS {
+        for at in in_turn(block) {
+            let start = Instant::now();
+            let mut count = 0.0;
+            while start.elapsed() < length {
+                client.execute(&statements[at], &[&keys[at]])?;
+                keys[at] += 1;
+                count += 1.0;
+            }
+            if block > 0 {
+                counts[at] += count;
+                seconds[at] += start.elapsed().as_secs_f64();
+            }
+        }
+        client.execute("SELECT pgstream.refresh_stream_table('st_written')", &[])?;
+    }
+    Ok([counts[0] / seconds[0], counts[1] / seconds[1]])
 }
