@@ -85,13 +85,12 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
     match plan.map_inputs(|input| cut(input, stages)) {
         Plan::Aggregate { input, keys, calls } => {
             let key: Vec<usize> = (0..keys.len()).collect();
-            let stage =
-                Stage {
-                    body: *input,
-                    head: Some(Head { keys, calls }),
-                    output: output.clone(),
-                    key: Some(key),
-                };
+            let stage = Stage {
+                body: *input,
+                head: Some(Head { keys, calls }),
+                output: output.clone(),
+                key: Some(key),
+            };
             let index = stages.iter().position(|it| *it == stage).unwrap_or_else(|| {
                 stages.push(stage);
                 stages.len() - 1
@@ -155,9 +154,7 @@ fn with_key(plan: &Plan) -> Option<(Plan, Vec<usize>)> {
                 }
                 key.push(place);
             }
-            let column = |it: &usize| {
-                (Scalar::column(*it, &schema[*it]), schema[*it].name.clone())
-            };
+            let column = |it: &usize| (Scalar::column(*it, &schema[*it]), schema[*it].name.clone());
             let columns = order.iter().map(column).collect();
             Some((Plan::Project { input: Box::new(join), columns }, key))
         }

@@ -66,7 +66,7 @@ impl Runner {
             pipeline.stages.iter().enumerate().map(|(index, it)| storage(index, it)).collect();
         let mut runner = Self { pipeline, storages, stored: Vec::new(), next_ctid: 1 };
         for index in 0..runner.storages.len() {
-            let rows = runner.from_scratch(index, tables);
+            let rows = runner.recomputed(index, tables);
             runner.stored.push(BTreeMap::new());
             for row in rows {
                 runner.insert(index, row);
@@ -87,7 +87,7 @@ impl Runner {
             };
             self.add_storages(&mut database, index + 1);
             let change = match &stage.head {
-                Some(head) => self.refresh_head(index, &stage, head, &is_changed, &mut database),
+                Some(head) => self.refresh_head(index, head, &is_changed, &mut database),
                 None => self.refresh_body(index, &stage, &is_changed, &database),
             };
             let name = delta_name(&Source::Stage(index));
@@ -117,7 +117,7 @@ impl Runner {
                 rows
             };
             let stored = sorted(self.stored[index].values().cloned().collect());
-            let fresh = sorted(self.from_scratch(index, tables));
+            let fresh = sorted(self.recomputed(index, tables));
             assert_eq!(stored, fresh, "stage {index} of {:#?}", self.pipeline);
         }
     }
@@ -147,13 +147,14 @@ impl Runner {
         }
     }
 
-    fn from_scratch(&self, index: usize, tables: &Database) -> Vec<Stored> {
+    fn recomputed(&self, index: usize, tables: &Database) -> Vec<Stored> {
         let mut database = tables.clone();
         self.add_storages(&mut database, index);
         let stage = &self.pipeline.stages[index];
         let body = at(&stage.body, Version::New, &|_| true);
         let Some(of_head) = &stage.head else {
-            let sql = identified_rows(&body, stage.key.as_deref(), stage.output.len(), &self.storages);
+            let sql =
+                identified_rows(&body, stage.key.as_deref(), stage.output.len(), &self.storages);
             let stored = |mut row: Row| {
                 let values = row.split_off(1);
                 Stored { row_id: row.remove(0), count: Value::Null, values }
@@ -176,8 +177,12 @@ impl Runner {
         changed: &dyn Fn(&Source) -> bool,
         database: &Database,
     ) -> ZSet {
-        let sql =
-            identified_delta(&delta(&stage.body, changed), stage.key.as_deref(), stage.output.len(), &self.storages);
+        let sql = identified_delta(
+            &delta(&stage.body, changed),
+            stage.key.as_deref(),
+            stage.output.len(),
+            &self.storages,
+        );
         let rows = run(&sql, database).rows.into_iter().map(|mut row| {
             let weight = row.pop().expect("a weight").to_int();
             (row, weight)
@@ -201,13 +206,13 @@ impl Runner {
     fn refresh_head(
         &mut self,
         index: usize,
-        stage: &Stage,
         of_head: &Head,
         changed: &dyn Fn(&Source) -> bool,
         database: &mut Database,
     ) -> ZSet {
+        let stage = self.pipeline.stages[index].clone();
         let body = delta(&stage.body, changed);
-        let statements = head(stage, of_head, &body, &self.storages[index], &self.storages);
+        let statements = head(&stage, of_head, &body, &self.storages[index], &self.storages);
         let keys = of_head.keys.len();
         let mut pairs = Vec::new();
         let (mut lost, mut lost_null) = (Vec::new(), Vec::new());
@@ -220,7 +225,7 @@ impl Runner {
             }
             let key = &pair.new.values[..keys];
             let list = if key.contains(&Value::Null) { &mut lost_null } else { &mut lost };
-            list.push([&[pair.new.row_id.clone()], key].concat());
+            list.push([std::slice::from_ref(&pair.new.row_id), key].concat());
         }
         let rescans = [(Some(statements.rescan), lost), (statements.rescan_null, lost_null)];
         for (sql, rows) in rescans {

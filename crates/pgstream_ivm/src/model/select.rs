@@ -82,7 +82,7 @@ impl Parser {
         let items =
             if self.ends_select_list() { Vec::new() } else { self.comma_separated(Self::item) };
         let from = if self.accept_words(&["FROM"]) {
-            self.comma_separated(Self::from)
+            self.comma_separated(Self::from_item)
         } else {
             Vec::new()
         };
@@ -129,7 +129,7 @@ impl Parser {
         }
     }
 
-    fn from(&mut self) -> FromItem {
+    fn from_item(&mut self) -> FromItem {
         let (source, alias) = self.source();
         let mut joins = Vec::new();
         loop {

@@ -53,7 +53,12 @@ fn delta_of(plan: &Plan, tables: &[u32]) -> String {
         Source::Table { oid, .. } => tables.contains(oid),
         Source::Stage(_) => true,
     };
-    identified_delta(&delta(&last.body, &changed), last.key.as_deref(), last.output.len(), &storages)
+    identified_delta(
+        &delta(&last.body, &changed),
+        last.key.as_deref(),
+        last.output.len(),
+        &storages,
+    )
 }
 
 const A: u32 = 1;
