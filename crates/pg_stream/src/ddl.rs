@@ -5,3 +5,4 @@
 
 mod alter;
 pub mod drop;
+mod source;

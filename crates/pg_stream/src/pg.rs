@@ -17,6 +17,7 @@ pub mod snapshot;
 pub mod source;
 pub mod spi;
 pub mod store;
+pub mod subtransaction;
 pub mod table;
 pub mod time;
 pub mod trigger;

@@ -27,6 +27,7 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys::{Datum, Oid};
 use pgstream_core::frontier::Frontier;
+use pgstream_ivm::{plan::Source, stage::Stage};
 
 pub use self::{explain::explain, storage::create};
 use self::{
@@ -38,7 +39,8 @@ use crate::{
     capture,
     error::Error,
     pg::{
-        relation, security::Identity, snapshot::Snapshot, spi::Session, store::Store, time::Stopwatch,
+        relation, security::Identity, snapshot::Snapshot, spi::Session, store::Store, subtransaction,
+        time::Stopwatch,
     },
 };
 
@@ -158,6 +160,7 @@ struct Deltas {
     has_consumed: bool,
 }
 
+#[derive(Clone, Copy)]
 struct Refresh<'a> {
     definition: &'a Definition,
     snapshot: &'a Snapshot,
@@ -185,7 +188,17 @@ impl Refresh<'_> {
                 has_consumed: deltas.has_consumed,
                 ..outcome(Action::NoData, Counts::default())
             }),
-            Some(deltas) => self.differential(differential, &deltas.stores),
+            Some(deltas) if !mixes_versions(differential, &deltas.stores) => {
+                self.differential(differential, &deltas.stores)
+            }
+            Some(deltas) => {
+                let work = || self.differential(differential, &deltas.stores);
+                subtransaction::unless_data_exception(work).unwrap_or_else(|| {
+                    let session = Session::open();
+                    let retry = Refresh { session: &session, ..*self };
+                    retry.full(Some(differential), Action::Full)
+                })
+            }
         }
     }
 
@@ -283,6 +296,21 @@ impl Definition {
         let sources = self.differential.iter().flat_map(|it| &it.sources);
         sources.map(|it| it.relation).collect()
     }
+}
+
+/// Whether some term of a join pairs old rows of one input with new rows of another. Such a pair may
+/// never have existed, and an expression can fail on it (a division by zero, say) although the
+/// query itself never fails.
+fn mixes_versions(differential: &Differential, deltas: &HashMap<Oid, Store>) -> bool {
+    let may_change = |source: &Source| match source {
+        Source::Table { oid, .. } => deltas.contains_key(&Oid::from(*oid)),
+        Source::Stage(_) => true,
+    };
+    let changed = |stage: &Stage| {
+        stage.body.scans().into_iter().filter(|scan| may_change(&scan.source)).count()
+    };
+    let stages = &differential.pipeline.stages;
+    stages.iter().any(|stage| storage::contains_join(&stage.body) && changed(stage) > 1)
 }
 
 fn outcome(action: Action, counts: Counts) -> Outcome {

@@ -35,6 +35,7 @@ fn on_sql_drop() {
             _ => None,
         });
     });
+    spi::run(include_str!("dropped_capture.sql"), &[], |_| {});
     for it in &dropped {
         match it {
             Dropped::StreamTable { id } => forget(*id),

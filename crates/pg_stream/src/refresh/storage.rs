@@ -163,7 +163,7 @@ fn is_joined(differential: &Differential, stage: usize) -> bool {
     })
 }
 
-fn contains_join(plan: &Plan) -> bool {
+pub fn contains_join(plan: &Plan) -> bool {
     matches!(plan, Plan::InnerJoin { .. }) || plan.inputs().into_iter().any(contains_join)
 }
 

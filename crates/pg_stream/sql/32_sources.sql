@@ -1,0 +1,11 @@
+-- Changes of sources that are not changes of rows: see src/ddl/source.rs.
+CREATE FUNCTION pgstream.on_source_change()
+    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'on_source_change_wrapper';
+CREATE FUNCTION pgstream.on_table_rewrite()
+    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'on_table_rewrite_wrapper';
+CREATE EVENT TRIGGER pgstream_on_source_change ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE') EXECUTE FUNCTION pgstream.on_source_change();
+ALTER EVENT TRIGGER pgstream_on_source_change ENABLE ALWAYS;
+CREATE EVENT TRIGGER pgstream_on_rewrite ON table_rewrite
+    EXECUTE FUNCTION pgstream.on_table_rewrite();
+ALTER EVENT TRIGGER pgstream_on_rewrite ENABLE ALWAYS;

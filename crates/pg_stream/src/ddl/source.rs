@@ -1,0 +1,47 @@
+//! Changes of sources that capture does not see as changes of rows: partitions that come and go,
+//! rewrites, and capture triggers that are switched off.
+//!
+//! What reads such a source is rebuilt at its next refresh.
+
+use pgrx::{
+    pg_sys::{Oid, panic::ErrorReport},
+    prelude::*,
+};
+
+use crate::{
+    capture,
+    pg::{security::Identity, spi},
+};
+
+/// The event trigger `pgstream_on_source_change`, after CREATE TABLE and ALTER TABLE.
+#[pg_extern(sql = false)]
+fn on_source_change() -> Result<(), ErrorReport> {
+    let _superuser = Identity::superuser();
+    let mut disabled = None;
+    let mut captured = Vec::new();
+    spi::run(include_str!("changed_sources.sql"), &[], |row| {
+        disabled = disabled.take().or(row.get::<String>(0));
+        captured.extend(row.get::<Oid>(1));
+    });
+    if let Some(name) = disabled {
+        let report = ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+            format!("cannot disable the triggers that capture changes of \"{name}\""),
+            "on_source_change",
+        );
+        return Err(report
+            .set_detail("Stream tables depend on them.")
+            .set_hint("Name the triggers to disable one by one."));
+    }
+    for source in captured {
+        capture::refit_triggers(source);
+    }
+    Ok(())
+}
+
+/// The event trigger `pgstream_on_rewrite`.
+#[pg_extern(sql = false)]
+fn on_table_rewrite() {
+    let _superuser = Identity::superuser();
+    spi::run(include_str!("rewritten_source.sql"), &[], |_| {});
+}
