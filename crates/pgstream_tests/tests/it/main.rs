@@ -9,6 +9,7 @@ mod crash;
 mod distinct;
 mod fuzz;
 mod joins;
+mod lowering;
 mod refusals;
 mod scheduler;
 mod sources;
