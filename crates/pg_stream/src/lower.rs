@@ -32,7 +32,8 @@ const HIDDEN_COLUMNS: [&str; 2] = [pgstream_ivm::sql::ROW_ID, pgstream_ivm::sql:
 /// A user's query that is fit for a stream table in some mode.
 #[derive(Clone, Debug)]
 pub struct Analyzed {
-    /// The query with all names qualified, for the session it was analyzed in.
+    /// The query in a form that means the same under the search path `pg_catalog, pg_temp`, with
+    /// `standard_conforming_strings` on.
     pub qualified_sql: String,
     /// Names of the output columns.
     pub columns: Vec<String>,

@@ -9,7 +9,7 @@ use crate::{
     catalog::{self, New},
     error::Error,
     lower::{self, Analyzed, Lowered},
-    pg::{name, security::Identity, spi, wake},
+    pg::{deparse::PortableSettings, name, security::Identity, spi, wake},
     refresh,
 };
 
@@ -90,6 +90,7 @@ pub fn warn_of_stable_functions(lowered: &Lowered) {
 
 /// Starts the query as the current role, which checks its privileges on all that it reads.
 fn check_privileges(analyzed: &Analyzed) {
+    let _settings = PortableSettings::enter();
     spi::run(&format!("SELECT FROM ({}) AS q LIMIT 0", analyzed.qualified_sql), &[], |_| {});
 }
 

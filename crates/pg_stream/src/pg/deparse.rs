@@ -1,13 +1,13 @@
 //! From trees back to SQL text, in a form that means the same in any session.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
 use super::node::{Node, Query, text};
 
 /// Settings that decide what a text means or how a literal is written.
-const PORTABLE: [(&std::ffi::CStr, &std::ffi::CStr); 8] = [
+const PORTABLE: [(&CStr, &CStr); 7] = [
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"standard_conforming_strings", c"on"),
     (c"extra_float_digits", c"3"),
@@ -15,11 +15,10 @@ const PORTABLE: [(&std::ffi::CStr, &std::ffi::CStr); 8] = [
     (c"IntervalStyle", c"postgres"),
     (c"bytea_output", c"hex"),
     (c"xmloption", c"content"),
-    (c"lc_monetary", c"C"),
 ];
 
-/// While this lives, settings are as the texts of scalars need them; text made under it must be
-/// run under it, too.
+/// While this lives, settings are such that a text made now means the same in any session with the
+/// same search path that has `standard_conforming_strings` on.
 pub struct PortableSettings {
     level: i32,
 }
@@ -27,35 +26,35 @@ pub struct PortableSettings {
 impl PortableSettings {
     /// Sets them until the value is dropped.
     pub fn enter() -> Self {
-        Self::set(&PORTABLE)
-    }
-
-    /// Only what makes names qualified and numbers exact: for a text that is run at once, in the
-    /// same session.
-    pub fn qualified() -> Self {
-        Self::set(&[PORTABLE[0], PORTABLE[2]])
-    }
-
-    fn set(settings: &[(&std::ffi::CStr, &std::ffi::CStr)]) -> Self {
         // SAFETY: the level is closed in `drop`; PostgreSQL closes it when the transaction ends
         // with an error.
         let guard = Self { level: unsafe { pg_sys::NewGUCNestLevel() } };
-        for (name, value) in settings {
-            // SAFETY: both are C strings; the action is local to the level.
-            unsafe {
-                pg_sys::set_config_option(
-                    name.as_ptr(),
-                    value.as_ptr(),
-                    pg_sys::GucContext::PGC_USERSET,
-                    pg_sys::GucSource::PGC_S_SESSION,
-                    pg_sys::GucAction::GUC_ACTION_SAVE,
-                    true,
-                    0,
-                    false,
-                );
-            }
-        }
+        PORTABLE.iter().for_each(set_locally);
         guard
+    }
+}
+
+/// Turns `standard_conforming_strings` on in the current nest level of settings.
+pub fn use_standard_strings() {
+    // SAFETY: reads a setting.
+    if !unsafe { pg_sys::standard_conforming_strings } {
+        set_locally(&PORTABLE[1]);
+    }
+}
+
+fn set_locally((name, value): &(&CStr, &CStr)) {
+    // SAFETY: both are C strings; the action is local to the current nest level.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
     }
 }
 
@@ -78,7 +77,7 @@ pub fn expression(node: Node<'_>) -> String {
 
 /// The text of a query, with every name qualified.
 pub fn query(query: Query<'_>) -> String {
-    let _settings = PortableSettings::qualified();
+    let _settings = PortableSettings::enter();
     // SAFETY: the deparser may scribble on the tree, so it gets a copy.
     unsafe {
         let copy = pg_sys::copyObjectImpl(query.node().as_ptr());

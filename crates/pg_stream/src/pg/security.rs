@@ -4,6 +4,8 @@ use std::ffi::CString;
 
 use pgrx::pg_sys::{self, Oid};
 
+use super::deparse;
+
 /// While it lives, the code runs as another role; dropping it restores the caller's.
 pub struct Identity {
     saved_user: Oid,
@@ -33,6 +35,8 @@ impl Identity {
             pg_sys::RestrictSearchPath();
             level
         };
+        // Our SQL is written for standard strings.
+        deparse::use_standard_strings();
         Self { saved_user, saved_context, guc_level }
     }
 }
