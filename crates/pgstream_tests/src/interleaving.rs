@@ -275,10 +275,10 @@ fn run_order(
             }
         }
         for name in names {
-            if sessions.is_busy(name) {
-                if let Step::Done(result) = sessions.wait(name) {
-                    note(&mut story, name, "(ends)", &result);
-                }
+            if sessions.is_busy(name)
+                && let Step::Done(result) = sessions.wait(name)
+            {
+                note(&mut story, name, "(ends)", &result);
             }
         }
     }

@@ -237,7 +237,7 @@ fn random_transaction(
         steps.push(statement(random));
         return;
     }
-    steps.push(control(*random.pick(&[
+    steps.push(control(random.pick(&[
         "BEGIN",
         "BEGIN",
         "BEGIN",

@@ -365,10 +365,11 @@ impl Generator<'_> {
             return (from, scope);
         }
         let right_leaves = if leaves > 2 && self.random.chance(20) { 2 } else { 1 };
-        if leaves == 2 && self.random.chance(18) {
-            if let Some(joined) = self.join_by_name() {
-                return joined;
-            }
+        if leaves == 2
+            && self.random.chance(18)
+            && let Some(joined) = self.join_by_name()
+        {
+            return joined;
         }
         let (left, left_scope) = self.join_of(leaves - right_leaves, depth);
         let (right, right_scope) = self.join_of(right_leaves, depth.saturating_sub(1));

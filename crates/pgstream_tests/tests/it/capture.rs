@@ -41,8 +41,8 @@ fn two_writers_against_a_refresher() {
         tables: TABLES,
         query: TOTALS,
         sessions: &[
-            &["BEGIN", "UPDATE t SET v = v + 10 WHERE id = 1", "COMMIT"],
-            &["BEGIN", "INSERT INTO t VALUES (50, 2, 50)", "COMMIT"],
+            &["BEGIN; UPDATE t SET v = v + 10 WHERE id = 1", "COMMIT"],
+            &["BEGIN; INSERT INTO t VALUES (50, 2, 50)", "COMMIT"],
             &[REFRESH, REFRESH],
         ],
     });

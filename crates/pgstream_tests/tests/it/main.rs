@@ -6,6 +6,7 @@ mod capture;
 mod chain;
 mod core;
 mod crash;
+mod ddl;
 mod distinct;
 mod fuzz;
 mod joins;
