@@ -60,7 +60,9 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
     match request.mode {
         RefreshMode::Full => catalog::set_dependencies(id, &analyzed.relations),
         RefreshMode::Differential => {
-            let lowered = lower::lower_view(view).map_err(|it| it.in_text(request.query))?;
+            // A stored rule has no positions, so a refusal is told about the text.
+            let lowered = lower::lower_view(view)
+                .or_else(|refusal| lower::lower_text(request.query).and(Err(refusal)))?;
             warn_of_stable_functions(&lowered);
             catalog::set_dependencies(id, &lowered.dependencies);
         }

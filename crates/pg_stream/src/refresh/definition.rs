@@ -17,6 +17,7 @@ use crate::{
     lower::{self, Relation},
     pg::{relation, security::LocalSettings, spi, store::StoreColumn},
     refresh::statements::Statements,
+    settings,
 };
 
 /// A stream table as a refresh sees it.
@@ -118,9 +119,18 @@ pub fn forget(pgs_id: i64) {
 }
 
 impl Definition {
-    /// Puts the query's settings in force.
+    /// Puts the query's settings in force, and those that suit the statements of a refresh: joins
+    /// start from the change wherever it stands, and are too short to be worth compiling.
     pub fn enter_settings(&self) -> LocalSettings {
-        LocalSettings::new(&self.settings)
+        let work_mem = CString::new(format!("{}MB", settings::merge_work_mem_mb()));
+        let mut settings = vec![
+            (c"from_collapse_limit".to_owned(), c"16".to_owned()),
+            (c"join_collapse_limit".to_owned(), c"16".to_owned()),
+            (c"jit".to_owned(), c"off".to_owned()),
+            (c"work_mem".to_owned(), work_mem.expect("a number has no NUL")),
+        ];
+        settings.extend(self.settings.iter().cloned());
+        LocalSettings::new(&settings)
     }
 
     /// Whether the user put row triggers on the stream table that can change or skip rows.
