@@ -237,7 +237,7 @@ fn random_transaction(
         steps.push(statement(random));
         return;
     }
-    let begin: &str = random.pick(&[
+    let begin = random.pick(&[
         "BEGIN",
         "BEGIN",
         "BEGIN",
