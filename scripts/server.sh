@@ -41,7 +41,7 @@ start() {
             done
         } | as_server_user tee -a "$dir/data/postgresql.conf" >/dev/null
     fi
-    as_server_user "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 120 start >/dev/null \
+    as_server_user "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 120 start >/dev/null 2>&1 \
         || { tail -30 "$dir/log" >&2; die "the server in $dir does not start"; }
 }
 

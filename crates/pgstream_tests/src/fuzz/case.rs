@@ -237,13 +237,14 @@ fn random_transaction(
         steps.push(statement(random));
         return;
     }
-    steps.push(control(random.pick(&[
+    let begin = random.pick(&[
         "BEGIN",
         "BEGIN",
         "BEGIN",
         "BEGIN ISOLATION LEVEL REPEATABLE READ",
         "BEGIN ISOLATION LEVEL SERIALIZABLE",
-    ])));
+    ]);
+    steps.push(control(begin));
     for _ in 0..random.between(1, 4) {
         if random.chance(15) {
             steps.push(control("SAVEPOINT s"));
