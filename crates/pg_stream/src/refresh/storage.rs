@@ -58,7 +58,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     let tables = definition.differential.iter().flat_map(|it| &it.storages);
     let tables: Vec<&str> = tables.map(|it| it.table.as_str()).collect();
     for table in tables.iter().copied().chain(tables.is_empty().then_some(definition.table.as_str())) {
-        index_row_id(table, owner);
+        index_row_id(table);
     }
     // The fresh indexes and statistics must be seen by the first refresh.
     definition::forget(pgs_id);
@@ -181,8 +181,7 @@ fn index_keys(stage: &Stage, storage: &Storage) {
 
 /// Creates the index on the row id, and tells the planner that row ids are distinct: without
 /// statistics it would expect hundreds of rows for each.
-fn index_row_id(table: &str, owner: Oid) {
-    let _owner = Identity::restricted(owner);
+fn index_row_id(table: &str) {
     spi::run(&format!("CREATE INDEX ON {table} ({ROW_ID})"), &[], |_| {});
     spi::run(include_str!("statistics.sql"), &[table.to_owned().into()], |_| {});
 }
@@ -222,7 +221,7 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
     set_count_column(&definition.table, differential);
     create_stages(definition, differential, owner);
     for storage in &differential.storages[..differential.storages.len() - 1] {
-        index_row_id(&storage.table, owner);
+        index_row_id(&storage.table);
     }
     catalog::set_dependencies(definition.pgs_id, &definition.dependencies);
     track(definition.pgs_id, differential);
