@@ -143,6 +143,18 @@ pub fn has_pending_triggers(relation: Oid) -> bool {
     super::lock::is_being_changed(relation)
 }
 
+/// How many pages the relation fills.
+pub fn pages(relation: Oid) -> u32 {
+    // SAFETY: the relation is locked by the refresh; it is closed with the lock kept.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
+        let pages =
+            pg_sys::RelationGetNumberOfBlocksInFork(opened, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::relation_close(opened, pg_sys::NoLock as i32);
+        pages
+    }
+}
+
 /// The relations and all their partitions and children.
 pub fn with_descendants(relations: &[Oid]) -> Vec<Oid> {
     let mut all = Vec::new();

@@ -120,13 +120,15 @@ pub fn forget(pgs_id: i64) {
 
 impl Definition {
     /// Puts the query's settings in force, and those that suit the statements of a refresh: joins
-    /// start from the change wherever it stands, and are too short to be worth compiling.
+    /// start from the change wherever it stands, are too short to be worth compiling, and look up
+    /// what was written lately.
     pub fn enter_settings(&self) -> LocalSettings {
         let work_mem = CString::new(format!("{}MB", settings::merge_work_mem_mb()));
         let mut settings = vec![
             (c"from_collapse_limit".to_owned(), c"16".to_owned()),
             (c"join_collapse_limit".to_owned(), c"16".to_owned()),
             (c"jit".to_owned(), c"off".to_owned()),
+            (c"random_page_cost".to_owned(), c"1.1".to_owned()),
             (c"work_mem".to_owned(), work_mem.expect("a number has no NUL")),
         ];
         settings.extend(self.settings.iter().cloned());

@@ -8,6 +8,8 @@ use pgstream_ivm::{
 
 use crate::{
     pg::{
+        name, relation,
+        security::LocalSettings,
         snapshot::Snapshot,
         spi::{self, Session},
         store::{Store, StoreColumn},
@@ -93,6 +95,15 @@ impl Change {
     }
 }
 
+/// Whether looking up each row beats reading the whole table. The planner cannot know: it has no
+/// statistics of what it joins the table with, and takes row ids to repeat there.
+fn prefers_look_ups(storage: &Storage, rows: u64) -> bool {
+    /// A look-up takes about as long as reading this part of a page in sequence.
+    const LOOK_UPS_IN_A_PAGE: u64 = 10;
+    let table = name::resolve(&storage.table).expect("the table of a storage exists");
+    rows < u64::from(relation::pages(table)) * LOOK_UPS_IN_A_PAGE
+}
+
 /// How many rows a refresh changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -118,6 +129,7 @@ pub fn apply(
             return 0;
         }
         let _relation = store.register(name);
+        let _settings = prefers_look_ups(storage, store.rows()).then(LocalSettings::only_look_ups);
         let statement = statements.get((stage_index, kind, vec![size_class(store.rows())]), || {
             let all = sql::apply(storage, &fixed, matching);
             match kind {
