@@ -9,3 +9,11 @@ ALTER EVENT TRIGGER pgstream_on_source_change ENABLE ALWAYS;
 CREATE EVENT TRIGGER pgstream_on_rewrite ON table_rewrite
     EXECUTE FUNCTION pgstream.on_table_rewrite();
 ALTER EVENT TRIGGER pgstream_on_rewrite ENABLE ALWAYS;
+CREATE FUNCTION pgstream.on_replacement()
+    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'on_replacement_wrapper';
+CREATE EVENT TRIGGER pgstream_on_replacement ON ddl_command_end
+    WHEN TAG IN ('CREATE FUNCTION', 'ALTER FUNCTION', 'CREATE AGGREGATE', 'ALTER AGGREGATE',
+                 'CREATE VIEW', 'ALTER VIEW', 'ALTER TYPE', 'ALTER DOMAIN', 'CREATE OPERATOR',
+                 'ALTER OPERATOR')
+    EXECUTE FUNCTION pgstream.on_replacement();
+ALTER EVENT TRIGGER pgstream_on_replacement ENABLE ALWAYS;

@@ -1,7 +1,7 @@
 //! Changes of sources that capture does not see as changes of rows: partitions that come and go,
 //! rewrites, and capture triggers that are switched off.
 //!
-//! What reads such a source is rebuilt at its next refresh.
+//! The same goes for functions, views and types that a query uses. What reads such a source is rebuilt at its next refresh.
 
 use pgrx::{
     pg_sys::{Oid, panic::ErrorReport},
@@ -44,4 +44,11 @@ fn on_source_change() -> Result<(), ErrorReport> {
 fn on_table_rewrite() {
     let _superuser = Identity::superuser();
     spi::run(include_str!("rewritten_source.sql"), &[], |_| {});
+}
+
+/// The event trigger `pgstream_on_replacement`, after changes of functions, views and types.
+#[pg_extern(sql = false)]
+fn on_replacement() {
+    let _superuser = Identity::superuser();
+    spi::run(include_str!("changed_dependencies.sql"), &[], |_| {});
 }
