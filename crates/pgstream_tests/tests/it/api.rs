@@ -384,6 +384,26 @@ fn a_failing_refresh_leaves_the_last_good_state_and_is_recorded() {
 }
 
 #[test]
+fn an_error_in_a_refresh_leaves_the_session_usable() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE a (id int PRIMARY KEY, k int); CREATE TABLE b (id int PRIMARY KEY, k int);
+         CREATE FUNCTION f(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN IF $1 = 0 THEN RAISE 'no zero'; END IF; RETURN $1; END $$",
+    );
+    let query = "SELECT a.id, f(b.k) AS f FROM a JOIN b ON a.k = b.k";
+    let watched = Watched::create(&mut session, "st", query, Comparison::Text);
+    session.run("INSERT INTO a VALUES (1, 0), (2, 2); INSERT INTO b VALUES (1, 0), (2, 2)");
+    let refresh = "SELECT pgstream.refresh_stream_table('st')";
+    assert_eq!(session.error(refresh).code, "P0001");
+    session.run("BEGIN; SAVEPOINT s");
+    assert_eq!(session.error(refresh).code, "P0001");
+    session.run("ROLLBACK TO s");
+    session.run("DELETE FROM a WHERE k = 0; COMMIT");
+    watched.refresh_and_compare(&mut session, "a repair");
+}
+
+#[test]
 fn a_refresh_runs_as_the_owner_of_the_stream_table() {
     let database = Database::new();
     let mut session = database.session();
