@@ -17,20 +17,18 @@ pub fn unless_data_exception<T>(work: impl FnOnce() -> T) -> Option<T> {
         let result = PgTryBuilder::new(AssertUnwindSafe(move || Ok(work.run())))
             .catch_others(Err)
             .execute();
-        let result = match result {
-            Ok(value) => {
-                pg_sys::ReleaseCurrentSubTransaction();
-                Some(value)
-            }
-            Err(error) if is_data_exception(&error) => {
-                pg_sys::RollbackAndReleaseCurrentSubTransaction();
-                None
-            }
-            Err(error) => error.rethrow(),
-        };
+        if result.is_ok() {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
-        result
+        match result {
+            Ok(value) => Some(value),
+            Err(error) if is_data_exception(&error) => None,
+            Err(error) => error.rethrow(),
+        }
     }
 }
 
