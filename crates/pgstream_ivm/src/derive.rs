@@ -10,8 +10,13 @@
 //! Δ(A ⋈ B)  =  A' ⋈ B' - A ⋈ B  =  (ΔA ⋈ B') + (A ⋈ ΔB)
 //! ```
 //!
-//! with no correction term and no case by shape. Over a tree of joins this unfolds to one term for
-//! each leaf, each of which starts from a change and looks up the other leaves by key.
+//! with no case by shape. Over a tree of joins this unfolds to one term for each leaf, each of which
+//! starts from a change and looks up the other leaves by key. Joins distribute over sums, so that
+//! every term is one flat join, which PostgreSQL may order as it likes.
+//!
+//! Old content is `A' - ΔA`. Where few leaves of `A` changed, that is distributed too: the look-up
+//! by key is then into the table alone, and the change, which has no index, is joined to the other
+//! change by hashing. With more it stays one leaf, for the number of terms doubles with each.
 //!
 //! Source: Budiu et al., *DBSP: Automatic Incremental View Maintenance for Rich Query Languages*,
 //! PVLDB 16(7), 2023.
@@ -22,36 +27,100 @@
 
 use crate::plan::{Plan, Scan, Source, Version};
 
+/// Up to so many changed leaves, old content is taken apart into new content and change.
+const TAKEN_APART: usize = 2;
+
 /// The change of `plan`, when only the sources for which `changed` holds may have changed.
 ///
 /// Panics on an aggregate: staging has replaced those by leaves.
 pub fn delta(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Plan {
+    let mut terms = terms(plan, changed);
+    match terms.len() {
+        0 => Plan::Empty(plan.schema()),
+        1 => terms.remove(0),
+        _ => Plan::Sum { inputs: terms },
+    }
+}
+
+/// The terms of the change, none of which is empty or a sum of others.
+fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
     match plan {
-        Plan::Unit | Plan::Empty(_) => Plan::Empty(plan.schema()),
-        Plan::Scan(scan) if changed(&scan.source) => {
-            Plan::Scan(Scan { version: Version::Delta, ..scan.clone() })
+        Plan::Unit | Plan::Empty(_) => Vec::new(),
+        Plan::Scan(scan) if changed(&scan.source) => vec![version(scan, Version::Delta)],
+        Plan::Scan(_) => Vec::new(),
+        Plan::InnerJoin { left, right, .. } => {
+            let new_right = at(right, Version::New, changed);
+            let from_left = terms(left, changed);
+            let mut terms_of_join: Vec<Plan> =
+                from_left.into_iter().map(|term| join(plan, term, new_right.clone())).collect();
+            let from_right = terms(right, changed);
+            if !from_right.is_empty() {
+                for old_left in old(left, changed) {
+                    let joined =
+                        from_right.iter().map(|term| join(plan, old_left.clone(), term.clone()));
+                    terms_of_join.extend(joined);
+                }
+            }
+            terms_of_join
         }
-        Plan::Scan(_) => Plan::Empty(plan.schema()),
-        Plan::InnerJoin { left, right, on } => {
-            let join = |left: Plan, right: Plan| Plan::InnerJoin {
-                left: Box::new(left),
-                right: Box::new(right),
-                on: on.clone(),
-            };
-            sum(
-                [
-                    join(delta(left, changed), at(right, Version::New, changed)),
-                    join(at(left, Version::Old, changed), delta(right, changed)),
-                ],
-                plan,
-            )
-        }
-        Plan::Sum { inputs } => sum(inputs.iter().map(|input| delta(input, changed)), plan),
-        Plan::Filter { .. } | Plan::Project { .. } | Plan::Negate(_) => {
-            prune(plan.clone().map_inputs(|input| delta(&input, changed)))
+        Plan::Sum { inputs } => inputs.iter().flat_map(|input| terms(input, changed)).collect(),
+        Plan::Filter { input, .. } | Plan::Project { input, .. } | Plan::Negate(input) => {
+            let above = |term: Plan| plan.clone().map_inputs(|_| term.clone());
+            terms(input, changed).into_iter().map(above).collect()
         }
         Plan::Aggregate { .. } => panic!("an aggregate is the head of a stage, not part of a body"),
     }
+}
+
+/// Terms whose sum is the old content of `plan`.
+fn old(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
+    match changed_leaves(plan, changed) {
+        1..=TAKEN_APART => taken_apart(plan, changed),
+        _ => vec![at(plan, Version::Old, changed)],
+    }
+}
+
+/// The old content of `plan` with `A' - ΔA` for each `A` that changed, distributed over all above.
+fn taken_apart(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
+    if changed_leaves(plan, changed) == 0 {
+        return vec![plan.clone()];
+    }
+    match plan {
+        Plan::Scan(scan) => {
+            vec![version(scan, Version::New), Plan::Negate(Box::new(version(scan, Version::Delta)))]
+        }
+        Plan::InnerJoin { left, right, .. } => {
+            let rights = taken_apart(right, changed);
+            let lefts = taken_apart(left, changed);
+            let pairs = lefts.iter().flat_map(|left| rights.iter().map(move |right| (left, right)));
+            pairs.map(|(left, right)| join(plan, left.clone(), right.clone())).collect()
+        }
+        Plan::Sum { inputs } => {
+            inputs.iter().flat_map(|input| taken_apart(input, changed)).collect()
+        }
+        _ => {
+            let input = plan.inputs()[0];
+            let above = |term: Plan| plan.clone().map_inputs(|_| term.clone());
+            taken_apart(input, changed).into_iter().map(above).collect()
+        }
+    }
+}
+
+fn changed_leaves(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> usize {
+    match plan {
+        Plan::Scan(scan) => usize::from(changed(&scan.source)),
+        _ => plan.inputs().iter().map(|input| changed_leaves(input, changed)).sum(),
+    }
+}
+
+fn version(scan: &Scan, version: Version) -> Plan {
+    Plan::Scan(Scan { version, ..scan.clone() })
+}
+
+/// `like`, a join, with other inputs.
+fn join(like: &Plan, left: Plan, right: Plan) -> Plan {
+    let Plan::InnerJoin { on, .. } = like else { unreachable!("only called for joins") };
+    Plan::InnerJoin { left: Box::new(left), right: Box::new(right), on: on.clone() }
 }
 
 /// `plan` over old or new content. The old content of a leaf that did not change is its new one.
@@ -62,33 +131,6 @@ pub fn at(plan: &Plan, version: Version, changed: &dyn Fn(&Source) -> bool) -> P
             Plan::Scan(Scan { version, ..scan.clone() })
         }
         _ => plan.clone().map_inputs(|input| at(&input, version, changed)),
-    }
-}
-
-/// The sum of `terms` without the empty ones; `like` gives the schema.
-fn sum(terms: impl IntoIterator<Item = Plan>, like: &Plan) -> Plan {
-    let mut inputs = Vec::new();
-    for term in terms {
-        match prune(term) {
-            Plan::Empty(_) => {}
-            Plan::Sum { inputs: nested } => inputs.extend(nested),
-            term => inputs.push(term),
-        }
-    }
-    match inputs.len() {
-        0 => Plan::Empty(like.schema()),
-        1 => inputs.remove(0),
-        _ => Plan::Sum { inputs },
-    }
-}
-
-/// Replaces an operator over an empty input by an empty plan.
-fn prune(plan: Plan) -> Plan {
-    let any_empty = plan.inputs().iter().any(|input| matches!(input, Plan::Empty(_)));
-    match plan {
-        Plan::Sum { .. } | Plan::Aggregate { .. } => plan,
-        _ if any_empty => Plan::Empty(plan.schema()),
-        _ => plan,
     }
 }
 
@@ -110,16 +152,18 @@ mod tests {
     fn linear_operators_apply_to_the_change() {
         let plan = project(filter(union_all([scan("a"), scan("a")]), "#0 = 1"), &["#1"]);
         insta::assert_snapshot!(delta_of(&plan, &[1]), @r"
-        Project [#1]
-          Filter #0 = 1
-            Sum
+        Sum
+          Project [#1]
+            Filter #0 = 1
               Scan public.a, delta [w, k0]
+          Project [#1]
+            Filter #0 = 1
               Scan public.a, delta [w, k0]
         ");
     }
 
     #[test]
-    fn a_join_has_one_term_for_each_leaf_that_changed() {
+    fn a_join_starts_from_each_leaf_that_changed() {
         let plan = join(join(scan("a"), scan("b"), "#0 = #2"), scan("c"), "#1 = #4");
         insta::assert_snapshot!(delta_of(&plan, &[1, 3]), @r"
         Sum
@@ -130,7 +174,13 @@ mod tests {
             Scan public.c [id, s]
           InnerJoin #1 = #4
             InnerJoin #0 = #2
-              Scan public.a, old [w, k0]
+              Scan public.a [w, k0]
+              Scan public.b [c0, n]
+            Scan public.c, delta [id, s]
+          InnerJoin #1 = #4
+            InnerJoin #0 = #2
+              Negate
+                Scan public.a, delta [w, k0]
               Scan public.b [c0, n]
             Scan public.c, delta [id, s]
         ");
@@ -144,14 +194,18 @@ mod tests {
     }
 
     #[test]
-    fn a_self_join_has_two_terms() {
+    fn a_self_join_starts_from_both_leaves() {
         insta::assert_snapshot!(delta_of(&join(scan("a"), scan("a"), "#0 = #3"), &[1]), @r"
         Sum
           InnerJoin #0 = #3
             Scan public.a, delta [w, k0]
             Scan public.a [w, k0]
           InnerJoin #0 = #3
-            Scan public.a, old [w, k0]
+            Scan public.a [w, k0]
+            Scan public.a, delta [w, k0]
+          InnerJoin #0 = #3
+            Negate
+              Scan public.a, delta [w, k0]
             Scan public.a, delta [w, k0]
         ");
     }

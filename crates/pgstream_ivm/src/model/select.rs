@@ -72,7 +72,15 @@ impl Parser {
     fn query(&mut self) -> Query {
         let mut branches = vec![self.select()];
         while self.accept_words(&["UNION", "ALL"]) {
-            branches.push(self.select());
+            if self.accept("(") {
+                // A branch that the planner shall leave alone.
+                branches.push(self.select());
+                self.expect_words(&["OFFSET"]);
+                assert_eq!(self.take(), Token::Number("0".to_owned()));
+                self.expect(")");
+            } else {
+                branches.push(self.select());
+            }
         }
         Query(branches)
     }

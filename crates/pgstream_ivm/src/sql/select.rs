@@ -186,7 +186,7 @@ impl<'a> Printer<'a> {
                     list.join(", ")
                 };
                 let sql = format!(
-                    "SELECT {} FROM {table} UNION ALL SELECT {} FROM {delta}",
+                    "SELECT {} FROM {table} UNION ALL (SELECT {} FROM {delta} OFFSET 0)",
                     list(&names, "1::int8"),
                     list(&delta_columns, "-w"),
                 );
