@@ -14,10 +14,11 @@ use crate::{
     settings,
 };
 
-/// From this many consumed rows on, emptying the buffer is cheaper than deleting them.
-const MANY_ROWS: usize = 1000;
+/// From this many consumed rows on, emptying the buffer is cheaper than deleting them. A commit that
+/// has emptied a table waits for the disk, whatever `synchronous_commit` says.
+const MANY_ROWS: usize = 50_000;
 /// A buffer of so many pages is mostly dead rows, each of which costs every reader.
-const MANY_PAGES: u32 = 64;
+const MANY_PAGES: u32 = 1024;
 
 /// Removes from the buffer of `source` what all `frontiers` have consumed: those of everybody who
 /// reads it. With `may_truncate` an idle buffer is emptied at once, under a lock that lasts until
