@@ -30,6 +30,9 @@ use crate::plan::{Plan, Scan, Source, Version};
 /// Up to so many changed leaves, old content is taken apart into new content and change.
 const TAKEN_APART: usize = 2;
 
+/// And where there are so many leaves at most: each branch of a UNION ALL becomes a term.
+const FEW_LEAVES: usize = 16;
+
 /// The change of `plan`, when only the sources for which `changed` holds may have changed.
 ///
 /// Panics on an aggregate: staging has replaced those by leaves.
@@ -75,7 +78,7 @@ fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
 /// Terms whose sum is the old content of `plan`.
 fn old(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
     match changed_leaves(plan, changed) {
-        1..=TAKEN_APART => taken_apart(plan, changed),
+        1..=TAKEN_APART if plan.scans().len() <= FEW_LEAVES => taken_apart(plan, changed),
         _ => vec![at(plan, Version::Old, changed)],
     }
 }
