@@ -121,6 +121,23 @@ fn is_number_cast(name: &str, arguments: &[Node<'_>]) -> bool {
         && arguments.iter().all(|it| types::is_exact_number(it.type_oid()))
 }
 
+/// What EXTRACT gives as a number without fraction, of whatever type.
+const WHOLE_FIELDS: [&str; 13] = [
+    "millennium",
+    "century",
+    "decade",
+    "year",
+    "isoyear",
+    "quarter",
+    "month",
+    "week",
+    "day",
+    "dow",
+    "isodow",
+    "doy",
+    "hour",
+];
+
 /// The display scale of a numeric result, where it is the same for every row.
 fn scale(expression: Node<'_>, columns: &[Column]) -> Option<u32> {
     if !types::is_numeric(expression.type_oid()) {
@@ -150,6 +167,9 @@ fn scale(expression: Node<'_>, columns: &[Column]) -> Option<u32> {
                     scale(*a, columns)
                 }
                 ("numeric", [a]) if types::is_integer(a.type_oid()) => Some(0),
+                ("extract", [field, _]) => {
+                    WHOLE_FIELDS.contains(&field.constant_text()?.as_str()).then_some(0)
+                }
                 ("numeric", [_, typmod]) => types::numeric_scale(typmod.constant_i32()?),
                 _ => None,
             }
