@@ -12,7 +12,7 @@ help:
 	@echo 'make demo      the quick start, then TPC-H with refresh streams, every result checked'
 	@echo 'make test      all tests, and the random tester for a minute'
 	@echo 'make fuzz      the random tester: MINUTES=30 SEED=1'
-	@echo 'make bench     the benchmark table'
+	@echo 'make bench     the benchmark table: BENCH_FLAGS="--quick --write"'
 	@echo 'make psql      a throw-away server with the extension, and a psql in it'
 	@echo 'make install   PG_CONFIG=/path/to/pg_config: install into your PostgreSQL 18'
 	@echo 'make lint      formatting and clippy'
@@ -37,7 +37,7 @@ fuzz: build
 		--minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: build
-	@scripts/with_server.sh durable cargo run --quiet --release -p pgstream_bench --bin bench
+	@scripts/with_server.sh durable cargo run --quiet --release -p pgstream_bench --bin bench -- $(BENCH_FLAGS)
 
 psql: build
 	@scripts/with_server.sh durable scripts/psql.sh
