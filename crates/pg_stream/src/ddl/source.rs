@@ -43,7 +43,12 @@ fn on_source_change() -> Result<(), ErrorReport> {
 #[pg_extern(sql = false)]
 fn on_table_rewrite() {
     let _superuser = Identity::superuser();
-    spi::run(include_str!("rewritten_source.sql"), &[], |_| {});
+    let mut rewritten = Vec::new();
+    spi::run(include_str!("rewritten_source.sql"), &[], |row| rewritten.extend(row.get::<Oid>(0)));
+    // An older snapshot would see an empty table, as after TRUNCATE.
+    for source in rewritten {
+        capture::buffer::mark_rewritten(source);
+    }
 }
 
 /// The event trigger `pgstream_on_replacement`, after changes of functions, views and types.

@@ -6,7 +6,8 @@ WITH advanced AS (
         data_timestamp = $2,
         last_refresh_at = $3,
         is_populated = true,
-        needs_reinit = false,
+        -- Whoever sets it while a refresh runs must find it set afterwards.
+        needs_reinit = needs_reinit AND $7 <> 'REINITIALIZE' AND refresh_mode <> 'FULL',
         consecutive_errors = 0,
         last_full_ms = CASE WHEN $7 IN ('DIFFERENTIAL', 'NO_DATA') THEN last_full_ms
                             ELSE extract(epoch FROM $3 - $2) * 1000 END,

@@ -207,6 +207,12 @@ fn is_stream_table(relation: Oid) -> bool {
 
 /// Lays out inner stages and capture anew, for a definition that is not the one they were made for.
 pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(), Error> {
+    // A change of definition that is not committed yet asks for another rebuild after this one.
+    spi::run(
+        "SELECT FROM pgstream.pgs_stream_tables WHERE pgs_id = $1 FOR UPDATE",
+        &[definition.pgs_id.into()],
+        |_| {},
+    );
     let mut old = Vec::new();
     spi::run(
         "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
