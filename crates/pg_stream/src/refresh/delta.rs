@@ -118,7 +118,7 @@ pub fn apply(
     stage_index: usize,
     stage: &Stage,
     storage: &Storage,
-    matching: Matching,
+    matching: &Matching,
     statements: &mut Statements,
     snapshot: &Snapshot,
     _session: &Session,

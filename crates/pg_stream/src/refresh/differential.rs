@@ -108,7 +108,7 @@ impl StageRun<'_> {
         statement.query(&[], self.snapshot, each);
     }
 
-    fn apply(&self, change: &Change, matching: Matching) -> Counts {
+    fn apply(&self, change: &Change, matching: &Matching) -> Counts {
         delta::apply(
             change,
             self.index,
@@ -128,6 +128,7 @@ impl StageRun<'_> {
             texts.get_or_init(|| sql::head(self.stage, head, delta, &storages[self.index], storages))
         };
         let pairs = RefCell::new(Pairs::new(self.differential, self.index, head, self.wants_output));
+        pairs.borrow_mut().is_every_group_lost = self.is_altered();
         let each = |row: Row<'_>| pairs.borrow_mut().add(&row);
         self.query(Kind::Changed, self.sizes.clone(), || text().changed.clone(), each);
 
@@ -150,7 +151,7 @@ impl StageRun<'_> {
             return Err(Error::broken(&self.definition.table, "a group has fewer than no rows"));
         }
         let change = pairs.change;
-        let counts = self.apply(&change, Matching::Ctid);
+        let counts = self.apply(&change, &Matching::Ctid);
         self.check(&change, counts)?;
         Ok((counts, change.output))
     }
@@ -177,9 +178,26 @@ impl StageRun<'_> {
             },
         );
         let change = content_change(&rows, &values, key.is_some(), self.wants_output);
-        let counts = self.apply(&change, matching(key.is_some()));
+        let counts = self.apply(&change, &self.matching());
         self.check(&change, counts)?;
         Ok((counts, change.output))
+    }
+
+    /// How the rows of a storage without head are found.
+    fn matching(&self) -> Matching {
+        let key = self.stage.key.as_ref();
+        if !self.definition.has_row_triggers() {
+            return matching(key.is_some());
+        }
+        let shown = |it: &usize| *it < self.stage.output.len();
+        let columns = key.into_iter().flatten().copied().filter(shown).collect();
+        Matching::Key { columns, copies: key.is_none() }
+    }
+
+    /// Whether triggers of the user may have changed what is stored, so that it is no state to
+    /// start from.
+    fn is_altered(&self) -> bool {
+        self.differential.is_last(self.index) && self.definition.has_row_triggers()
     }
 
     /// Every row that should have gone or changed was there.
@@ -291,6 +309,8 @@ struct Pairs {
     lengths: Vec<(bool, i16)>,
     outputs: usize,
     is_negative: bool,
+    /// Until the first pass is over.
+    is_every_group_lost: bool,
 }
 
 impl Pairs {
@@ -324,6 +344,7 @@ impl Pairs {
             lengths,
             outputs: stage.output.len(),
             is_negative: false,
+            is_every_group_lost: false,
         }
     }
 
@@ -331,6 +352,7 @@ impl Pairs {
     fn take_lost(&mut self) -> (Store, Store) {
         let empty = || Store::new(&self.key_columns);
         let (lost, lost_null) = (empty(), empty());
+        self.is_every_group_lost = false;
         (std::mem::replace(&mut self.lost, lost), std::mem::replace(&mut self.lost_null, lost_null))
     }
 
@@ -347,7 +369,7 @@ impl Pairs {
             self.is_negative = true;
             return;
         }
-        if exists && row.get::<bool>(LOST) == Some(true) {
+        if exists && (self.is_every_group_lost || row.get::<bool>(LOST) == Some(true)) {
             let end = new.start + self.keys;
             let mut values = vec![row.values[ROW_ID]];
             values.extend(&row.values[new.start..end]);

@@ -118,7 +118,7 @@ fn explain_stage(
         Some(_) => sql::Matching::Ctid,
         None => matching(stage.key.is_some()),
     };
-    let apply = sql::apply(storage, &stage.fixed(), how);
+    let apply = sql::apply(storage, &stage.fixed(), &how);
     rows.push((format!("stage_{index}_delete"), apply.delete));
     rows.push((format!("stage_{index}_update"), apply.update));
     rows.push((format!("stage_{index}_insert"), apply.insert));

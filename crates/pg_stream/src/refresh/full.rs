@@ -117,7 +117,7 @@ fn replace(
         usize::MAX,
         stage,
         storage,
-        sql::Matching::ContentCopies,
+        &sql::Matching::ContentCopies,
         &mut crate::refresh::statements::Statements::default(),
         snapshot,
         session,

@@ -7,7 +7,7 @@
 use crate::sql::{ROW_ID, Storage};
 
 /// How a stored row is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Matching {
     /// By `ctid`: the row was read in this refresh.
     Ctid,
@@ -15,6 +15,14 @@ pub enum Matching {
     Content,
     /// By row id and binary content; of `n` such rows as many as asked for are taken.
     ContentCopies,
+    /// By row id and the binary content of some columns, where triggers of the user may have
+    /// changed the others.
+    Key {
+        /// Positions of those columns.
+        columns: Vec<usize>,
+        /// Whether there can be several, as in `ContentCopies`.
+        copies: bool,
+    },
 }
 
 /// SQL for one storage.
@@ -30,30 +38,34 @@ pub struct Apply {
 
 /// Writes the statements. The values are the output columns, the state columns, and the count.
 /// `keys` says which values never change in an update.
-pub fn apply(storage: &Storage, keys: &[usize], matching: Matching) -> Apply {
+pub fn apply(storage: &Storage, keys: &[usize], matching: &Matching) -> Apply {
     let mut names: Vec<String> = storage.columns.clone();
     names.extend(storage.state.iter().map(|it| it.0.clone()));
     if storage.counted {
         names.push(super::COUNT.to_owned());
     }
     let table = &storage.table;
-    let same_content = || {
-        if storage.columns.is_empty() {
+    let same_content = |columns: &[usize]| {
+        if columns.is_empty() {
             return format!("s.{ROW_ID} = d.rid");
         }
-        let stored: Vec<String> = storage.columns.iter().map(|it| format!("s.{it}")).collect();
-        let old: Vec<String> = (0..storage.columns.len()).map(|it| format!("d.o{it}")).collect();
+        let stored: Vec<String> =
+            columns.iter().map(|it| format!("s.{}", storage.columns[*it])).collect();
+        let old: Vec<String> = columns.iter().map(|it| format!("d.o{it}")).collect();
         format!(
             "s.{ROW_ID} = d.rid AND ROW({})::record *= ROW({})::record",
             stored.join(", "),
             old.join(", ")
         )
     };
-    let found = match matching {
-        Matching::Ctid => "s.ctid = d.ctid".to_owned(),
-        Matching::Content | Matching::ContentCopies => same_content(),
+    let all: Vec<usize> = (0..storage.columns.len()).collect();
+    let (found, has_copies) = match matching {
+        Matching::Ctid => ("s.ctid = d.ctid".to_owned(), false),
+        Matching::Content => (same_content(&all), false),
+        Matching::ContentCopies => (same_content(&all), true),
+        Matching::Key { columns, copies } => (same_content(columns), *copies),
     };
-    let delete = if matching == Matching::ContentCopies {
+    let delete = if has_copies {
         format!(
             "DELETE FROM {table} WHERE ctid IN (SELECT q.ctid FROM (SELECT s.ctid, d.n, \
              row_number() OVER (PARTITION BY d.ordinal) AS copy FROM __pgs_removed AS d \

@@ -204,27 +204,27 @@ fn stages_on_stages() {
 #[test]
 fn applying() {
     let counted = storages(&aggregate(scan("a"), &[0], &["sum(#1)"])).1.remove(0);
-    let statements = apply(&counted, &[0], Matching::Ctid);
+    let statements = apply(&counted, &[0], &Matching::Ctid);
     assert_sql!("apply_to_groups",
         "delete" => statements.delete,
         "update" => statements.update,
         "insert" => statements.insert,
     );
     let keyed = storages(&scan("c")).1.remove(0);
-    let statements = apply(&keyed, &[], Matching::Content);
+    let statements = apply(&keyed, &[], &Matching::Content);
     assert_sql!("apply_to_keyed_rows",
         "delete" => statements.delete,
         "update" => statements.update,
         "insert" => statements.insert,
     );
     let copies = storages(&scan("a")).1.remove(0);
-    let statements = apply(&copies, &[], Matching::ContentCopies);
+    let statements = apply(&copies, &[], &Matching::ContentCopies);
     assert_sql!("apply_to_copies",
         "delete" => statements.delete,
         "insert" => statements.insert,
     );
     let distinct = storages(&scan("a").distinct()).1.remove(0);
-    let statements = apply(&distinct, &[0, 1], Matching::Ctid);
+    let statements = apply(&distinct, &[0, 1], &Matching::Ctid);
     assert_sql!("apply_to_distinct_rows", "update" => statements.update);
 }
 
