@@ -1,6 +1,6 @@
 //! Functions, catalog, views, privileges, errors.
 
-use pgstream_tests::{Comparison, Database, Session, Watched};
+use pgstream_tests::{Comparison, Database, Session, Watched, difference};
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, g int, v int); INSERT INTO t VALUES (1, 1, 1), (2, 2, 2), (3, 1, 3)";
 const TOTALS: &str = "SELECT g, count(*) AS n, sum(v) AS s FROM t GROUP BY g";
@@ -504,4 +504,40 @@ fn settings_have_their_defaults_and_check_their_values() {
     session.run(&format!("CREATE ROLE {role}; SET ROLE {role}"));
     assert_eq!(session.error("SET pg_stream.min_schedule_seconds = 1").code, "42501");
     session.run(&format!("RESET ROLE; DROP ROLE {role}"));
+}
+
+#[test]
+fn a_before_trigger_may_change_what_is_stored() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, g int, v int);
+         CREATE FUNCTION tenfold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v := NEW.v * 10; RETURN NEW; END'",
+    );
+    session.create("plain", "SELECT id, v FROM t");
+    session.create("copies", "SELECT g, v FROM t UNION ALL SELECT g, v FROM t");
+    session.create("groups", "SELECT g, sum(v) AS v FROM t GROUP BY g");
+    session.run(
+        "CREATE TRIGGER a BEFORE INSERT OR UPDATE ON plain FOR EACH ROW EXECUTE FUNCTION tenfold();
+         CREATE TRIGGER a BEFORE INSERT OR UPDATE ON copies FOR EACH ROW EXECUTE FUNCTION tenfold();
+         CREATE TRIGGER a BEFORE INSERT OR UPDATE ON groups FOR EACH ROW EXECUTE FUNCTION tenfold()",
+    );
+    for change in [
+        "INSERT INTO t VALUES (1, 1, 1), (2, 1, 2), (3, 2, 3)",
+        "UPDATE t SET v = v + 1",
+        "DELETE FROM t WHERE id = 1",
+        "INSERT INTO t VALUES (4, 2, 7); DELETE FROM t WHERE id = 3",
+    ] {
+        session.run(change);
+        for (name, query) in [
+            ("plain", "SELECT id, v * 10 AS v FROM t"),
+            ("copies", "SELECT g, v * 10 AS v FROM t UNION ALL SELECT g, v * 10 FROM t"),
+            ("groups", "SELECT g, sum(v) * 10 AS v FROM t GROUP BY g"),
+        ] {
+            session.refresh(name);
+            let difference =
+                difference(&mut session, name, query, Comparison::Text).expect("comparable");
+            assert!(difference.is_none(), "{change}: {}", difference.expect("some"));
+        }
+    }
 }
