@@ -46,6 +46,8 @@ pub enum Error {
         "could not refresh because \"{0}\" was truncated or rewritten after the transaction began"
     )]
     TruncatedConcurrently(String),
+    #[error("stream table \"{0}\" has BEFORE row triggers and is read by other stream tables")]
+    AlteredSource(String),
     #[error("stream table {table} does not hold what it should: {what}")]
     Broken { table: String, what: String },
     /// The query is fine for PostgreSQL but not for a stream table.
@@ -77,6 +79,7 @@ impl Error {
             Self::Cyclic { .. } => PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
             Self::TruncatedConcurrently(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::StatementRunning(_) => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            Self::AlteredSource(_) => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::Broken { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::Refused(_) => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         }
@@ -114,6 +117,7 @@ impl Error {
             Self::HasReaders { .. } => "Drop those first.",
             Self::QueryLost(_) => "Drop the stream table, or create it again with another query.",
             Self::TruncatedConcurrently(_) => "Try the transaction again.",
+            Self::AlteredSource(_) => "Use AFTER triggers instead.",
             Self::StatementRunning(_) => "Refresh after the statement, not from its triggers.",
             Self::Broken { .. } => {
                 "Somebody changed the stream table behind the extension's back, or this is a bug; \

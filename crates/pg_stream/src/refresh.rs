@@ -233,7 +233,7 @@ impl Refresh<'_> {
         differential: &Differential,
         deltas: &HashMap<Oid, Store>,
     ) -> Result<Outcome, Error> {
-        let wants_output = capture::is_tracked(self.definition.relation);
+        let wants_output = self.has_readers()?;
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));
             let _settings = self.definition.enter_settings();
@@ -258,7 +258,7 @@ impl Refresh<'_> {
         differential: Option<&Differential>,
         action: Action,
     ) -> Result<Outcome, Error> {
-        let wants_output = capture::is_tracked(self.definition.relation);
+        let wants_output = self.has_readers()?;
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));
             let _settings = self.definition.enter_settings();
@@ -273,6 +273,16 @@ impl Refresh<'_> {
             self.hand_on(&visible, &output);
         }
         Ok(outcome(action, counts))
+    }
+
+    /// Whether other stream tables read this one. They are handed what the query computes, so it
+    /// must be what is stored.
+    fn has_readers(&self) -> Result<bool, Error> {
+        let has_readers = capture::is_tracked(self.definition.relation);
+        if has_readers && self.definition.has_row_triggers() {
+            return Err(Error::AlteredSource(relation::display_name(self.definition.relation)));
+        }
+        Ok(has_readers)
     }
 
     /// Appends the change of the stream table to its own change buffer.
