@@ -8,6 +8,7 @@ mod expression;
 mod from;
 mod group;
 mod inventory;
+mod opaque;
 mod refusal;
 mod select;
 mod set_operation;

@@ -29,18 +29,18 @@ use pgrx::pg_sys::{Datum, Oid};
 use pgstream_core::frontier::Frontier;
 use pgstream_ivm::{plan::Source, stage::Stage};
 
-pub use self::{explain::explain, storage::create};
 use self::{
     advance::State,
     definition::{Definition, Differential},
     delta::Counts,
 };
+pub use self::{explain::explain, storage::create};
 use crate::{
     capture,
     error::Error,
     pg::{
-        relation, security::Identity, snapshot::Snapshot, spi::Session, store::Store, subtransaction,
-        time::Stopwatch,
+        relation, security::Identity, snapshot::Snapshot, spi::Session, store::Store,
+        subtransaction, time::Stopwatch,
     },
 };
 
@@ -253,11 +253,7 @@ impl Refresh<'_> {
         Ok(outcome(Action::Differential, counts))
     }
 
-    fn full(
-        &self,
-        differential: Option<&Differential>,
-        action: Action,
-    ) -> Result<Outcome, Error> {
+    fn full(&self, differential: Option<&Differential>, action: Action) -> Result<Outcome, Error> {
         let wants_output = self.has_readers()?;
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));

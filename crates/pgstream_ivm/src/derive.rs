@@ -71,7 +71,17 @@ fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
             let above = |term: Plan| plan.clone().map_inputs(|_| term.clone());
             terms(input, changed).into_iter().map(above).collect()
         }
-        Plan::Aggregate { .. } => panic!("an aggregate is the head of a stage, not part of a body"),
+        // Only a marker: the head evaluates the whole.
+        Plan::Opaque { reads, .. } => {
+            let is_changed = reads.iter().any(|read| !terms(read, changed).is_empty());
+            if is_changed { vec![plan.clone()] } else { Vec::new() }
+        }
+        Plan::LeftJoin { .. } | Plan::Mark { .. } | Plan::Expand { .. } => {
+            panic!("no rule yet")
+        }
+        Plan::Aggregate { .. } | Plan::Window { .. } => {
+            panic!("it is the head of a stage, not part of a body")
+        }
     }
 }
 

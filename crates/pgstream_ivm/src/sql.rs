@@ -14,7 +14,9 @@ pub use self::{
     apply::{Apply, Matching, apply},
     head::{HeadStatements, PAIR_PREFIX, head},
     ident::{quote, quote_qualified},
-    select::{delta_column, delta_name, full_select, identified_delta, identified_rows},
+    select::{
+        delta_column, delta_name, full_select, identified_delta, identified_rows, stored_rows,
+    },
 };
 
 /// Where the output of a stage is stored.

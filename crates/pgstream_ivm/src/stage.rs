@@ -10,9 +10,18 @@ use crate::{
     scalar::Scalar,
 };
 
-/// The stateful operator on top of a stage: GROUP BY over the body's columns.
+/// The stateful operator on top of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub enum Head {
+    /// GROUP BY over the body's columns.
+    Group(Group),
+    /// The body is evaluated as a whole, and compared with what is stored.
+    Whole,
+}
+
+/// GROUP BY over a body's columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
     /// Positions of the grouping columns in the body.
     pub keys: Vec<usize>,
     /// The aggregates, over the body's columns.
@@ -55,10 +64,18 @@ impl Stage {
         sources
     }
 
+    /// GROUP BY, if that is the head.
+    pub fn group(&self) -> Option<&Group> {
+        match &self.head {
+            Some(Head::Group(group)) => Some(group),
+            _ => None,
+        }
+    }
+
     /// Positions in the output that never change while a group exists: the keys, unless equal keys
     /// can look different.
     pub fn fixed(&self) -> Vec<usize> {
-        let keys = self.head.as_ref().map_or(0, |head| head.keys.len());
+        let keys = self.group().map_or(0, |group| group.keys.len());
         (0..keys).filter(|key| self.output[*key].is_exact()).collect()
     }
 }
@@ -84,27 +101,31 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
     let output = plan.schema();
     match plan.map_inputs(|input| cut(input, stages)) {
         Plan::Aggregate { input, keys, calls } => {
-            let key: Vec<usize> = (0..keys.len()).collect();
-            let stage = Stage {
-                body: *input,
-                head: Some(Head { keys, calls }),
-                output: output.clone(),
-                key: Some(key),
-            };
-            let index = stages.iter().position(|it| *it == stage).unwrap_or_else(|| {
-                stages.push(stage);
-                stages.len() - 1
-            });
-            Plan::Scan(Scan {
-                source: Source::Stage(index),
-                attributes: (0..output.len()).collect(),
-                columns: output,
-                key: stages[index].key.clone(),
-                version: Version::New,
-            })
+            let key = Some((0..keys.len()).collect());
+            let head = Some(Head::Group(Group { keys, calls }));
+            add(Stage { body: *input, head, output, key }, stages)
+        }
+        plan @ Plan::Opaque { .. } => {
+            add(Stage { body: plan, head: Some(Head::Whole), output, key: None }, stages)
         }
         plan => plan,
     }
+}
+
+/// Adds a stage, unless an equal one is there, and gives the leaf that reads its output.
+fn add(stage: Stage, stages: &mut Vec<Stage>) -> Plan {
+    let index = stages.iter().position(|it| *it == stage).unwrap_or_else(|| {
+        stages.push(stage);
+        stages.len() - 1
+    });
+    let Stage { output, key, .. } = &stages[index];
+    Plan::Scan(Scan {
+        source: Source::Stage(index),
+        attributes: (0..output.len()).collect(),
+        columns: output.clone(),
+        key: key.clone(),
+        version: Version::New,
+    })
 }
 
 /// `plan` with columns added at its end where its own do not identify a row, and the positions that
@@ -181,8 +202,8 @@ fn permutation_of_last(rest: &Plan, stages: &[Stage]) -> Option<Vec<usize>> {
     let mut sorted = visible.clone();
     sorted.sort_unstable();
     let is_permutation = sorted.iter().copied().eq(0..scan.columns.len());
-    let head = stages[last].head.as_ref()?;
-    let has_state = head.calls.iter().any(|call| !aggregate::state(call).is_empty());
+    let calls = stages[last].group().map_or(&[][..], |group| &group.calls);
+    let has_state = calls.iter().any(|call| !aggregate::state(call).is_empty());
     let reads_last = scan.source == Source::Stage(last);
     (reads_last && is_permutation && !has_state).then_some(visible)
 }

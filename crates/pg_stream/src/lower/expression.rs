@@ -20,7 +20,7 @@ pub fn place<'a>(expression: Node<'a>, places: &Places) -> Result<Node<'a>, Refu
         Kind::Column(column) => {
             let position = places.get(&column).copied();
             if position.is_none() {
-                missing = Some(Refusal::differential("this reference").at(node.location()));
+                missing = Some(Refusal::without_rule("this reference").at(node.location()));
             }
             position
         }

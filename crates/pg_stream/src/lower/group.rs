@@ -210,7 +210,7 @@ fn aggregate_call(
     let call = place(aggregate.node(), places)?;
     let placed = match call.kind() {
         Kind::Aggregate(placed) => placed,
-        _ => return Err(Refusal::differential("this aggregate")),
+        _ => return Err(Refusal::without_rule("this aggregate")),
     };
     let function = classify(placed, schema);
     let filter = match function {

@@ -21,6 +21,8 @@ pub struct Refusal {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// Whether the query around it can still be kept up to date by evaluating it as a whole.
+    pub is_evaluable: bool,
     /// The byte offset in `text`.
     pub location: Option<i32>,
     /// The user's query.
@@ -32,15 +34,20 @@ impl Refusal {
     pub fn always(construct: impl Into<String>, reason: &str) -> Self {
         let construct = construct.into();
         let message = format!("{construct} is not supported in a stream table: {reason}");
-        Self { construct, message, hint: None, location: None, text: None }
+        Self { construct, message, hint: None, is_evaluable: false, location: None, text: None }
     }
 
-    /// Refused in DIFFERENTIAL mode.
+    /// Refused in DIFFERENTIAL mode, whatever is around it.
     pub fn differential(construct: impl Into<String>) -> Self {
         let construct = construct.into();
         let message = format!("{construct} is not supported in DIFFERENTIAL mode");
         let hint = Some("Rewrite the query without it, or use refresh_mode => 'FULL'.".to_owned());
-        Self { construct, message, hint, location: None, text: None }
+        Self { construct, message, hint, is_evaluable: false, location: None, text: None }
+    }
+
+    /// There is no rule for the change of it: the query around it is evaluated as a whole.
+    pub fn without_rule(construct: impl Into<String>) -> Self {
+        Self { is_evaluable: true, ..Self::differential(construct) }
     }
 
     #[must_use]
@@ -159,7 +166,7 @@ pub fn check_clauses(query: Query<'_>) -> Result<(), Refusal> {
         (query.has_set_returning_targets(), "a set-returning function in the select list"),
     ];
     match clauses.iter().find(|(found, _)| *found) {
-        Some((_, words)) => Err(Refusal::differential(*words).at(location)),
+        Some((_, words)) => Err(Refusal::without_rule(*words).at(location)),
         None => Ok(()),
     }
 }
@@ -186,7 +193,7 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
             _ => None,
         };
         if let Some(words) = found {
-            refusal.get_or_insert_with(|| Refusal::differential(words).at(node.location()));
+            refusal.get_or_insert_with(|| Refusal::without_rule(words).at(node.location()));
             return Step::Over;
         }
         Step::Into

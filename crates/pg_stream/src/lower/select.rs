@@ -6,13 +6,25 @@ use pgstream_ivm::scalar::Scalar;
 use super::expression::{place, scalar};
 use super::from::From;
 use super::refusal::{Refusal, check_clauses, check_expression};
-use super::{Lowering, Scope, from, group, set_operation};
+use super::{Lowering, Scope, from, group, opaque, set_operation};
 use crate::pg::node::{EntryKind, Node, Query, SortGroup, Target};
 use crate::pg::{query as analysis, types};
 
 /// Lowers a query to a plan with those of its output columns that are `needed`, in that order;
 /// all of them for `None`.
 pub fn lower<'a>(
+    lowering: &mut Lowering,
+    query: Query<'a>,
+    outer: Option<&Scope<'_, 'a>>,
+    needed: Option<&[usize]>,
+) -> Result<Plan, Refusal> {
+    match lower_by_rules(lowering, query, outer, needed) {
+        Err(refusal) => Ok(columns_of(opaque::lower(lowering, query, refusal)?, needed)),
+        lowered => lowered,
+    }
+}
+
+fn lower_by_rules<'a>(
     lowering: &mut Lowering,
     query: Query<'a>,
     outer: Option<&Scope<'_, 'a>>,
@@ -175,5 +187,5 @@ fn check_equality(expression: Node<'_>, item: &SortGroup) -> Result<(), Refusal>
         return Ok(());
     }
     let words = "grouping by an equality other than the type's own";
-    Err(Refusal::differential(words).at(expression.location()))
+    Err(Refusal::without_rule(words).at(expression.location()))
 }

@@ -124,6 +124,16 @@ pub fn rewritten(query: Query<'_>) -> Option<Query<'_>> {
     }
 }
 
+/// Whether the query refers to nothing of a query around it.
+pub fn is_closed(query: Query<'_>) -> bool {
+    // SAFETY: a copy is changed; PostgreSQL moves all references that lead outside one level up.
+    unsafe {
+        let copy = pg_sys::copyObjectImpl(query.node().as_ptr());
+        pg_sys::IncrementVarSublevelsUp(copy.cast(), 1, 1);
+        pg_sys::equal(copy, query.node().as_ptr())
+    }
+}
+
 /// The query with the output columns of joins replaced by the columns of what is joined. Only
 /// this query: sub-queries are left as they are.
 pub fn without_join_aliases(query: Query<'_>) -> Query<'_> {

@@ -14,7 +14,10 @@ use crate::{
         spi::{self, Prepared},
         time::{self, Stopwatch},
     },
-    refresh::{InitiatedBy, Outcome, definition::{Definition, Differential}},
+    refresh::{
+        InitiatedBy, Outcome,
+        definition::{Definition, Differential},
+    },
 };
 
 /// The catalog's knowledge of a stream table, as the refresh's snapshot sees it.
@@ -140,9 +143,15 @@ pub fn store(
 /// The frontier as JSON: the snapshot, and for each source the position in the WAL.
 fn frontier_for_people(definition: &Definition, frontier: &Frontier) -> String {
     let lsn = crate::pg::frontier::current_lsn();
-    let sources: Vec<String> =
-        definition.tracked_sources().iter().map(|it| format!("\"{}\": \"{lsn}\"", it.to_u32())).collect();
-    format!("{{\"snapshot\": \"{frontier}\", \"lsn\": \"{lsn}\", \"sources\": {{{}}}}}", sources.join(", "))
+    let sources: Vec<String> = definition
+        .tracked_sources()
+        .iter()
+        .map(|it| format!("\"{}\": \"{lsn}\"", it.to_u32()))
+        .collect();
+    format!(
+        "{{\"snapshot\": \"{frontier}\", \"lsn\": \"{lsn}\", \"sources\": {{{}}}}}",
+        sources.join(", ")
+    )
 }
 
 /// Removes from the buffers what every reader has consumed.

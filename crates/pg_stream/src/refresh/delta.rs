@@ -18,7 +18,12 @@ use crate::{
 };
 
 fn column(name: &str, ty: BuiltinOid) -> StoreColumn {
-    StoreColumn { name: name.to_owned(), ty: spi::type_oid(ty), typmod: -1, collation: Oid::INVALID }
+    StoreColumn {
+        name: name.to_owned(),
+        ty: spi::type_oid(ty),
+        typmod: -1,
+        collation: Oid::INVALID,
+    }
 }
 
 fn prefixed(prefix: char, columns: &[StoreColumn]) -> impl Iterator<Item = StoreColumn> + '_ {

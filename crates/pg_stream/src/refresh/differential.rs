@@ -11,7 +11,7 @@ use pgstream_ivm::{
     derive,
     plan::{Plan, Source},
     sql::{self, HeadStatements, Matching, PAIR_PREFIX, delta_name},
-    stage::{Head, Stage},
+    stage::{Group, Head, Stage},
 };
 
 use crate::{
@@ -73,7 +73,8 @@ pub fn run(
                 .filter_map(|source| Some(store_of(source)?.register(&delta_name(source))))
                 .collect();
             match &stage.head {
-                Some(head) => run.with_head(head, &delta)?,
+                Some(Head::Group(head)) => run.with_group(head, &delta)?,
+                Some(Head::Whole) => run.whole()?,
                 None => run.without_head(&delta)?,
             }
         };
@@ -99,12 +100,15 @@ struct StageRun<'a> {
 }
 
 impl StageRun<'_> {
-    fn query(&self, kind: Kind, sizes: Vec<u8>, text: impl FnOnce() -> String, each: impl FnMut(Row<'_>)) {
-        let statement = self
-            .definition
-            .statements
-            .borrow_mut()
-            .get((self.index, kind, sizes), text);
+    fn query(
+        &self,
+        kind: Kind,
+        sizes: Vec<u8>,
+        text: impl FnOnce() -> String,
+        each: impl FnMut(Row<'_>),
+    ) {
+        let statement =
+            self.definition.statements.borrow_mut().get((self.index, kind, sizes), text);
         statement.query(&[], self.snapshot, each);
     }
 
@@ -121,13 +125,15 @@ impl StageRun<'_> {
         )
     }
 
-    fn with_head(&self, head: &Head, delta: &Plan) -> Result<(Counts, Option<Store>), Error> {
+    fn with_group(&self, head: &Group, delta: &Plan) -> Result<(Counts, Option<Store>), Error> {
         let storages = &self.differential.storages;
         let texts = std::cell::OnceCell::<HeadStatements>::new();
         let text = || {
-            texts.get_or_init(|| sql::head(self.stage, head, delta, &storages[self.index], storages))
+            texts
+                .get_or_init(|| sql::head(self.stage, head, delta, &storages[self.index], storages))
         };
-        let pairs = RefCell::new(Pairs::new(self.differential, self.index, head, self.wants_output));
+        let pairs =
+            RefCell::new(Pairs::new(self.differential, self.index, head, self.wants_output));
         pairs.borrow_mut().is_every_group_lost = self.is_altered();
         let each = |row: Row<'_>| pairs.borrow_mut().add(&row);
         self.query(Kind::Changed, self.sizes.clone(), || text().changed.clone(), each);
@@ -156,17 +162,26 @@ impl StageRun<'_> {
         Ok((counts, change.output))
     }
 
+    /// Compares what the body is now with what is stored.
+    fn whole(&self) -> Result<(Counts, Option<Store>), Error> {
+        let values = self.differential.value_columns(self.index);
+        let storage = &self.differential.storages[self.index];
+        let mut rows = Consolidator::new(&identified(&values));
+        let stored = || sql::stored_rows(storage);
+        self.query(Kind::Stored, Vec::new(), stored, |row| rows.add(row.values, row.nulls, -1));
+        let storages = &self.differential.storages;
+        let new = || sql::identified_rows(&self.stage.body, None, values.len(), storages);
+        self.query(Kind::Changed, Vec::new(), new, |row| rows.add(row.values, row.nulls, 1));
+        let change = content_change(&rows, &values, false, self.wants_output);
+        let counts = self.apply(&change, &self.matching());
+        self.check(&change, counts)?;
+        Ok((counts, change.output))
+    }
+
     fn without_head(&self, delta: &Plan) -> Result<(Counts, Option<Store>), Error> {
         let values = self.differential.value_columns(self.index);
         let key = self.stage.key.as_deref();
-        let mut columns = vec![StoreColumn {
-            name: "rid".to_owned(),
-            ty: spi::type_oid(BuiltinOid::INT8OID),
-            typmod: -1,
-            collation: Oid::INVALID,
-        }];
-        columns.extend(values.iter().cloned());
-        let mut rows = Consolidator::new(&columns);
+        let mut rows = Consolidator::new(&identified(&values));
         self.query(
             Kind::Changed,
             self.sizes.clone(),
@@ -218,6 +233,17 @@ impl StageRun<'_> {
             ),
         ))
     }
+}
+
+/// A row id, then these values.
+fn identified(values: &[StoreColumn]) -> Vec<StoreColumn> {
+    let row_id = StoreColumn {
+        name: "rid".to_owned(),
+        ty: spi::type_oid(BuiltinOid::INT8OID),
+        typmod: -1,
+        collation: Oid::INVALID,
+    };
+    std::iter::once(row_id).chain(values.iter().cloned()).collect()
 }
 
 /// How the rows of a storage without head are found.
@@ -314,7 +340,7 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn new(differential: &Differential, index: usize, head: &Head, wants_output: bool) -> Self {
+    fn new(differential: &Differential, index: usize, head: &Group, wants_output: bool) -> Self {
         let stage = &differential.pipeline.stages[index];
         let mut values = differential.value_columns(index);
         let width = values.len();

@@ -4,7 +4,7 @@ use pgstream_ivm::{
     aggregate, derive,
     plan::{AggregateFunction, Plan, Source},
     sql::{self, delta_name},
-    stage::{Head, Stage},
+    stage::{Group, Head, Stage},
 };
 
 use crate::{
@@ -26,8 +26,14 @@ pub fn explain(pgs_id: i64) -> Result<Vec<(String, String)>, Error> {
          FROM pgstream.pgs_stream_tables WHERE pgs_id = $1",
         &[pgs_id.into()],
         |row| {
-            let names =
-                ["pgs_name", "defining_query", "refresh_mode", "status", "is_populated", "frontier"];
+            let names = [
+                "pgs_name",
+                "defining_query",
+                "refresh_mode",
+                "status",
+                "is_populated",
+                "frontier",
+            ];
             for (position, name) in names.iter().enumerate() {
                 rows.push(((*name).to_owned(), row.get::<String>(position).unwrap_or_default()));
             }
@@ -80,7 +86,7 @@ fn operator_tree(differential: &Differential) -> String {
     for (index, stage) in differential.pipeline.stages.iter().enumerate() {
         text += &format!("Stage {index}\n");
         let mut depth = "  ";
-        if let Some(head) = &stage.head {
+        if let Some(head) = stage.group() {
             text += &format!("  {}\n", describe_head(head));
             depth = "    ";
         }
@@ -91,7 +97,7 @@ fn operator_tree(differential: &Differential) -> String {
     text
 }
 
-fn describe_head(head: &Head) -> String {
+fn describe_head(head: &Group) -> String {
     let keys: Vec<String> = head.keys.iter().map(|it| format!("#{it}")).collect();
     if head.calls.is_empty() {
         return format!("Distinct [{}]", keys.join(", "));
@@ -114,7 +120,7 @@ fn explain_stage(
     for (name, statement) in delta_statements(differential, index) {
         rows.push((format!("stage_{index}_{name}"), statement));
     }
-    let how = match &stage.head {
+    let how = match stage.group() {
         Some(_) => sql::Matching::Ctid,
         None => matching(stage.key.is_some()),
     };
@@ -133,14 +139,20 @@ fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, S
         return Vec::new();
     }
     match &stage.head {
-        Some(head) => {
+        Some(Head::Whole) => {
+            let storages = &differential.storages;
+            let text = sql::identified_rows(&stage.body, None, stage.output.len(), storages);
+            vec![("query".to_owned(), text)]
+        }
+        Some(Head::Group(head)) => {
             let all = sql::head(stage, head, &delta, &storages[index], storages);
             let mut statements = vec![("delta_query".to_owned(), all.changed)];
             statements.push(("rescan_query".to_owned(), all.rescan));
             statements
         }
         None => {
-            let text = sql::identified_delta(&delta, stage.key.as_deref(), stage.output.len(), storages);
+            let text =
+                sql::identified_delta(&delta, stage.key.as_deref(), stage.output.len(), storages);
             vec![("delta_query".to_owned(), text)]
         }
     }
@@ -157,7 +169,13 @@ fn strategy(stage: &Stage) -> (String, String) {
         })
         .collect();
     let reads = format!("reads changes of {}", inputs.join(", "));
-    let Some(head) = &stage.head else {
+    if let Plan::Opaque { reason, .. } = &stage.body {
+        return (
+            format!("evaluated as a whole, for {reason}, and the difference applied; {reads}"),
+            "follows the size of what it reads, whenever any of it changed".to_owned(),
+        );
+    }
+    let Some(head) = stage.group() else {
         return (
             format!("linear: the change is computed from the changes alone; {reads}"),
             "follows the change; a join looks up the other tables, through their indexes where \
@@ -173,7 +191,10 @@ fn strategy(stage: &Stage) -> (String, String) {
         .collect();
     if !rescanned.is_empty() {
         return (
-            format!("group rescan: affected groups are evaluated again for {}; {reads}", rescanned.join(", ")),
+            format!(
+                "group rescan: affected groups are evaluated again for {}; {reads}",
+                rescanned.join(", ")
+            ),
             "follows the size of the affected groups; needs an index on the grouping columns of \
              the sources"
                 .to_owned(),
@@ -181,9 +202,7 @@ fn strategy(stage: &Stage) -> (String, String) {
     }
     if head.calls.iter().any(|it| matches!(it.function, AggregateFunction::Extremum { .. })) {
         return (
-            format!(
-                "algebraic, with rescan of a group whose minimum or maximum left; {reads}"
-            ),
+            format!("algebraic, with rescan of a group whose minimum or maximum left; {reads}"),
             "follows the change; a group whose extremum left is read again, through an index on \
              the grouping columns of the sources where there is one"
                 .to_owned(),

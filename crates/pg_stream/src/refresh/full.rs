@@ -103,9 +103,8 @@ fn replace(
     let mut columns = vec![bigint("rid")];
     columns.extend(values.iter().cloned());
     let mut rows = Consolidator::new(&columns);
-    let stored: String = storage.columns.iter().map(|it| format!(", s.{it}")).collect();
-    let old = format!("SELECT s.{ROW_ID}{stored} FROM {} AS s", storage.table);
-    Prepared::new(&old, &[]).query(&[], snapshot, |row| rows.add(row.values, row.nulls, -1));
+    Prepared::new(&sql::stored_rows(storage), &[])
+        .query(&[], snapshot, |row| rows.add(row.values, row.nulls, -1));
     Prepared::new(new, &[]).query(&[], snapshot, |row| rows.add(row.values, row.nulls, 1));
     let mut change = content_change(&rows, values, false, wants_output);
     if wants_output && output_width < values.len() {
@@ -175,7 +174,8 @@ pub fn fill(
 
 fn fill_inner_stages(differential: &Differential, snapshot: &Snapshot, _session: &Session) {
     let last = differential.pipeline.stages.len() - 1;
-    for (stage, storage) in differential.pipeline.stages.iter().zip(&differential.storages).take(last)
+    for (stage, storage) in
+        differential.pipeline.stages.iter().zip(&differential.storages).take(last)
     {
         let rows = rows_of_stage(stage, storage, &differential.storages);
         let columns = column_list(storage);
@@ -196,7 +196,7 @@ fn column_list(storage: &Storage) -> String {
 
 /// All rows of a stage from scratch: row id, output, state, count.
 fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> String {
-    match &stage.head {
+    match stage.group() {
         Some(head) => {
             let delta = derive::delta(&stage.body, &|_| false);
             let all = sql::head(stage, head, &delta, storage, storages).all;
@@ -206,7 +206,9 @@ fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> Stri
             let columns: String = keys.chain(values).collect();
             format!("SELECT q.{ROW_ID}{columns}, q.n FROM ({all}) AS q")
         }
-        None => sql::identified_rows(&stage.body, stage.key.as_deref(), stage.output.len(), storages),
+        None => {
+            sql::identified_rows(&stage.body, stage.key.as_deref(), stage.output.len(), storages)
+        }
     }
 }
 

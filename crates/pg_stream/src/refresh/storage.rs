@@ -13,8 +13,8 @@ use crate::{
     pg::{relation, security::Identity, snapshot::Snapshot, spi, spi::Session, time::Stopwatch},
     refresh::{
         self, Action, InitiatedBy, advance, definition,
-        delta::Counts,
         definition::{Definition, Differential},
+        delta::Counts,
         full, guard,
     },
 };
@@ -57,7 +57,9 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     }
     let tables = definition.differential.iter().flat_map(|it| &it.storages);
     let tables: Vec<&str> = tables.map(|it| it.table.as_str()).collect();
-    for table in tables.iter().copied().chain(tables.is_empty().then_some(definition.table.as_str())) {
+    for table in
+        tables.iter().copied().chain(tables.is_empty().then_some(definition.table.as_str()))
+    {
         index_row_id(table);
     }
     // The fresh indexes and statistics must be seen by the first refresh.
@@ -90,8 +92,8 @@ fn create_table(pgs_id: i64, owner: Oid) -> Result<Oid, Error> {
             spi::run(&statement, &[], |_| {});
         }
     }
-    let relation: Oid =
-        spi::get_one("SELECT $1::text::regclass::oid", &[table.clone().into()]).expect("just created");
+    let relation: Oid = spi::get_one("SELECT $1::text::regclass::oid", &[table.clone().into()])
+        .expect("just created");
     spi::run(
         "UPDATE pgstream.pgs_stream_tables SET pgs_relid = $2 WHERE pgs_id = $1",
         &[pgs_id.into(), relation.into()],
@@ -143,10 +145,11 @@ fn create_stage(stage: &Stage, storage: &Storage) {
         format!(", {name} {}{collation}", column.ty.sql)
     });
     let state = storage.state.iter().map(|(name, ty)| format!(", {name} {ty}"));
-    let columns: String = output.chain(state).collect();
+    let count = storage.counted.then(|| format!(", {COUNT} bigint NOT NULL"));
+    let columns: String = output.chain(state).chain(count).collect();
     spi::run(
         &format!(
-            "CREATE TABLE {} ({ROW_ID} bigint NOT NULL{columns}, {COUNT} bigint NOT NULL) \
+            "CREATE TABLE {} ({ROW_ID} bigint NOT NULL{columns}) \
              WITH (fillfactor = 90)",
             storage.table
         ),
@@ -158,9 +161,11 @@ fn create_stage(stage: &Stage, storage: &Storage) {
 /// Whether a later stage joins the output of this one.
 fn is_joined(differential: &Differential, stage: usize) -> bool {
     let source = pgstream_ivm::plan::Source::Stage(stage);
-    differential.pipeline.stages.iter().any(|it| {
-        it.sources().contains(&&source) && contains_join(&it.body)
-    })
+    differential
+        .pipeline
+        .stages
+        .iter()
+        .any(|it| it.sources().contains(&&source) && contains_join(&it.body))
 }
 
 pub fn contains_join(plan: &Plan) -> bool {
@@ -170,7 +175,8 @@ pub fn contains_join(plan: &Plan) -> bool {
 /// Joins look up an inner stage by its key.
 fn index_keys(stage: &Stage, storage: &Storage) {
     let keys = stage.key.clone().unwrap_or_default();
-    let sortable = keys.iter().all(|key| relation::is_sortable(Oid::from(stage.output[*key].ty.oid)));
+    let sortable =
+        keys.iter().all(|key| relation::is_sortable(Oid::from(stage.output[*key].ty.oid)));
     if keys.is_empty() || keys.len() > 32 || !sortable {
         return;
     }

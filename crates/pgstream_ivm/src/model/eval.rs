@@ -55,6 +55,10 @@ pub fn eval(plan: &Plan, history: &History) -> ZSet {
             .map(|it| eval(it, history))
             .fold(ZSet::default(), |all, next| all.plus(&next)),
         Plan::Negate(input) => eval(input, history).negated(),
+        Plan::LeftJoin { .. } | Plan::Mark { .. } | Plan::Expand { .. } | Plan::Window { .. } => {
+            panic!("no model yet")
+        }
+        Plan::Opaque { .. } => panic!("its query is text"),
         Plan::Aggregate { input, keys, calls } => {
             let calls: Vec<_> = calls.iter().map(|it| parsed(&it.call)).collect();
             aggregate(&eval(input, history), keys, &calls)

@@ -11,7 +11,7 @@ use crate::{
         COUNT, PAIR_PREFIX, ROW_ID, Storage, delta_column, delta_name, head, identified_delta,
         identified_rows, quote,
     },
-    stage::{Head, Pipeline, Stage},
+    stage::{Group, Head, Pipeline, Stage},
 };
 
 /// Names that a careless printer would confuse with its own.
@@ -22,7 +22,7 @@ const NAMES: [&str; 16] =
 pub fn storage(index: usize, stage: &Stage) -> Storage {
     let name =
         |it: usize| NAMES.get(it).map_or_else(|| format!("column {it}"), |it| (*it).to_owned());
-    let calls = stage.head.iter().flat_map(|head| &head.calls).enumerate();
+    let calls = stage.group().into_iter().flat_map(|group| &group.calls).enumerate();
     Storage {
         table: format!("state.stage_{index}"),
         columns: (0..stage.output.len()).map(|it| quote(&name(it))).collect(),
@@ -30,7 +30,7 @@ pub fn storage(index: usize, stage: &Stage) -> Storage {
             .flat_map(|(call, it)| aggregate::state(it).into_iter().map(move |it| (call, it)))
             .map(|(call, it)| (quote(&format!("{call} {}", it.name)), it.ty.to_owned()))
             .collect(),
-        counted: stage.head.is_some(),
+        counted: stage.group().is_some(),
     }
 }
 
@@ -87,7 +87,10 @@ impl Runner {
             };
             self.add_storages(&mut database, index + 1);
             let change = match &stage.head {
-                Some(head) => self.refresh_head(index, head, &is_changed, &mut database),
+                Some(Head::Group(group)) => {
+                    self.refresh_group(index, group, &is_changed, &mut database)
+                }
+                Some(Head::Whole) => self.refresh_whole(index, tables),
                 None => self.refresh_body(index, &stage, &is_changed, &database),
             };
             let name = delta_name(&Source::Stage(index));
@@ -152,7 +155,7 @@ impl Runner {
         self.add_storages(&mut database, index);
         let stage = &self.pipeline.stages[index];
         let body = at(&stage.body, Version::New, &|_| true);
-        let Some(of_head) = &stage.head else {
+        let Some(group) = stage.group() else {
             let sql =
                 identified_rows(&body, stage.key.as_deref(), stage.output.len(), &self.storages);
             let stored = |mut row: Row| {
@@ -162,7 +165,7 @@ impl Runner {
             return run(&sql, &database).rows.into_iter().map(stored).collect();
         };
         let empty = delta(&stage.body, &|_| false);
-        let sql = head(stage, of_head, &empty, &self.storages[index], &self.storages).all;
+        let sql = head(stage, group, &empty, &self.storages[index], &self.storages).all;
         let stored = |mut row: Row| {
             let values = row.split_off(2);
             Stored { count: row.remove(1), row_id: row.remove(0), values }
@@ -203,17 +206,25 @@ impl Runner {
         change.iter().map(|(row, weight)| (row[1..].to_vec(), weight)).collect()
     }
 
-    fn refresh_head(
+    fn refresh_whole(&mut self, index: usize, tables: &Database) -> ZSet {
+        let old = self.output(index);
+        let rows = self.recomputed(index, tables);
+        self.stored[index].clear();
+        rows.into_iter().for_each(|row| self.insert(index, row));
+        self.output(index).plus(&old.negated())
+    }
+
+    fn refresh_group(
         &mut self,
         index: usize,
-        of_head: &Head,
+        group: &Group,
         changed: &dyn Fn(&Source) -> bool,
         database: &mut Database,
     ) -> ZSet {
         let stage = self.pipeline.stages[index].clone();
         let body = delta(&stage.body, changed);
-        let statements = head(&stage, of_head, &body, &self.storages[index], &self.storages);
-        let keys = of_head.keys.len();
+        let statements = head(&stage, group, &body, &self.storages[index], &self.storages);
+        let keys = group.keys.len();
         let mut pairs = Vec::new();
         let (mut lost, mut lost_null) = (Vec::new(), Vec::new());
         for row in run(&statements.changed, database).rows {

@@ -22,7 +22,7 @@ use crate::{
     aggregate::{self, Maintenance, Operands},
     plan::{Plan, Schema},
     sql::{COUNT, ROW_ID, Storage, select::Printer, select::hash, select::row_id},
-    stage::{Head, Stage},
+    stage::{Group, Stage},
 };
 
 /// How many columns stand before the old count in the output: `ctid`, lost, row id.
@@ -45,7 +45,7 @@ pub struct HeadStatements {
 /// Writes the statements. `delta` is the body's delta.
 pub fn head(
     stage: &Stage,
-    head: &Head,
+    head: &Group,
     delta: &Plan,
     storage: &Storage,
     storages: &[Storage],
@@ -62,7 +62,7 @@ pub fn head(
 
 struct Writer<'a> {
     stage: &'a Stage,
-    head: &'a Head,
+    head: &'a Group,
     storage: &'a Storage,
     storages: &'a [Storage],
     schema: Schema,

@@ -125,7 +125,26 @@ impl<'a> Printer<'a> {
                 select.weight.push("-1::int8".to_owned());
                 select
             }
-            Plan::Aggregate { .. } => panic!("an aggregate is the head of a stage"),
+            Plan::Opaque { sql, schema, .. } => {
+                let alias = self.alias();
+                let names: Vec<String> = (0..schema.len()).map(|it| format!("c{it}")).collect();
+                // A sub-query without columns has no column list.
+                let list = if names.is_empty() {
+                    String::new()
+                } else {
+                    format!("({})", names.join(", "))
+                };
+                Select {
+                    from: vec![format!("({sql}) AS {alias}{list}")],
+                    conditions: Vec::new(),
+                    columns: names.iter().map(|it| format!("{alias}.{it}")).collect(),
+                    weight: Vec::new(),
+                }
+            }
+            Plan::LeftJoin { .. } | Plan::Mark { .. } | Plan::Expand { .. } => {
+                panic!("no rule yet")
+            }
+            Plan::Aggregate { .. } | Plan::Window { .. } => panic!("it is the head of a stage"),
         }
     }
 
@@ -270,6 +289,12 @@ pub fn identified_rows(
         row_id(key, &schema, "b.c"),
         Printer::new(storages).unweighted(plan)
     )
+}
+
+/// What a storage without state and counts holds: `SELECT <row id>, c0, …`.
+pub fn stored_rows(storage: &Storage) -> String {
+    let columns: String = storage.columns.iter().map(|it| format!(", s.{it}")).collect();
+    format!("SELECT s.{ROW_ID}{columns} FROM {} AS s", storage.table)
 }
 
 fn column_list(width: usize, prefix: &str) -> String {
