@@ -6,6 +6,7 @@ use pgstream_ivm::scalar::Scalar;
 use super::expression::{place, scalar};
 use super::from::From;
 use super::refusal::{Refusal, check_clauses, check_expression};
+use super::sub_link::{self, Attaching, Domain};
 use super::{Lowering, Scope, from, group, opaque, set_operation};
 use crate::pg::node::{EntryKind, Node, Query, SortGroup, Target};
 use crate::pg::{query as analysis, types};
@@ -18,22 +19,27 @@ pub fn lower<'a>(
     outer: Option<&Scope<'_, 'a>>,
     needed: Option<&[usize]>,
 ) -> Result<Plan, Refusal> {
-    match lower_by_rules(lowering, query, outer, needed) {
+    match lower_for(lowering, query, outer, None, needed) {
         Err(refusal) => Ok(columns_of(opaque::lower(lowering, query, refusal)?, needed)),
         lowered => lowered,
     }
 }
 
-fn lower_by_rules<'a>(
+/// Lowers a query that refers to columns of those around it: its result for each row of the domain,
+/// whose columns come first.
+pub fn lower_for<'a>(
     lowering: &mut Lowering,
     query: Query<'a>,
     outer: Option<&Scope<'_, 'a>>,
+    domain: Option<&Domain<'a>>,
     needed: Option<&[usize]>,
 ) -> Result<Plan, Refusal> {
-    analysis::check_depth();
-    check_clauses(query)?;
-    let scope = Scope { query, outer };
+    check_fit(query)?;
+    let scope = Scope { query, outer, domain };
     if let Some(tree) = query.set_operations() {
+        if domain.is_some() {
+            return Err(Refusal::without_rule("a correlated set operation"));
+        }
         return set_operation::lower(lowering, &scope, tree, needed, &output_names(query));
     }
     if query.distinct().is_empty() {
@@ -41,7 +47,16 @@ fn lower_by_rules<'a>(
     }
     check_distinct(query)?;
     let distinct = lower_rows(lowering, &scope, None)?.distinct();
-    Ok(columns_of(distinct, needed))
+    let Some(needed) = needed else { return Ok(distinct) };
+    let width = scope.domain_nodes().len();
+    let shown: Vec<usize> = (0..width).chain(needed.iter().map(|it| it + width)).collect();
+    Ok(columns_of(distinct, Some(&shown)))
+}
+
+/// Refuses clauses without a rule.
+pub fn check_fit(query: Query<'_>) -> Result<(), Refusal> {
+    analysis::check_depth();
+    check_clauses(query)
 }
 
 /// Names of the output columns.
@@ -66,32 +81,62 @@ pub fn columns_of(plan: Plan, needed: Option<&[usize]>) -> Plan {
     Plan::Project { input: Box::new(plan), columns }
 }
 
-/// The rows before DISTINCT.
+/// The rows before DISTINCT: the domain's columns, then the needed ones.
 fn lower_rows<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
     needed: Option<&[usize]>,
 ) -> Result<Plan, Refusal> {
-    let select = Select::new(scope.query, needed)?;
+    let mut select = Select::new(scope.query, needed)?;
+    select.prefix = scope.domain_nodes().to_vec();
     let from = from::lower(lowering, scope, &select)?;
-    let (input, expressions) = if scope.query.has_aggregation() {
-        let grouped = group::lower(from, &select)?;
-        (grouped.plan, grouped.targets)
+    finish(lowering, scope, select, from)
+}
+
+/// What stands above FROM: conditions with sub-queries, grouping, the select list. The columns of
+/// the prefix come first.
+pub fn finish<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    mut select: Select<'a>,
+    from: From,
+) -> Result<Plan, Refusal> {
+    let mut attaching = Attaching::new(lowering, scope, from);
+    attaching.filter(&std::mem::take(&mut select.late))?;
+    let prefix = select.prefix.len();
+    let from = if scope.query.has_aggregation() {
+        attaching.inside_aggregates(&mut select)?;
+        let mut from = group::lower(attaching.into_from(), &mut select)?;
+        // The prefix is grouped by, and stands first.
+        select.prefix = Vec::new();
+        let mut attaching = Attaching::new(lowering, scope, from);
+        if let Some(having) = select.having.take() {
+            attaching.filter(&having.conjuncts())?;
+        }
+        attaching.targets(&mut select)?;
+        from = attaching.into_from();
+        from
     } else {
-        let From { plan, places } = from;
-        let targets = select.targets.iter().map(|it| place(it.expression, &places));
-        (plan, targets.collect::<Result<Vec<_>, _>>()?)
+        attaching.targets(&mut select)?;
+        attaching.into_from()
     };
-    let schema = input.schema();
-    let columns: Vec<_> = expressions
-        .into_iter()
-        .zip(&select.targets)
-        .map(|(expression, target)| (scalar(expression, &schema), target.name.clone()))
-        .collect();
-    if is_identity(&columns, &schema) {
-        return Ok(input);
+    let schema = from.plan.schema();
+    let mut columns = Vec::new();
+    for position in 0..prefix {
+        let column = match select.prefix.get(position) {
+            Some(node) => scalar(place(*node, &from.places)?, &schema),
+            None => Scalar::column(position, &schema[position]),
+        };
+        columns.push((column, format!("outer{}", position + 1)));
     }
-    Ok(Plan::Project { input: Box::new(input), columns })
+    for target in &select.targets {
+        let column = scalar(place(target.expression, &from.places)?, &schema);
+        columns.push((column, target.name.clone()));
+    }
+    if is_identity(&columns, &schema) {
+        return Ok(from.plan);
+    }
+    Ok(Plan::Project { input: Box::new(from.plan), columns })
 }
 
 /// Whether projecting to these columns would change nothing.
@@ -117,10 +162,14 @@ pub struct Select<'a> {
     pub leaves: Vec<usize>,
     /// The conditions of WHERE and of the joins, taken apart.
     pub conditions: Vec<Node<'a>>,
+    /// Those of them with sub-queries, which are looked at when all rows are joined.
+    pub late: Vec<Node<'a>>,
+    /// Expressions that come out first, and that are grouped by before all others.
+    pub prefix: Vec<Node<'a>>,
 }
 
 impl<'a> Select<'a> {
-    fn new(query: Query<'a>, needed: Option<&[usize]>) -> Result<Self, Refusal> {
+    pub fn new(query: Query<'a>, needed: Option<&[usize]>) -> Result<Self, Refusal> {
         let query = analysis::without_join_aliases(query);
         let mut all: Vec<_> = query.targets().into_iter().filter(|it| !it.junk).collect();
         if let Some(needed) = needed {
@@ -133,6 +182,8 @@ impl<'a> Select<'a> {
             keys: Vec::new(),
             leaves: Vec::new(),
             conditions: Vec::new(),
+            late: Vec::new(),
+            prefix: Vec::new(),
         };
         for (index, entry) in query.entries().into_iter().enumerate() {
             if let EntryKind::Group(keys) = entry.kind() {
@@ -147,6 +198,7 @@ impl<'a> Select<'a> {
         let expand = from::VirtualColumns::of(query);
         select.map_expressions(|it| expand.expanded(it));
         select.expressions().try_for_each(check_expression)?;
+        select.late = select.conditions.extract_if(.., |it| sub_link::is_in(*it)).collect();
         Ok(select)
     }
 
@@ -162,7 +214,12 @@ impl<'a> Select<'a> {
     /// Every expression in it.
     pub fn expressions(&self) -> impl Iterator<Item = Node<'a>> {
         let targets = self.targets.iter().map(|it| it.expression);
-        targets.chain(self.keys.iter().chain(&self.conditions).chain(&self.having).copied())
+        targets.chain(self.keys.iter().copied()).chain(self.rest())
+    }
+
+    fn rest(&self) -> impl Iterator<Item = Node<'a>> {
+        let conditions = self.conditions.iter().chain(&self.late);
+        conditions.chain(&self.having).chain(&self.prefix).copied()
     }
 }
 
