@@ -8,10 +8,12 @@ mod expression;
 mod from;
 mod group;
 mod inventory;
+mod limit;
 mod opaque;
 mod refusal;
 mod select;
 mod set_operation;
+mod window;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

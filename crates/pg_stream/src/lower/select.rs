@@ -1,4 +1,5 @@
-//! One query: FROM and WHERE, then grouping, then the select list, then DISTINCT.
+//! One query: FROM and WHERE, then grouping, then window functions, then the select list, then
+//! DISTINCT, then LIMIT.
 
 use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::scalar::Scalar;
@@ -6,7 +7,7 @@ use pgstream_ivm::scalar::Scalar;
 use super::expression::{place, scalar};
 use super::from::From;
 use super::refusal::{Refusal, check_clauses, check_expression};
-use super::{Lowering, Scope, from, group, opaque, set_operation};
+use super::{Lowering, Scope, from, group, limit, opaque, set_operation, window};
 use crate::pg::node::{EntryKind, Node, Query, SortGroup, Target};
 use crate::pg::{query as analysis, types};
 
@@ -33,15 +34,22 @@ fn lower_by_rules<'a>(
     analysis::check_depth();
     check_clauses(query)?;
     let scope = Scope { query, outer };
+    if limit::is_in(query)? {
+        return limit::lower(lowering, &scope, needed);
+    }
     if let Some(tree) = query.set_operations() {
         return set_operation::lower(lowering, &scope, tree, needed, &output_names(query));
     }
     if query.distinct().is_empty() {
         return lower_rows(lowering, &scope, needed);
     }
-    check_distinct(query)?;
-    let distinct = lower_rows(lowering, &scope, None)?.distinct();
-    Ok(columns_of(distinct, needed))
+    Ok(columns_of(lower_distinct(lowering, &scope)?, needed))
+}
+
+/// SELECT DISTINCT with all of its columns.
+pub fn lower_distinct<'a>(lowering: &mut Lowering, scope: &Scope<'_, 'a>) -> Result<Plan, Refusal> {
+    check_distinct(scope.query)?;
+    Ok(lower_rows(lowering, scope, None)?.distinct())
 }
 
 /// Names of the output columns.
@@ -66,8 +74,8 @@ pub fn columns_of(plan: Plan, needed: Option<&[usize]>) -> Plan {
     Plan::Project { input: Box::new(plan), columns }
 }
 
-/// The rows before DISTINCT.
-fn lower_rows<'a>(
+/// The rows before DISTINCT and LIMIT. Junk can be `needed`, too.
+pub fn lower_rows<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
     needed: Option<&[usize]>,
@@ -82,6 +90,7 @@ fn lower_rows<'a>(
         let targets = select.targets.iter().map(|it| place(it.expression, &places));
         (plan, targets.collect::<Result<Vec<_>, _>>()?)
     };
+    let (input, expressions) = window::lower(&select, input, expressions)?;
     let schema = input.schema();
     let columns: Vec<_> = expressions
         .into_iter()
@@ -107,7 +116,10 @@ fn is_identity(columns: &[(Scalar, String)], schema: &[Column]) -> bool {
 /// The expressions of a query, over the columns of its tables and sub-queries only: those of
 /// joins and virtual generated columns are replaced by what they stand for.
 pub struct Select<'a> {
+    pub query: Query<'a>,
+    /// What is shown, then what else the windows refer to.
     pub targets: Vec<Target<'a>>,
+    pub shown: usize,
     pub having: Option<Node<'a>>,
     /// Position of the grouping entry in the range table.
     pub group_entry: Option<usize>,
@@ -122,12 +134,17 @@ pub struct Select<'a> {
 impl<'a> Select<'a> {
     fn new(query: Query<'a>, needed: Option<&[usize]>) -> Result<Self, Refusal> {
         let query = analysis::without_join_aliases(query);
-        let mut all: Vec<_> = query.targets().into_iter().filter(|it| !it.junk).collect();
-        if let Some(needed) = needed {
-            all = needed.iter().map(|it| all[*it].clone()).collect();
-        }
+        let all = query.targets();
+        let mut targets: Vec<_> = match needed {
+            Some(needed) => needed.iter().map(|it| all[*it].clone()).collect(),
+            None => all.iter().filter(|it| !it.junk).cloned().collect(),
+        };
+        let shown = targets.len();
+        targets.extend(window::referenced(query, &targets, &all));
         let mut select = Self {
-            targets: all,
+            query,
+            targets,
+            shown,
             having: query.having(),
             group_entry: None,
             keys: Vec::new(),
@@ -182,7 +199,7 @@ fn check_distinct(query: Query<'_>) -> Result<(), Refusal> {
 }
 
 /// Grouping must go by the type's own equality; `ORDER BY … USING` can bring another one.
-fn check_equality(expression: Node<'_>, item: &SortGroup) -> Result<(), Refusal> {
+pub fn check_equality(expression: Node<'_>, item: &SortGroup) -> Result<(), Refusal> {
     if types::equality(expression.type_oid()) == Some(item.equality) {
         return Ok(());
     }

@@ -12,6 +12,7 @@ use pgrx::pg_sys::NodeTag;
 use pgrx::prelude::*;
 
 use super::types::Oid;
+use super::window::WindowCall;
 
 /// A memory context that is current while the value lives, and that goes with it.
 pub struct Arena {
@@ -100,7 +101,7 @@ pub enum Kind<'a> {
     /// GROUPING(…).
     Grouping,
     /// A window function.
-    Window,
+    Window(WindowCall<'a>),
     /// A sub-query in an expression, with the words for it.
     SubLink(&'static str),
     /// A query.
@@ -160,9 +161,14 @@ impl<'a> Node<'a> {
                 NodeTag::T_Aggref => Kind::Aggregate(Aggregate { whole: self, call: self }),
                 NodeTag::T_JsonConstructorExpr => {
                     let call = Self::from_ptr(self.cast::<pg_sys::JsonConstructorExpr>().func);
-                    match call.filter(|it| it.tag() == NodeTag::T_Aggref) {
-                        Some(call) => Kind::Aggregate(Aggregate { whole: self, call }),
-                        None => Kind::Other,
+                    match call.map(|it| (it, it.tag())) {
+                        Some((call, NodeTag::T_Aggref)) => {
+                            Kind::Aggregate(Aggregate { whole: self, call })
+                        }
+                        Some((call, NodeTag::T_WindowFunc)) => {
+                            Kind::Window(WindowCall { whole: self, call })
+                        }
+                        _ => Kind::Other,
                     }
                 }
                 NodeTag::T_BoolExpr => {
@@ -195,7 +201,7 @@ impl<'a> Node<'a> {
                     Self::from_ptr(arg).map_or(Kind::Other, Kind::Field)
                 }
                 NodeTag::T_GroupingFunc => Kind::Grouping,
-                NodeTag::T_WindowFunc => Kind::Window,
+                NodeTag::T_WindowFunc => Kind::Window(WindowCall { whole: self, call: self }),
                 NodeTag::T_SubLink => {
                     Kind::SubLink(sub_link_words(self.cast::<pg_sys::SubLink>().subLinkType))
                 }
@@ -287,17 +293,19 @@ impl<'a> Node<'a> {
     }
 
     /// A copy in which each node for which `f` gives a position is the plan's input at that
-    /// position, with the type that the node had. Only columns and aggregates can be replaced.
+    /// position, with the type that the node had. Only columns, aggregates and window functions can
+    /// be replaced.
     pub fn with_inputs(self, f: &mut dyn FnMut(Node<'a>) -> Option<usize>) -> Node<'a> {
         // SAFETY: the copy is ours to change, and no two places in it share a node.
         let copy = unsafe { Self::from_ptr(pg_sys::copyObjectImpl(self.as_ptr())) };
         let copy = copy.unwrap_or(self);
         copy.visit(&mut |node| {
-            let is_large = matches!(node.kind(), Kind::Column(_) | Kind::Aggregate(_));
+            let is_large =
+                matches!(node.kind(), Kind::Column(_) | Kind::Aggregate(_) | Kind::Window(_));
             let Some(position) = f(node).filter(|_| is_large) else { return Step::Into };
             let (ty, typmod, collation) = (node.type_oid(), node.typmod(), node.collation());
-            // SAFETY: a Param is smaller than a Var, an Aggref and a JsonConstructorExpr, each of
-            // which is an allocation of its own.
+            // SAFETY: a Param is smaller than a Var, an Aggref, a WindowFunc and a
+            // JsonConstructorExpr, each of which is an allocation of its own.
             unsafe { fill_input(node.as_ptr(), position, (ty, typmod, collation)) };
             Step::Over
         });
@@ -411,6 +419,7 @@ pub fn input<'a>(position: usize, ty: Oid, typmod: i32, collation: Oid) -> Node<
 const _: () = {
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::Var>());
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::Aggref>());
+    assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::WindowFunc>());
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::JsonConstructorExpr>());
 };
 
@@ -973,7 +982,7 @@ unsafe fn nodes<'a>(list: *mut pg_sys::List) -> Vec<Node<'a>> {
 
 /// # Safety
 /// The list, if not null, must be a list of sort-group clauses.
-unsafe fn sort_groups(list: *mut pg_sys::List) -> Vec<SortGroup> {
+pub(super) unsafe fn sort_groups(list: *mut pg_sys::List) -> Vec<SortGroup> {
     // SAFETY: by the caller's promise.
     unsafe {
         pointers::<pg_sys::SortGroupClause>(list)

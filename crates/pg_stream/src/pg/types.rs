@@ -135,6 +135,9 @@ pub fn is_record(oid: Oid) -> bool {
     oid == pg_sys::RECORDOID
 }
 
+/// `boolean`.
+pub const BOOLEAN: Oid = pg_sys::BOOLOID;
+
 /// `bigint`.
 pub const BIGINT: Oid = pg_sys::INT8OID;
 
