@@ -8,11 +8,13 @@ mod expression;
 mod from;
 mod group;
 mod inventory;
+mod limit;
 mod opaque;
 mod refusal;
 mod select;
 mod set_operation;
 mod sub_link;
+mod window;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

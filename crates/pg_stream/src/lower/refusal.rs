@@ -154,18 +154,13 @@ pub fn check_differential(inventory: &Inventory) -> Result<(), Refusal> {
 
 /// Refuses clauses of one query.
 pub fn check_clauses(query: Query<'_>) -> Result<(), Refusal> {
-    let location = [query.limit(), query.offset()].into_iter().flatten().find_map(Node::location);
     let clauses = [
-        (query.limit().is_some(), "LIMIT in a sub-query"),
-        (query.offset().is_some(), "OFFSET in a sub-query"),
         (query.has_row_locks(), "FOR UPDATE or FOR SHARE"),
-        (query.has_distinct_on(), "DISTINCT ON"),
         (query.has_grouping_sets(), "GROUPING SETS, CUBE or ROLLUP"),
-        (query.has_windows(), "a window function"),
         (query.has_set_returning_targets(), "a set-returning function in the select list"),
     ];
     match clauses.iter().find(|(found, _)| *found) {
-        Some((_, words)) => Err(Refusal::without_rule(*words).at(location)),
+        Some((_, words)) => Err(Refusal::without_rule(*words)),
         None => Ok(()),
     }
 }
@@ -185,7 +180,6 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
                 Some("an aggregate of an outer query")
             }
             Kind::Grouping => Some("GROUPING"),
-            Kind::Window => Some("a window function"),
             Kind::Field(row)
                 if matches!(row.kind(), Kind::Column(_)) && types::is_record(row.type_oid()) =>
             {

@@ -1,4 +1,5 @@
-//! One query: FROM and WHERE, then grouping, then the select list, then DISTINCT.
+//! One query: FROM and WHERE, then grouping, then window functions, then the select list, then
+//! DISTINCT, then LIMIT.
 
 use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::scalar::Scalar;
@@ -7,7 +8,7 @@ use super::expression::{place, scalar};
 use super::from::From;
 use super::refusal::{Refusal, check_clauses, check_expression};
 use super::sub_link::{self, Attaching, Domain};
-use super::{Lowering, Scope, from, group, opaque, set_operation};
+use super::{Lowering, Scope, from, group, limit, opaque, set_operation, window};
 use crate::pg::node::{EntryKind, Node, Query, SortGroup, Target};
 use crate::pg::{query as analysis, types};
 
@@ -36,21 +37,30 @@ pub fn lower_for<'a>(
 ) -> Result<Plan, Refusal> {
     check_fit(query)?;
     let scope = Scope { query, outer, domain };
+    if domain.is_some() && query.set_operations().is_some() {
+        return Err(Refusal::without_rule("a correlated set operation"));
+    }
+    if limit::is_in(query)? {
+        return limit::lower(lowering, &scope, needed);
+    }
     if let Some(tree) = query.set_operations() {
-        if domain.is_some() {
-            return Err(Refusal::without_rule("a correlated set operation"));
-        }
         return set_operation::lower(lowering, &scope, tree, needed, &output_names(query));
     }
     if query.distinct().is_empty() {
         return lower_rows(lowering, &scope, needed);
     }
-    check_distinct(query)?;
-    let distinct = lower_rows(lowering, &scope, None)?.distinct();
+    let distinct = lower_distinct(lowering, &scope)?;
     let Some(needed) = needed else { return Ok(distinct) };
-    let width = scope.domain_nodes().len();
-    let shown: Vec<usize> = (0..width).chain(needed.iter().map(|it| it + width)).collect();
-    Ok(columns_of(distinct, Some(&shown)))
+    Ok(columns_of(distinct, Some(&scope.after_domain(needed))))
+}
+
+/// SELECT DISTINCT with all of its columns.
+pub fn lower_distinct<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+) -> Result<Plan, Refusal> {
+    check_distinct(scope.query)?;
+    Ok(lower_rows(lowering, scope, None)?.distinct())
 }
 
 /// Refuses clauses without a rule.
@@ -81,8 +91,8 @@ pub fn columns_of(plan: Plan, needed: Option<&[usize]>) -> Plan {
     Plan::Project { input: Box::new(plan), columns }
 }
 
-/// The rows before DISTINCT: the domain's columns, then the needed ones.
-fn lower_rows<'a>(
+/// The rows before DISTINCT and LIMIT: the domain's columns, then the needed ones, which can be junk.
+pub fn lower_rows<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
     needed: Option<&[usize]>,
@@ -121,22 +131,27 @@ pub fn finish<'a>(
         attaching.into_from()
     };
     let schema = from.plan.schema();
-    let mut columns = Vec::new();
+    let mut outside = Vec::new();
     for position in 0..prefix {
-        let column = match select.prefix.get(position) {
+        outside.push(match select.prefix.get(position) {
             Some(node) => scalar(place(*node, &from.places)?, &schema),
             None => Scalar::column(position, &schema[position]),
-        };
-        columns.push((column, format!("outer{}", position + 1)));
+        });
     }
-    for target in &select.targets {
-        let column = scalar(place(target.expression, &from.places)?, &schema);
-        columns.push((column, target.name.clone()));
-    }
+    let expressions = select.targets.iter().map(|it| place(it.expression, &from.places));
+    let expressions = expressions.collect::<Result<Vec<_>, _>>()?;
+    let domain: Vec<usize> = outside.iter().filter_map(Scalar::as_column).collect();
+    let (input, expressions) = window::lower(&select, from.plan, expressions, &domain)?;
+    let schema = input.schema();
+    let outside = outside.into_iter().enumerate();
+    let outside = outside.map(|(position, it)| (it, format!("outer{}", position + 1)));
+    let shown = expressions.into_iter().zip(&select.targets);
+    let shown = shown.map(|(it, target)| (scalar(it, &schema), target.name.clone()));
+    let columns: Vec<_> = outside.chain(shown).collect();
     if is_identity(&columns, &schema) {
-        return Ok(from.plan);
+        return Ok(input);
     }
-    Ok(Plan::Project { input: Box::new(from.plan), columns })
+    Ok(Plan::Project { input: Box::new(input), columns })
 }
 
 /// Whether projecting to these columns would change nothing.
@@ -152,7 +167,10 @@ fn is_identity(columns: &[(Scalar, String)], schema: &[Column]) -> bool {
 /// The expressions of a query, over the columns of its tables and sub-queries only: those of
 /// joins and virtual generated columns are replaced by what they stand for.
 pub struct Select<'a> {
+    pub query: Query<'a>,
+    /// What is shown, then what else the windows refer to.
     pub targets: Vec<Target<'a>>,
+    pub shown: usize,
     pub having: Option<Node<'a>>,
     /// Position of the grouping entry in the range table.
     pub group_entry: Option<usize>,
@@ -171,12 +189,17 @@ pub struct Select<'a> {
 impl<'a> Select<'a> {
     pub fn new(query: Query<'a>, needed: Option<&[usize]>) -> Result<Self, Refusal> {
         let query = analysis::without_join_aliases(query);
-        let mut all: Vec<_> = query.targets().into_iter().filter(|it| !it.junk).collect();
-        if let Some(needed) = needed {
-            all = needed.iter().map(|it| all[*it].clone()).collect();
-        }
+        let all = query.targets();
+        let mut targets: Vec<_> = match needed {
+            Some(needed) => needed.iter().map(|it| all[*it].clone()).collect(),
+            None => all.iter().filter(|it| !it.junk).cloned().collect(),
+        };
+        let shown = targets.len();
+        targets.extend(window::referenced(query, &targets, &all));
         let mut select = Self {
-            targets: all,
+            query,
+            targets,
+            shown,
             having: query.having(),
             group_entry: None,
             keys: Vec::new(),
@@ -239,7 +262,7 @@ fn check_distinct(query: Query<'_>) -> Result<(), Refusal> {
 }
 
 /// Grouping must go by the type's own equality; `ORDER BY … USING` can bring another one.
-fn check_equality(expression: Node<'_>, item: &SortGroup) -> Result<(), Refusal> {
+pub fn check_equality(expression: Node<'_>, item: &SortGroup) -> Result<(), Refusal> {
     if types::equality(expression.type_oid()) == Some(item.equality) {
         return Ok(());
     }

@@ -52,6 +52,12 @@ impl<'a> Scope<'_, 'a> {
     pub fn domain_nodes(&self) -> &[Node<'a>] {
         self.domain.map_or(&[], |it| &it.nodes)
     }
+
+    /// The positions of the domain's columns and then of these, in a plan that starts with the domain.
+    pub fn after_domain(&self, columns: &[usize]) -> Vec<usize> {
+        let width = self.domain_nodes().len();
+        (0..width).chain(columns.iter().map(|it| width + it)).collect()
+    }
 }
 
 /// Whether there is a sub-query in the expression that reads a table.
@@ -555,7 +561,10 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             return Ok(None);
         }
         select::check_fit(query)?;
-        let mut select = Select::new(query, Some(outputs))?;
+        let shown: Vec<usize> =
+            (0..query.targets().len()).filter(|it| !query.targets()[*it].junk).collect();
+        let needed: Vec<usize> = outputs.iter().map(|it| shown[*it]).collect();
+        let mut select = Select::new(query, Some(&needed))?;
         let is_outer = |it: &Node<'a>| it.free_columns().iter().any(|it| it.levels_up > 0);
         let pulled: Vec<Node<'a>> = select.conditions.extract_if(.., |it| is_outer(it)).collect();
         let rest = select.expressions().any(|it| is_outer(&it));

@@ -12,6 +12,7 @@ use pgrx::pg_sys::NodeTag;
 use pgrx::prelude::*;
 
 use super::types::Oid;
+use super::window::WindowCall;
 
 /// A memory context that is current while the value lives, and that goes with it.
 pub struct Arena {
@@ -100,7 +101,7 @@ pub enum Kind<'a> {
     /// GROUPING(…).
     Grouping,
     /// A window function.
-    Window,
+    Window(WindowCall<'a>),
     /// A sub-query in an expression, with the words for it.
     SubLink(&'static str),
     /// A query.
@@ -160,9 +161,14 @@ impl<'a> Node<'a> {
                 NodeTag::T_Aggref => Kind::Aggregate(Aggregate { whole: self, call: self }),
                 NodeTag::T_JsonConstructorExpr => {
                     let call = Self::from_ptr(self.cast::<pg_sys::JsonConstructorExpr>().func);
-                    match call.filter(|it| it.tag() == NodeTag::T_Aggref) {
-                        Some(call) => Kind::Aggregate(Aggregate { whole: self, call }),
-                        None => Kind::Other,
+                    match call.map(|it| (it, it.tag())) {
+                        Some((call, NodeTag::T_Aggref)) => {
+                            Kind::Aggregate(Aggregate { whole: self, call })
+                        }
+                        Some((call, NodeTag::T_WindowFunc)) => {
+                            Kind::Window(WindowCall { whole: self, call })
+                        }
+                        _ => Kind::Other,
                     }
                 }
                 NodeTag::T_BoolExpr => {
@@ -195,7 +201,7 @@ impl<'a> Node<'a> {
                     Self::from_ptr(arg).map_or(Kind::Other, Kind::Field)
                 }
                 NodeTag::T_GroupingFunc => Kind::Grouping,
-                NodeTag::T_WindowFunc => Kind::Window,
+                NodeTag::T_WindowFunc => Kind::Window(WindowCall { whole: self, call: self }),
                 NodeTag::T_SubLink => {
                     Kind::SubLink(sub_link_words(self.cast::<pg_sys::SubLink>().subLinkType))
                 }
@@ -365,7 +371,7 @@ impl<'a> Node<'a> {
         (param.paramkind == pg_sys::ParamKind::PARAM_SUBLINK).then_some(param.paramid)
     }
 
-    /// A copy in which each column and each aggregate for which `f` gives a position is the plan's
+    /// A copy in which each column, aggregate and window function for which `f` gives a position is the plan's
     /// input at that position, with the type that it had. `f` gets the node and, for a column, what it
     /// refers to as seen from the top of the expression. Columns of sub-queries' own are left alone.
     pub fn with_inputs(
@@ -382,13 +388,13 @@ impl<'a> Node<'a> {
                     Some(levels_up) => f(node, Some(ColumnRef { levels_up, ..column })),
                     None => None,
                 },
-                Kind::Aggregate(_) if depth == 0 => f(node, None),
+                Kind::Aggregate(_) | Kind::Window(_) if depth == 0 => f(node, None),
                 _ => None,
             };
             if let Some(position) = position {
                 let (ty, typmod, collation) = (node.type_oid(), node.typmod(), node.collation());
-                // SAFETY: a Param is smaller than a Var, an Aggref and a JsonConstructorExpr, each
-                // of which is an allocation of its own.
+                // SAFETY: a Param is smaller than a Var, an Aggref, a WindowFunc and a
+                // JsonConstructorExpr, each of which is an allocation of its own.
                 unsafe { fill_input(node.as_ptr(), position, (ty, typmod, collation)) };
                 continue;
             }
@@ -540,6 +546,7 @@ pub fn input<'a>(position: usize, ty: Oid, typmod: i32, collation: Oid) -> Node<
 const _: () = {
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::Var>());
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::Aggref>());
+    assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::WindowFunc>());
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::JsonConstructorExpr>());
 };
 
@@ -1137,7 +1144,7 @@ unsafe fn nodes<'a>(list: *mut pg_sys::List) -> Vec<Node<'a>> {
 
 /// # Safety
 /// The list, if not null, must be a list of sort-group clauses.
-unsafe fn sort_groups(list: *mut pg_sys::List) -> Vec<SortGroup> {
+pub(super) unsafe fn sort_groups(list: *mut pg_sys::List) -> Vec<SortGroup> {
     // SAFETY: by the caller's promise.
     unsafe {
         pointers::<pg_sys::SortGroupClause>(list)
