@@ -20,7 +20,8 @@ pub fn place<'a>(expression: Node<'a>, places: &Places) -> Result<Node<'a>, Refu
         let column = column?;
         let position = places.get(&column).copied();
         if position.is_none() {
-            let words = if column.levels_up > 0 { "a correlated reference" } else { "this reference" };
+            let words =
+                if column.levels_up > 0 { "a correlated reference" } else { "this reference" };
             missing = Some(Refusal::without_rule(words).at(node.location()));
         }
         position

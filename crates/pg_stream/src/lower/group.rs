@@ -129,7 +129,10 @@ impl Below {
         let mut columns = Vec::new();
         let mut places = Places::new();
         for (index, node) in select.prefix.iter().enumerate() {
-            columns.push((scalar(place(*node, &from.places)?, &schema), format!("outer{}", index + 1)));
+            columns.push((
+                scalar(place(*node, &from.places)?, &schema),
+                format!("outer{}", index + 1),
+            ));
             if let Kind::Column(column) = node.kind() {
                 places.insert(column, index);
             }

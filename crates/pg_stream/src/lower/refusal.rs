@@ -176,9 +176,7 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
             {
                 Some("a grouping column as the direct argument of an ordered-set aggregate")
             }
-            Kind::Aggregate(call) if call.levels_up() > 0 => {
-                Some("an aggregate of an outer query")
-            }
+            Kind::Aggregate(call) if call.levels_up() > 0 => Some("an aggregate of an outer query"),
             Kind::Grouping => Some("GROUPING"),
             Kind::Field(row)
                 if matches!(row.kind(), Kind::Column(_)) && types::is_record(row.type_oid()) =>

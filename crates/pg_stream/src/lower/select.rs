@@ -55,10 +55,7 @@ pub fn lower_for<'a>(
 }
 
 /// SELECT DISTINCT with all of its columns.
-pub fn lower_distinct<'a>(
-    lowering: &mut Lowering,
-    scope: &Scope<'_, 'a>,
-) -> Result<Plan, Refusal> {
+pub fn lower_distinct<'a>(lowering: &mut Lowering, scope: &Scope<'_, 'a>) -> Result<Plan, Refusal> {
     check_distinct(scope.query)?;
     Ok(lower_rows(lowering, scope, None)?.distinct())
 }

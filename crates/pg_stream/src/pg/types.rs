@@ -94,13 +94,16 @@ pub fn builtin_function(function: Oid) -> Option<String> {
     Some(plain_function_name(function))
 }
 
-/// Whether a function compares two values and gives NULL for a NULL only.
+/// Whether a function compares two values and gives NULL for a NULL only. Rows are not meant: IS NULL
+/// looks into them.
 pub fn is_comparison(function: Oid) -> bool {
     const ENDS: [&str; 6] = ["eq", "ne", "lt", "le", "gt", "ge"];
     // SAFETY: the function exists, as an analyzed query refers to it.
     let is_boolean = unsafe { pg_sys::get_func_rettype(function) } == BOOLEAN;
     is_boolean
-        && builtin_function(function).is_some_and(|name| ENDS.iter().any(|it| name.ends_with(it)))
+        && builtin_function(function)
+            .filter(|name| !name.starts_with("record"))
+            .is_some_and(|name| ENDS.iter().any(|it| name.ends_with(it)))
 }
 
 /// Whether a function is the default equality of a type, or that of two integers of any size.
