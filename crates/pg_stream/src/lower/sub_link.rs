@@ -26,9 +26,6 @@ use crate::pg::types;
 /// Range table entries from here on stand for sub-queries in expressions; no query has as many.
 const FIRST_ENTRY: usize = 1 << 20;
 
-/// Until marks and left joins have their rules of change.
-const HAS_MARKS: bool = false;
-
 /// Stands for the output columns of a sub-query in its test.
 const OUTPUTS: usize = 1 << 23;
 
@@ -241,9 +238,6 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         }
         let refuse = |words: &str| Refusal::without_rule(words).at(expression.location());
         let link = expression.as_sub_link().ok_or_else(|| refuse("this sub-query"))?;
-        if !HAS_MARKS {
-            return Err(refuse(link.words));
-        }
         if !is_plain(link) {
             return Err(refuse("an aggregate of an outer query"));
         }
