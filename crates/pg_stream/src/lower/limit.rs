@@ -69,10 +69,12 @@ pub fn lower<'a>(
     let (mut plan, columns) = ordered_rows(lowering, scope, needed)?;
     let targets = query.targets();
     let schema = plan.schema();
+    let domain: Vec<usize> = (0..scope.domain_nodes().len()).collect();
     let values: Values<'a> = columns
         .iter()
         .enumerate()
         .map(|(at, target)| {
+            let at = domain.len() + at;
             let ty = &schema[at].ty;
             let value = input(at, ty.oid.into(), ty.typmod, ty.collation.into());
             (targets[*target].reference, value)
@@ -80,20 +82,21 @@ pub fn lower<'a>(
         .filter(|it| it.0 != 0)
         .collect();
     if query.has_distinct_on() {
-        plan = numbered(plan, query.distinct_window(), false, &values, |number, _| {
+        plan = numbered(plan, query.distinct_window(), false, (&values, &domain), |number, _| {
             vec![Segment::Column(number), Segment::Text(" = 1".to_owned())]
         })?;
     }
     if let Some(limit) = Limit::of(query)? {
         let condition = |number, rank| limit.condition(number, rank);
-        plan = numbered(plan, query.order_window(), limit.has_ties, &values, condition)?;
+        plan = numbered(plan, query.order_window(), limit.has_ties, (&values, &domain), condition)?;
     }
     let place = |target: usize| columns.iter().position(|it| *it == target);
     let shown: Option<Vec<usize>> = match needed {
         Some(needed) => needed.iter().map(|it| place(*it)).collect(),
         None => (0..targets.len()).filter(|it| !targets[*it].junk).map(place).collect(),
     };
-    Ok(columns_of(plan, Some(&shown.expect("they are among the columns"))))
+    let shown = shown.expect("they are among the columns");
+    Ok(columns_of(plan, Some(&scope.after_domain(&shown))))
 }
 
 /// The rows to be numbered, and which targets their columns are.
@@ -132,7 +135,7 @@ fn numbered<'a>(
     plan: Plan,
     window: Window<'a>,
     has_ties: bool,
-    values: &Values<'a>,
+    (values, domain): (&Values<'a>, &[usize]),
     condition: impl Fn(usize, Option<usize>) -> Vec<Segment>,
 ) -> Result<Plan, Refusal> {
     let call =
@@ -141,7 +144,7 @@ fn numbered<'a>(
     if has_ties {
         calls.push(call(Ranking::Rank, "rank"));
     }
-    let (plan, places) = window::add(plan, &calls, values)?;
+    let (plan, places) = window::add(plan, &calls, values, domain)?;
     let condition = Scalar {
         segments: condition(places[0], places.get(1).copied()),
         ty: types::describe(types::BOOLEAN, -1, types::NO_COLLATION),

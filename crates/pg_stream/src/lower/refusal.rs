@@ -5,7 +5,6 @@ use std::ffi::CString;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::from::columns_in;
 use super::inventory::{Inventory, RelationKind};
 use crate::pg::node::{ColumnRef, Kind, Node, Query, Step};
 use crate::pg::query::PositionKeeper;
@@ -172,12 +171,12 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
     expression.visit(&mut |node| {
         let found = match node.kind() {
             Kind::Column(column) => column_words(column),
-            Kind::SubLink(words) => Some(words),
             Kind::Aggregate(call)
-                if call.direct_arguments().into_iter().any(|it| !columns_in(it).is_empty()) =>
+                if call.direct_arguments().into_iter().any(|it| !it.free_columns().is_empty()) =>
             {
                 Some("a grouping column as the direct argument of an ordered-set aggregate")
             }
+            Kind::Aggregate(call) if call.levels_up() > 0 => Some("an aggregate of an outer query"),
             Kind::Grouping => Some("GROUPING"),
             Kind::Field(row)
                 if matches!(row.kind(), Kind::Column(_)) && types::is_record(row.type_oid()) =>
@@ -186,6 +185,9 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
             }
             _ => None,
         };
+        if matches!(node.kind(), Kind::SubLink(_)) {
+            return Step::Over;
+        }
         if let Some(words) = found {
             refusal.get_or_insert_with(|| Refusal::without_rule(words).at(node.location()));
             return Step::Over;
@@ -197,7 +199,6 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
 
 fn column_words(column: ColumnRef) -> Option<&'static str> {
     match column {
-        ColumnRef { levels_up: 1.., .. } => Some("LATERAL"),
         ColumnRef { attribute: 0, .. } => Some("a whole-row reference"),
         ColumnRef { attribute: ..0, .. } => Some("a system column"),
         _ => None,

@@ -12,7 +12,6 @@ use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::scalar::Scalar;
 
 use super::expression::scalar;
-use super::from::columns_in;
 use super::refusal::{Refusal, check_expression};
 use super::select::{Select, check_equality};
 use crate::pg::node::{Kind, Node, Query, SortGroup, Step, Target, input};
@@ -63,11 +62,13 @@ fn calls_in<'a>(expressions: impl Iterator<Item = Node<'a>>) -> Vec<WindowCall<'
 }
 
 /// Adds the window functions in the targets of `select`, which are `expressions` over the columns
-/// of `plan`. Gives what is shown, over the columns of the new plan.
+/// of `plan`. Gives what is shown, over the columns of the new plan. Rows that differ in the columns
+/// of `domain` are never in one partition.
 pub fn lower<'a>(
     select: &Select<'a>,
     plan: Plan,
     mut expressions: Vec<Node<'a>>,
+    domain: &[usize],
 ) -> Result<(Plan, Vec<Node<'a>>), Refusal> {
     let references = select.targets.iter().map(|it| it.reference);
     let values: Values<'a> =
@@ -91,9 +92,9 @@ pub fn lower<'a>(
         let window = window.ok_or_else(|| Refusal::without_rule("this window function"))?;
         calls.push(Call { call: *call, window, name: name(*call) });
     }
-    let (plan, places) = add(plan, &calls, &values)?;
+    let (plan, places) = add(plan, &calls, &values, domain)?;
     let over_calls = |expression: Node<'a>| {
-        expression.with_inputs(&mut |node| match node.kind() {
+        expression.with_inputs(&mut |node, _| match node.kind() {
             Kind::Window(_) => {
                 let call = found.iter().position(|it| it.node().equals(node))?;
                 Some(places[call])
@@ -109,6 +110,7 @@ pub fn add<'a>(
     plan: Plan,
     calls: &[Call<'a>],
     values: &Values<'a>,
+    domain: &[usize],
 ) -> Result<(Plan, Vec<usize>), Refusal> {
     let mut input = Input::new(&plan, values);
     // Calls by the columns of their partitions; without PARTITION BY last, since what is computed
@@ -118,8 +120,9 @@ pub fn add<'a>(
         call.window.frame_offsets().into_iter().try_for_each(check_offset)?;
         let items = call.window.partition();
         let partition = items.iter().map(|it| input.partition_column(it));
-        let partition = partition.collect::<Result<BTreeSet<usize>, Refusal>>()?;
-        let call = (index, input.scalar(call));
+        let mut partition = partition.collect::<Result<BTreeSet<usize>, Refusal>>()?;
+        partition.extend(domain);
+        let call = (index, input.scalar(call, domain));
         match operators.iter_mut().find(|it| it.0 == partition) {
             Some((_, calls)) => calls.push(call),
             None => operators.push((partition, vec![call])),
@@ -144,7 +147,7 @@ pub fn add<'a>(
 
 fn check_offset(offset: Node<'_>) -> Result<(), Refusal> {
     check_expression(offset)?;
-    if !columns_in(offset).is_empty() {
+    if !offset.free_columns().is_empty() {
         return Err(Refusal::without_rule("a frame that depends on a row").at(offset.location()));
     }
     Ok(())
@@ -186,9 +189,14 @@ impl<'a> Input<'a> {
         Ok(position)
     }
 
-    fn scalar(&self, call: &Call<'_>) -> Scalar {
+    fn scalar(&self, call: &Call<'_>, domain: &[usize]) -> Scalar {
         let node = call.call.node();
-        let text = window::call_text(call.call, call.window, &self.values);
+        let column = |it: &usize| {
+            let ty = &self.schema[*it].ty;
+            input(*it, ty.oid.into(), ty.typmod, ty.collation.into())
+        };
+        let domain: Vec<Node<'_>> = domain.iter().map(column).collect();
+        let text = window::call_text(call.call, call.window, &self.values, &domain);
         Scalar {
             segments: lex::segments(&text),
             ty: types::describe(node.type_oid(), node.typmod(), node.collation()),

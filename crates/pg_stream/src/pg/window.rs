@@ -130,8 +130,15 @@ impl<'a> Query<'a> {
 }
 
 /// The text of `call` over `window`, whose items refer to `values`. Columns are inputs.
-pub fn call_text(call: WindowCall<'_>, window: Window<'_>, values: &[(u32, Node<'_>)]) -> String {
+pub fn call_text(
+    call: WindowCall<'_>,
+    window: Window<'_>,
+    values: &[(u32, Node<'_>)],
+    domain: &[Node<'_>],
+) -> String {
     const REFERENCE: u32 = 1;
+    // Above all that a query can have.
+    const FIRST_OF_DOMAIN: u32 = 1 << 20;
     let _settings = PortableSettings::enter();
     // SAFETY: copies of valid trees make up a SELECT without FROM, as the deparser expects it. Only
     // the copies are changed. The window function in the copied call is the first node with its tag.
@@ -150,11 +157,19 @@ pub fn call_text(call: WindowCall<'_>, window: Window<'_>, values: &[(u32, Node<
         (*clause).copiedOrder = false;
         let shown = pg_sys::makeTargetEntry(whole.cast(), 1, std::ptr::null_mut(), false);
         let mut targets = pg_sys::lappend(std::ptr::null_mut(), shown.cast());
-        for (number, (reference, value)) in (2..).zip(values) {
+        let domain = (FIRST_OF_DOMAIN..).zip(domain.iter().copied());
+        for (reference, _) in domain.clone() {
+            let item = pg_sys::palloc0(size_of::<pg_sys::SortGroupClause>());
+            let item = item.cast::<pg_sys::SortGroupClause>();
+            (*item).type_ = NodeTag::T_SortGroupClause;
+            (*item).tleSortGroupRef = reference;
+            (*clause).partitionClause = pg_sys::lcons(item.cast(), (*clause).partitionClause);
+        }
+        for (number, (reference, value)) in (2..).zip(values.iter().copied().chain(domain)) {
             let value = pg_sys::copyObjectImpl(value.as_ptr());
             let name = std::ptr::null_mut();
             let target = pg_sys::makeTargetEntry(value.cast(), number, name, true);
-            (*target).ressortgroupref = *reference;
+            (*target).ressortgroupref = reference;
             targets = pg_sys::lappend(targets, target.cast());
         }
         let query = pg_sys::palloc0(size_of::<pg_sys::Query>()).cast::<pg_sys::Query>();
