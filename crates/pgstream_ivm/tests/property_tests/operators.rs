@@ -234,8 +234,8 @@ fn full_joins() {
 fn aggregates_over_outer_joins() {
     let pairs = || left_join(scan("a"), scan("b"), "#0 = #2");
     check(&aggregate(pairs(), &[0], &["count(*)", "count(#2)", "sum(#3)"]));
-    check(&aggregate(pairs(), &[2], &["min(#1)", "max(#3)"]));
-    check(&aggregate(pairs(), &[], &["min(#3)", "max(1)"]));
+    check(&aggregate(pairs(), &[2], &["min(#1)", "max(#0)"]));
+    check(&aggregate(pairs(), &[], &["min(#2)", "max(1)"]));
     check(&project(pairs(), &["#2"]).distinct());
     let marked = || mark(scan("a"), scan("b"), "#0 = #2");
     check(&aggregate(marked(), &[0], &["count(*)", "min(#1)", "max(#1)"]));
