@@ -16,8 +16,9 @@ use super::expression::{Places, place, scalar};
 use super::inventory::{Relation, RelationKind};
 use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
+use super::sub_link::{self, Domain};
 use super::{HIDDEN_COLUMNS, Lowering, Scope};
-use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query, Step};
+use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query};
 use crate::pg::query::{all_of, check_depth, generation_expression};
 use crate::pg::table::{self, Table};
 use crate::pg::types::{self, Oid};
@@ -113,6 +114,18 @@ impl<'a> Side<'a> {
         self.items.iter().flat_map(Item::entries).collect()
     }
 
+    /// Takes out the conditions with sub-queries; those of outer joins are refused.
+    pub fn take_late(&mut self) -> Result<Vec<Node<'a>>, Refusal> {
+        let late: Vec<_> = self.conditions.extract_if(.., |it| sub_link::is_in(*it)).collect();
+        match self.all_conditions().into_iter().find(|it| sub_link::is_in(*it)) {
+            Some(found) => {
+                let words = "a sub-query in the condition of an outer join";
+                Err(Refusal::without_rule(words).at(found.location()))
+            }
+            None => Ok(late),
+        }
+    }
+
     /// The entries that some outer join fills up with NULLs.
     pub fn optional_entries(&self) -> BTreeSet<usize> {
         let mut entries = BTreeSet::new();
@@ -149,26 +162,26 @@ pub fn lower<'a>(
     select: &Select<'a>,
 ) -> Result<From, Refusal> {
     let used = used_columns(select);
-    lower_side(lowering, scope, &used, &select.from, Vec::new())
+    let domain = scope.domain.map(Domain::rows);
+    lower_side(lowering, scope, &used, &select.from, (domain, Vec::new()))
 }
 
 /// The columns of each entry that are used.
 type Used = BTreeMap<usize, BTreeSet<i16>>;
 
-/// Lowers a side, to which `more` conditions apply.
+/// Lowers a side, which starts with what is `joined` already, and to which `more` conditions apply.
 fn lower_side<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
     used: &Used,
     side: &Side<'a>,
-    more: Vec<Condition<'a>>,
+    (mut joined, more): (Option<From>, Vec<Condition<'a>>),
 ) -> Result<From, Refusal> {
     check_depth();
     let mut conditions: Vec<Condition<'a>> =
         side.conditions.iter().map(|it| Condition::new(*it)).chain(more).collect();
     let mut waiting: Vec<&Item<'a>> = side.items.iter().collect();
-    let mut joined: Option<From> = None;
-    let mut present = BTreeSet::new();
+    let mut present: BTreeSet<usize> = joined.iter().map(|_| OUTSIDE).collect();
     while !waiting.is_empty() {
         let next = waiting
             .iter()
@@ -208,8 +221,8 @@ fn lower_outer<'a>(
         on_preserved = take_ready(above, &outer.preserved.entries());
         on_optional = take_ready(&mut on, &outer.optional.entries());
     }
-    let preserved = lower_side(lowering, scope, used, &outer.preserved, on_preserved)?;
-    let optional = lower_side(lowering, scope, used, &outer.optional, on_optional)?;
+    let preserved = lower_side(lowering, scope, used, &outer.preserved, (None, on_preserved))?;
+    let optional = lower_side(lowering, scope, used, &outer.optional, (None, on_optional))?;
     let (places, schema) = side_by_side(&preserved, &optional);
     let on: Vec<_> = on.into_iter().map(|it| it.expression).collect();
     let on = match all_of(&on) {
@@ -224,6 +237,9 @@ fn lower_outer<'a>(
     Ok(From { plan, places })
 }
 
+/// Stands for the queries around; entries count from 1.
+const OUTSIDE: usize = 0;
+
 /// A conjunct, and the entries whose columns it reads.
 struct Condition<'a> {
     expression: Node<'a>,
@@ -232,7 +248,8 @@ struct Condition<'a> {
 
 impl<'a> Condition<'a> {
     fn new(expression: Node<'a>) -> Self {
-        let entries = columns_in(expression).into_iter().map(|it| it.entry).collect();
+        let entry = |it: ColumnRef| if it.levels_up == 0 { it.entry } else { OUTSIDE };
+        let entries = expression.free_columns().into_iter().map(entry).collect();
         Self { expression, entries }
     }
 
@@ -304,21 +321,10 @@ fn side_by_side(left: &From, right: &From) -> (Places, Vec<Column>) {
     (places, schema)
 }
 
-/// The columns that an expression reads.
-pub fn columns_in(expression: Node<'_>) -> Vec<ColumnRef> {
-    let mut columns = Vec::new();
-    expression.visit(&mut |node| {
-        if let Kind::Column(column) = node.kind() {
-            columns.push(column);
-        }
-        Step::Into
-    });
-    columns
-}
-
 fn used_columns(select: &Select<'_>) -> Used {
     let mut used = Used::new();
-    for column in select.expressions().into_iter().flat_map(columns_in) {
+    let read = select.expressions().into_iter().flat_map(Node::free_columns);
+    for column in read.filter(|it| it.levels_up == 0) {
         used.entry(column.entry).or_default().insert(column.attribute);
     }
     used
@@ -551,7 +557,7 @@ impl VirtualColumns {
         let is_filled = |it: &ColumnRef| {
             optional.contains(&it.entry) && self.0.contains_key(&(it.entry, it.attribute))
         };
-        match expressions.find(|it| columns_in(*it).iter().any(is_filled)) {
+        match expressions.find(|it| it.free_columns().iter().any(is_filled)) {
             Some(found) => {
                 let words = "a virtual generated column in an outer join";
                 Err(Refusal::without_rule(words).at(found.location()))

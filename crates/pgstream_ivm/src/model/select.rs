@@ -261,8 +261,8 @@ impl Product<'_> {
     }
 
     fn value(&self, expression: &Expression, row: &Row) -> Value {
-        let (names, scope) = (self.names.as_slice(), self.scope);
-        expression.evaluate(Context { names, rows: &[row], grouping: None, scope })
+        let context = Context::of(&self.names, std::slice::from_ref(&row));
+        expression.evaluate(Context { scope: self.scope, ..context })
     }
 }
 
@@ -294,13 +294,19 @@ impl Select {
         let rows = if is_grouped {
             self.grouped(&product, &items)
         } else {
+            let rows: Vec<&Row> = product.rows.iter().collect();
+            let context = |at: usize| Context {
+                among: (&rows, at),
+                scope: product.scope,
+                ..Context::of(&product.names, &rows[at..=at])
+            };
             let number = |at: usize| Value::Int(i64::try_from(at).expect("few rows") + 1);
-            let value = |at: usize, row: &Row, item: &Option<Expression>| match item {
-                Some(expression) => product.value(expression, row),
+            let value = |at: usize, item: &Option<Expression>| match item {
+                Some(expression) => expression.evaluate(context(at)),
                 None => number(at),
             };
-            let rows = product.rows.iter().enumerate();
-            rows.map(|(at, row)| items.iter().map(|(it, _)| value(at, row, it)).collect()).collect()
+            let row = |at| items.iter().map(|(it, _)| value(at, it)).collect();
+            (0..rows.len()).map(row).collect()
         };
         Relation { columns, rows }
     }
@@ -336,9 +342,11 @@ impl Select {
         }
         let mut result = Vec::new();
         for rows in groups.values() {
-            let (names, scope) = (product.names.as_slice(), product.scope);
-            let grouping = Some(self.grouping.as_slice());
-            let context = Context { names, rows, grouping, scope };
+            let context = Context {
+                grouping: Some(&self.grouping),
+                scope: product.scope,
+                ..Context::of(&product.names, rows)
+            };
             let value = |it: &Option<Expression>| {
                 it.as_ref().expect("rows are numbered before grouping").evaluate(context)
             };
