@@ -20,6 +20,7 @@ mod differential;
 mod explain;
 mod full;
 mod guard;
+mod single;
 mod statements;
 mod storage;
 

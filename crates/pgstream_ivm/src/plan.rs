@@ -193,7 +193,8 @@ pub enum Plan {
         /// Whether a row for which `item` is empty comes out once, with NULLs.
         outer: bool,
     },
-    /// The input's columns, then window functions, all over the same partitions.
+    /// The input's columns, then window functions, all over the same partitions; of that the rows
+    /// for which the filter is true.
     Window {
         /// The rows.
         input: Box<Plan>,
@@ -202,6 +203,8 @@ pub enum Plan {
         /// Whole calls over the input's columns, e.g. `pg_catalog.rank() OVER (PARTITION BY #0
         /// ORDER BY #1)`, with their names.
         calls: Vec<(Scalar, String)>,
+        /// Boolean, over the output; `None` for true. Rows that it drops need not be stored.
+        filter: Option<Scalar>,
     },
     /// A query that is evaluated as a whole whenever something that it reads has changed.
     Opaque {
@@ -342,8 +345,8 @@ impl Plan {
             Self::Expand { input, item, columns, outer } => {
                 Self::Expand { input: Box::new(f(*input)), item, columns, outer }
             }
-            Self::Window { input, partition, calls } => {
-                Self::Window { input: Box::new(f(*input)), partition, calls }
+            Self::Window { input, partition, calls, filter } => {
+                Self::Window { input: Box::new(f(*input)), partition, calls, filter }
             }
             Self::Opaque { sql, reads, schema, reason } => {
                 Self::Opaque { sql, reads: reads.into_iter().map(f).collect(), schema, reason }
@@ -445,10 +448,12 @@ fn write_tree(plan: &Plan, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Res
         Plan::Expand { item, outer, .. } => {
             writeln!(f, "Expand{} {item}", if *outer { " outer" } else { "" })?;
         }
-        Plan::Window { partition, calls, .. } => {
+        Plan::Window { partition, calls, filter, .. } => {
             let partition: Vec<String> = partition.iter().map(|it| format!("#{it}")).collect();
             let calls: Vec<String> = calls.iter().map(|(it, _)| it.to_string()).collect();
-            writeln!(f, "Window [{}] [{}]", partition.join(", "), calls.join(", "))?;
+            write!(f, "Window [{}] [{}]", partition.join(", "), calls.join(", "))?;
+            filter.iter().try_for_each(|it| write!(f, " where {it}"))?;
+            writeln!(f)?;
         }
         Plan::Opaque { reason, .. } => writeln!(f, "Opaque ({reason})")?,
         Plan::Sum { .. } => writeln!(f, "Sum")?,

@@ -9,6 +9,7 @@ mod ident;
 mod select;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use self::{
     apply::{Apply, Matching, apply},
@@ -17,6 +18,7 @@ pub use self::{
     select::{
         delta_column, delta_name, full_select, identified_delta, identified_rows, stored_rows,
     },
+    window::{WindowStatements, window},
 };
 
 /// Where the output of a stage is stored.

@@ -4,6 +4,8 @@
 //! state that the head needs. A stage reads sources and the stored output of earlier stages, so
 //! nested aggregates become a pipeline. Equal sub-plans become one stage.
 
+mod window;
+
 use crate::{
     aggregate,
     plan::{AggregateCall, Plan, Scan, Schema, Source, Version},
@@ -15,6 +17,8 @@ use crate::{
 pub enum Head {
     /// GROUP BY over the body's columns.
     Group(Group),
+    /// Window functions over the body's columns.
+    Window(Window),
     /// The body is evaluated as a whole, and compared with what is stored.
     Whole,
 }
@@ -26,6 +30,25 @@ pub struct Group {
     pub keys: Vec<usize>,
     /// The aggregates, over the body's columns.
     pub calls: Vec<AggregateCall>,
+}
+
+/// Window functions over the partitions of a body's rows. The output is the body's columns, then
+/// the calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Positions of the columns of PARTITION BY in the body; none for one partition of all rows.
+    pub partition: Vec<usize>,
+    /// The whole calls, over the body's columns.
+    pub calls: Vec<Scalar>,
+    /// Which rows are kept, over the output.
+    pub filter: Option<Scalar>,
+}
+
+impl Window {
+    /// Names and types of the columns that a storage has beside the output.
+    pub fn state(&self) -> Vec<(String, String)> {
+        vec![("__pgs_partition".to_owned(), "bigint".to_owned())]
+    }
 }
 
 /// One step of a refresh.
@@ -72,6 +95,14 @@ impl Stage {
         }
     }
 
+    /// Window functions, if those are the head.
+    pub fn window(&self) -> Option<&Window> {
+        match &self.head {
+            Some(Head::Window(window)) => Some(window),
+            _ => None,
+        }
+    }
+
     /// Positions in the output that never change while a group exists: the keys, unless equal keys
     /// can look different.
     pub fn fixed(&self) -> Vec<usize> {
@@ -83,7 +114,7 @@ impl Stage {
 /// Cuts `plan` at its stateful operators.
 pub fn stage(plan: Plan) -> Pipeline {
     let mut stages = Vec::new();
-    let rest = cut(plan, &mut stages);
+    let rest = cut(window::with_filters(plan), &mut stages);
     if let Some(visible) = permutation_of_last(&rest, &stages) {
         return Pipeline { stages, visible };
     }
@@ -103,6 +134,12 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
         Plan::Aggregate { input, keys, calls } => {
             let key = Some((0..keys.len()).collect());
             let head = Some(Head::Group(Group { keys, calls }));
+            add(Stage { body: *input, head, output, key }, stages)
+        }
+        Plan::Window { input, partition, calls, filter } => {
+            let key = input.key();
+            let calls = calls.into_iter().map(|it| it.0).collect();
+            let head = Some(Head::Window(Window { partition, calls, filter }));
             add(Stage { body: *input, head, output, key }, stages)
         }
         plan @ Plan::Opaque { .. } => {
@@ -203,7 +240,8 @@ fn permutation_of_last(rest: &Plan, stages: &[Stage]) -> Option<Vec<usize>> {
     sorted.sort_unstable();
     let is_permutation = sorted.iter().copied().eq(0..scan.columns.len());
     let calls = stages[last].group().map_or(&[][..], |group| &group.calls);
-    let has_state = calls.iter().any(|call| !aggregate::state(call).is_empty());
+    let has_state = calls.iter().any(|call| !aggregate::state(call).is_empty())
+        || stages[last].window().is_some();
     let reads_last = scan.source == Source::Stage(last);
     (reads_last && is_permutation && !has_state).then_some(visible)
 }

@@ -192,6 +192,18 @@ pub fn aggregate(input: Plan, keys: &[usize], calls: &[&str]) -> Plan {
     Plan::Aggregate { input: Box::new(input), keys: keys.to_vec(), calls }
 }
 
+/// Window functions, such as `rank() OVER (PARTITION BY #0 ORDER BY #1)`, over the partitions of
+/// these columns, and a condition on the output.
+pub fn window(input: Plan, partition: &[usize], calls: &[&str], filter: Option<&str>) -> Plan {
+    let schema = input.schema();
+    let calls = calls.iter().map(|it| (scalar(it, &schema), (*it).to_owned())).collect();
+    let partition = partition.to_vec();
+    let plan = Plan::Window { input: Box::new(input), partition, calls, filter: None };
+    let condition = filter.map(|it| scalar(it, &plan.schema()));
+    let Plan::Window { input, partition, calls, .. } = plan else { unreachable!("just made") };
+    Plan::Window { input, partition, calls, filter: condition }
+}
+
 fn aggregate_call(sql: &str, schema: &Schema) -> AggregateCall {
     let Expression::Call(call) = expression(sql) else { panic!("{sql} is not a call") };
     let (head, filter) = match sql.split_once(" FILTER (WHERE ") {
@@ -264,6 +276,7 @@ fn infer(expression: &Expression, schema: &Schema) -> Column {
             column(ty, infer(it, schema).nullable)
         }
         Expression::Call(call) => infer_call(call, schema),
+        Expression::Over(over) => Column { nullable: true, ..infer_call(&over.call, schema) },
         Expression::Column(..) | Expression::Record(_) => panic!("{expression:?} in a plan"),
     }
 }
@@ -273,10 +286,10 @@ fn infer_call(call: &Call, schema: &Schema) -> Column {
     let column =
         |ty: Type, nullable: bool| Column { name: String::new(), ty, nullable, scale: None };
     match call.name.as_str() {
-        "count" => column(bigint(), false),
+        "count" | "row_number" | "rank" | "dense_rank" => column(bigint(), false),
         "sum" if arguments[0].ty.oid == 23 => column(bigint(), true),
         "sum" | "avg" => column(numeric(), true),
-        "min" | "max" => Column { nullable: true, ..arguments[0].clone() },
+        "min" | "max" | "lag" | "lead" => Column { nullable: true, ..arguments[0].clone() },
         "coalesce" => column(arguments[0].ty.clone(), arguments.iter().all(|it| it.nullable)),
         _ => column(boolean(), true),
     }

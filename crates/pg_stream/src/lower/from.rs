@@ -13,8 +13,9 @@ use super::expression::{Places, place, scalar};
 use super::inventory::{Relation, RelationKind};
 use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
+use super::sub_link::Domain;
 use super::{HIDDEN_COLUMNS, Lowering, Scope};
-use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query, Step};
+use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query};
 use crate::pg::query::{all_of, check_depth, generation_expression};
 use crate::pg::table::{self, Table};
 use crate::pg::types::{self, Oid};
@@ -73,8 +74,8 @@ pub fn lower<'a>(
     let mut conditions: Vec<Condition<'a>> =
         select.conditions.iter().map(|it| Condition::new(*it)).collect();
     let mut waiting = select.leaves.clone();
-    let mut joined: Option<From> = None;
-    let mut present = BTreeSet::new();
+    let mut joined = scope.domain.map(Domain::rows);
+    let mut present: BTreeSet<usize> = joined.iter().map(|_| OUTSIDE).collect();
     while !waiting.is_empty() {
         let next = waiting
             .iter()
@@ -94,6 +95,9 @@ pub fn lower<'a>(
     filtered_by_rest(joined.unwrap_or(unit), conditions)
 }
 
+/// Stands for the queries around; entries count from 1.
+const OUTSIDE: usize = 0;
+
 /// A conjunct, and the entries whose columns it reads.
 struct Condition<'a> {
     expression: Node<'a>,
@@ -102,7 +106,8 @@ struct Condition<'a> {
 
 impl<'a> Condition<'a> {
     fn new(expression: Node<'a>) -> Self {
-        let entries = columns_in(expression).into_iter().map(|it| it.entry).collect();
+        let entry = |it: ColumnRef| if it.levels_up == 0 { it.entry } else { OUTSIDE };
+        let entries = expression.free_columns().into_iter().map(entry).collect();
         Self { expression, entries }
     }
 
@@ -162,21 +167,10 @@ fn join(
     Ok(From { plan, places })
 }
 
-/// The columns that an expression reads.
-pub fn columns_in(expression: Node<'_>) -> Vec<ColumnRef> {
-    let mut columns = Vec::new();
-    expression.visit(&mut |node| {
-        if let Kind::Column(column) = node.kind() {
-            columns.push(column);
-        }
-        Step::Into
-    });
-    columns
-}
-
 fn used_columns(select: &Select<'_>) -> BTreeMap<usize, BTreeSet<i16>> {
     let mut used: BTreeMap<usize, BTreeSet<i16>> = BTreeMap::new();
-    for column in select.expressions().flat_map(columns_in) {
+    let read = select.expressions().flat_map(Node::free_columns);
+    for column in read.filter(|it| it.levels_up == 0) {
         used.entry(column.entry).or_default().insert(column.attribute);
     }
     used

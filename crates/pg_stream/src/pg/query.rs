@@ -179,6 +179,15 @@ pub fn generation_expression(table: Oid, column: ColumnRef) -> Option<Node<'stat
     }
 }
 
+/// An expression with what it can be known to be now: an expression of constants is a constant.
+pub fn folded(expression: Node<'_>) -> Node<'_> {
+    // SAFETY: a valid tree in, a valid tree out.
+    unsafe {
+        let folded = pg_sys::eval_const_expressions(ptr::null_mut(), expression.as_ptr());
+        Node::from_ptr(folded).unwrap_or(expression)
+    }
+}
+
 /// The conjunction of conditions; `None` of none.
 pub fn all_of<'a>(conditions: &[Node<'a>]) -> Option<Node<'a>> {
     let (first, rest) = conditions.split_first()?;

@@ -245,6 +245,9 @@ pub fn stage_table(pgs_id: i64, stage: usize) -> String {
 }
 
 fn state_columns(stage: &Stage) -> Vec<(String, String)> {
+    if let Some(window) = stage.window() {
+        return window.state();
+    }
     let calls = stage.group().into_iter().flat_map(|group| group.calls.iter().enumerate());
     calls
         .flat_map(|(index, call)| {

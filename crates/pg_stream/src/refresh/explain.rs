@@ -4,7 +4,7 @@ use pgstream_ivm::{
     aggregate, derive,
     plan::{AggregateFunction, Plan, Source},
     sql::{self, delta_name},
-    stage::{Group, Head, Stage},
+    stage::{Group, Head, Stage, Window},
 };
 
 use crate::{
@@ -86,8 +86,8 @@ fn operator_tree(differential: &Differential) -> String {
     for (index, stage) in differential.pipeline.stages.iter().enumerate() {
         text += &format!("Stage {index}\n");
         let mut depth = "  ";
-        if let Some(head) = stage.group() {
-            text += &format!("  {}\n", describe_head(head));
+        if let Some(head) = stage.head.as_ref().and_then(describe_head) {
+            text += &format!("  {head}\n");
             depth = "    ";
         }
         for line in stage.body.to_string().lines() {
@@ -97,7 +97,24 @@ fn operator_tree(differential: &Differential) -> String {
     text
 }
 
-fn describe_head(head: &Group) -> String {
+/// `None` for a body that is evaluated as a whole, which says so itself.
+fn describe_head(head: &Head) -> Option<String> {
+    match head {
+        Head::Group(head) => Some(describe_group(head)),
+        Head::Window(head) => Some(describe_window(head)),
+        Head::Whole => None,
+    }
+}
+
+fn describe_window(head: &Window) -> String {
+    let partition: Vec<String> = head.partition.iter().map(|it| format!("#{it}")).collect();
+    let calls: Vec<String> = head.calls.iter().map(ToString::to_string).collect();
+    let filter = head.filter.iter().map(|it| format!(" where {it}"));
+    let filter: String = filter.collect();
+    format!("Window [{}] [{}]{filter}", partition.join(", "), calls.join(", "))
+}
+
+fn describe_group(head: &Group) -> String {
     let keys: Vec<String> = head.keys.iter().map(|it| format!("#{it}")).collect();
     if head.calls.is_empty() {
         return format!("Distinct [{}]", keys.join(", "));
@@ -144,6 +161,12 @@ fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, S
             let text = sql::identified_rows(&stage.body, None, stage.output.len(), storages);
             vec![("query".to_owned(), text)]
         }
+        Some(Head::Window(head)) => {
+            let all = sql::window(stage, head, &delta, &storages[index], storages);
+            let titles = ["delta_query", "stored_query", "rescan_query"];
+            let statements = [all.touched, all.stored, all.evaluated];
+            titles.into_iter().map(str::to_owned).zip(statements).collect()
+        }
         Some(Head::Group(head)) => {
             let all = sql::head(stage, head, &delta, &storages[index], storages);
             let mut statements = vec![("delta_query".to_owned(), all.changed)];
@@ -174,6 +197,9 @@ fn strategy(stage: &Stage) -> (String, String) {
             format!("evaluated as a whole, for {reason}, and the difference applied; {reads}"),
             "follows the size of what it reads, whenever any of it changed".to_owned(),
         );
+    }
+    if let Some(window) = stage.window() {
+        return window_strategy(stage, window, &reads);
     }
     let Some(head) = stage.group() else {
         return (
@@ -210,4 +236,25 @@ fn strategy(stage: &Stage) -> (String, String) {
     }
     let how = if head.calls.is_empty() { "counts of equal rows" } else { "algebraic" };
     (format!("{how}: old values plus the change; {reads}"), "follows the change".to_owned())
+}
+
+fn window_strategy(stage: &Stage, window: &Window, reads: &str) -> (String, String) {
+    if window.partition.is_empty() {
+        return (
+            format!("window functions over all rows are evaluated again; {reads}"),
+            "grows with the table: without PARTITION BY each change can touch every row".to_owned(),
+        );
+    }
+    let names: Vec<&str> =
+        window.partition.iter().map(|it| stage.output[*it].name.as_str()).collect();
+    (
+        format!(
+            "partition rescan: window functions are evaluated again over the affected partitions; {reads}"
+        ),
+        format!(
+            "follows the size of the affected partitions; needs an index on the columns of \
+             PARTITION BY ({}) of the sources",
+            names.join(", ")
+        ),
+    )
 }

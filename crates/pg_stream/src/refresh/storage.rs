@@ -133,6 +133,10 @@ fn create_stages(definition: &Definition, differential: &Differential, owner: Oi
         debug_assert_eq!(storage.table, definition::stage_table(definition.pgs_id, index));
         create_stage(stage, storage);
         spi::run(&format!("ALTER TABLE {} OWNER TO {owner_name}", storage.table), &[], |_| {});
+        if stage.window().is_some_and(|it| !it.partition.is_empty()) {
+            let column = &storage.state[0].0;
+            spi::run(&format!("CREATE INDEX ON {} ({column})", storage.table), &[], |_| {});
+        }
         if is_joined(differential, index) {
             index_keys(stage, storage);
         }

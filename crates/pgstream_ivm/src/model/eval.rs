@@ -55,8 +55,22 @@ pub fn eval(plan: &Plan, history: &History) -> ZSet {
             .map(|it| eval(it, history))
             .fold(ZSet::default(), |all, next| all.plus(&next)),
         Plan::Negate(input) => eval(input, history).negated(),
-        Plan::LeftJoin { .. } | Plan::Mark { .. } | Plan::Expand { .. } | Plan::Window { .. } => {
+        Plan::LeftJoin { .. } | Plan::Mark { .. } | Plan::Expand { .. } => {
             panic!("no model yet")
+        }
+        Plan::Window { input, calls, filter, .. } => {
+            let calls: Vec<_> = calls.iter().map(|(it, _)| parsed(it)).collect();
+            let filter = filter.as_ref().map(parsed);
+            let input = eval(input, history);
+            let rows = input.rows();
+            let row = |at: usize| {
+                let calls = calls.iter().map(|it| it.evaluate_window(&rows, at));
+                rows[at].iter().cloned().chain(calls).collect::<Row>()
+            };
+            let is_kept = |row: &Row| {
+                filter.as_ref().is_none_or(|it| it.evaluate_scalar(row) == Value::Bool(true))
+            };
+            (0..rows.len()).map(row).filter(is_kept).collect()
         }
         Plan::Opaque { .. } => panic!("its query is text"),
         Plan::Aggregate { input, keys, calls } => {

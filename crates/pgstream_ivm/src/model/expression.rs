@@ -42,6 +42,19 @@ pub enum Expression {
     Record(Vec<Expression>),
     /// A function or an aggregate.
     Call(Call),
+    /// A window function.
+    Over(Box<Over>),
+}
+
+/// `f(…) OVER (PARTITION BY … ORDER BY …)`, with the default frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// What is called.
+    pub call: Call,
+    /// PARTITION BY.
+    pub partition: Vec<Expression>,
+    /// ORDER BY, with whether DESC follows.
+    pub order: Vec<(Expression, bool)>,
 }
 
 /// A function call.
@@ -87,9 +100,16 @@ pub struct Context<'a> {
     pub rows: &'a [&'a Row],
     /// The GROUP BY expressions, if there is grouping.
     pub grouping: Option<&'a [Expression]>,
+    /// All rows, for window functions, and which of them the row is.
+    pub among: (&'a [&'a Row], usize),
 }
 
 impl<'a> Context<'a> {
+    /// For columns of these names.
+    pub fn of(names: &'a [(String, String)], rows: &'a [&'a Row]) -> Self {
+        Self { names, rows, grouping: None, among: (&[], 0) }
+    }
+
     fn ungrouped(self, rows: &'a [&'a Row]) -> Self {
         Self { rows, grouping: None, ..self }
     }
@@ -113,12 +133,17 @@ impl<'a> Context<'a> {
 impl Expression {
     /// The value over one row, for the printed form of a scalar.
     pub fn evaluate_scalar(&self, row: &Row) -> Value {
-        self.evaluate(Context { names: &[], rows: &[row], grouping: None })
+        self.evaluate(Context::of(&[], &[row]))
     }
 
     /// The value of an aggregate's printed form over the rows of a group.
     pub fn evaluate_aggregate(&self, rows: &[&Row]) -> Value {
-        self.evaluate(Context { names: &[], rows, grouping: Some(&[]) })
+        self.evaluate(Context { grouping: Some(&[]), ..Context::of(&[], rows) })
+    }
+
+    /// The value of a window function's printed form for one of these rows.
+    pub fn evaluate_window(&self, rows: &[&Row], at: usize) -> Value {
+        self.evaluate(Context { among: (rows, at), ..Context::of(&[], &[rows[at]]) })
     }
 
     /// Whether an aggregate occurs.
@@ -127,7 +152,7 @@ impl Expression {
             Self::Call(call) => {
                 call.is_aggregate() || call.arguments.iter().any(Self::has_aggregate)
             }
-            Self::Literal(_) | Self::Hole(_) | Self::Column(..) => false,
+            Self::Literal(_) | Self::Hole(_) | Self::Column(..) | Self::Over(_) => false,
             Self::Not(it) | Self::Negated(it) | Self::IsNull(it) | Self::Cast(it, _) => {
                 it.has_aggregate()
             }
@@ -184,6 +209,7 @@ impl Expression {
                 tests.fold(Value::Bool(false), |all, next| binary("OR", &all, &next))
             }
             Self::Record(fields) => Value::Record(fields.iter().map(of).collect()),
+            Self::Over(over) => over.evaluate(context),
             Self::Call(call) if call.is_aggregate() => {
                 assert!(context.grouping.is_some(), "{call:?} is not allowed here");
                 call.aggregate(context)
@@ -191,6 +217,52 @@ impl Expression {
             Self::Call(call) => function(call, &call.arguments.iter().map(of).collect::<Vec<_>>()),
         }
     }
+}
+
+impl Over {
+    fn evaluate(&self, context: Context<'_>) -> Value {
+        let (all, at) = context.among;
+        assert!(!all.is_empty(), "{self:?} is not allowed here");
+        let of = |it: &Expression, row: usize| it.evaluate(context.ungrouped(&all[row..=row]));
+        let key = |row: usize| -> Row {
+            self.partition.iter().map(|it| of(it, row).canonical()).collect()
+        };
+        let order = |a: usize, b: usize| {
+            let by = self.order.iter().map(|(it, is_descending)| {
+                let order = sort_order(&of(it, a), &of(it, b));
+                if *is_descending { order.reverse() } else { order }
+            });
+            by.fold(Ordering::Equal, Ordering::then)
+        };
+        // What ORDER BY leaves open follows the rows' images, so that it is the same everywhere.
+        let mut rows: Vec<usize> = (0..all.len()).filter(|it| key(*it) == key(at)).collect();
+        rows.sort_by(|a, b| order(*a, *b).then_with(|| all[*a].cmp(all[*b])).then(a.cmp(b)));
+        let place = rows.iter().position(|it| *it == at).expect("a row is in its partition");
+        let before = rows.iter().filter(|it| order(**it, at).is_lt()).count();
+        let argument = |row: usize| of(&self.call.arguments[0], row);
+        let neighbour = |row: Option<&usize>| row.map_or(Value::Null, |it| argument(*it));
+        match self.call.name.as_str() {
+            "row_number" => Value::Int(length(&rows[..=place])),
+            "rank" => Value::Int(length(&rows[..before]) + 1),
+            "dense_rank" => {
+                let is_first = |it: usize| it == 0 || order(rows[it - 1], rows[it]).is_lt();
+                let groups: Vec<usize> = (0..=place).filter(|it| is_first(*it)).collect();
+                Value::Int(length(&groups))
+            }
+            "lag" => neighbour(place.checked_sub(1).map(|it| &rows[it])),
+            "lead" => neighbour(rows.get(place + 1)),
+            _ => {
+                let in_frame = |it: &&usize| order(**it, at).is_le();
+                let frame: Vec<&Row> = rows.iter().filter(in_frame).map(|it| all[*it]).collect();
+                self.call.aggregate(Context { rows: &frame, ..context })
+            }
+        }
+    }
+}
+
+/// NULLs last.
+fn sort_order(a: &Value, b: &Value) -> Ordering {
+    a.compare(b).unwrap_or_else(|| a.is_null().cmp(&b.is_null()))
 }
 
 impl Call {

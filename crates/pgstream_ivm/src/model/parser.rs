@@ -1,7 +1,7 @@
 //! Reads expressions, with PostgreSQL's precedences.
 
 use crate::model::{
-    expression::{Call, Expression},
+    expression::{Call, Expression, Over},
     lexer::{Token, tokens},
     value::{Numeric, Value},
 };
@@ -276,7 +276,24 @@ impl Parser {
             self.expect(")");
             Box::new(condition)
         });
-        Expression::Call(Call { name, arguments, is_distinct, filter })
+        let call = Call { name, arguments, is_distinct, filter };
+        if self.accept_words(&["OVER"]) { self.over(call) } else { Expression::Call(call) }
+    }
+
+    fn over(&mut self, call: Call) -> Expression {
+        self.expect("(");
+        let partition = if self.accept_words(&["PARTITION", "BY"]) {
+            self.comma_separated(Self::expression)
+        } else {
+            Vec::new()
+        };
+        let order = if self.accept_words(&["ORDER", "BY"]) {
+            self.comma_separated(|it| (it.expression(), it.accept_words(&["DESC"])))
+        } else {
+            Vec::new()
+        };
+        self.expect(")");
+        Expression::Over(Box::new(Over { call, partition, order }))
     }
 }
 

@@ -9,9 +9,9 @@ use crate::{
     plan::{Source, Version},
     sql::{
         COUNT, PAIR_PREFIX, ROW_ID, Storage, delta_column, delta_name, head, identified_delta,
-        identified_rows, quote,
+        identified_rows, quote, window,
     },
-    stage::{Group, Head, Pipeline, Stage},
+    stage::{Group, Head, Pipeline, Stage, Window},
 };
 
 /// Names that a careless printer would confuse with its own.
@@ -29,6 +29,7 @@ pub fn storage(index: usize, stage: &Stage) -> Storage {
         state: calls
             .flat_map(|(call, it)| aggregate::state(it).into_iter().map(move |it| (call, it)))
             .map(|(call, it)| (quote(&format!("{call} {}", it.name)), it.ty.to_owned()))
+            .chain(stage.window().into_iter().flat_map(Window::state))
             .collect(),
         counted: stage.group().is_some(),
     }
@@ -89,6 +90,9 @@ impl Runner {
             let change = match &stage.head {
                 Some(Head::Group(group)) => {
                     self.refresh_group(index, group, &is_changed, &mut database)
+                }
+                Some(Head::Window(window)) => {
+                    self.refresh_window(index, window, &is_changed, &mut database)
                 }
                 Some(Head::Whole) => self.refresh_whole(index, tables),
                 None => self.refresh_body(index, &stage, &is_changed, &database),
@@ -156,8 +160,15 @@ impl Runner {
         let stage = &self.pipeline.stages[index];
         let body = at(&stage.body, Version::New, &|_| true);
         let Some(group) = stage.group() else {
-            let sql =
-                identified_rows(&body, stage.key.as_deref(), stage.output.len(), &self.storages);
+            let sql = match stage.window() {
+                Some(head) => {
+                    let empty = delta(&stage.body, &|_| false);
+                    window(stage, head, &empty, &self.storages[index], &self.storages).all
+                }
+                None => {
+                    identified_rows(&body, stage.key.as_deref(), stage.output.len(), &self.storages)
+                }
+            };
             let stored = |mut row: Row| {
                 let values = row.split_off(1);
                 Stored { row_id: row.remove(0), count: Value::Null, values }
@@ -191,6 +202,57 @@ impl Runner {
             (row, weight)
         });
         let change: ZSet = rows.collect();
+        self.replace(index, &change);
+        change.iter().map(|(row, weight)| (row[1..].to_vec(), weight)).collect()
+    }
+
+    fn refresh_whole(&mut self, index: usize, tables: &Database) -> ZSet {
+        let old = self.output(index);
+        let rows = self.recomputed(index, tables);
+        self.stored[index].clear();
+        rows.into_iter().for_each(|row| self.insert(index, row));
+        self.output(index).plus(&old.negated())
+    }
+
+    fn refresh_window(
+        &mut self,
+        index: usize,
+        head: &Window,
+        changed: &dyn Fn(&Source) -> bool,
+        database: &mut Database,
+    ) -> ZSet {
+        let stage = self.pipeline.stages[index].clone();
+        let body = delta(&stage.body, changed);
+        let statements = window(&stage, head, &body, &self.storages[index], &self.storages);
+        let touched = run(&statements.touched, database);
+        let has_null = |row: &Row| row.contains(&Value::Null);
+        let (null_keys, keys): (Vec<Row>, Vec<Row>) =
+            touched.rows.into_iter().partition(|it| has_null(it));
+        let evaluations =
+            [(Some(statements.evaluated), keys), (statements.evaluated_null, null_keys)];
+        // Row id, output, hash of the partition.
+        let mut rows = ZSet::default();
+        for (sql, keys) in evaluations {
+            if keys.is_empty() {
+                continue;
+            }
+            let relation = Relation { columns: touched.columns.clone(), rows: keys };
+            database.insert("__pgs_keys".to_owned(), relation);
+            let sql = sql.expect("only a nullable key is NULL");
+            for row in run(&statements.stored, database).rows {
+                rows.add(row, -1);
+            }
+            for row in run(&sql, database).rows {
+                rows.add(row, 1);
+            }
+        }
+        self.replace(index, &rows);
+        let width = stage.output.len();
+        rows.iter().map(|(row, weight)| (row[1..=width].to_vec(), weight)).collect()
+    }
+
+    /// Takes rows (row id, values) out of a storage, and puts others into it.
+    fn replace(&mut self, index: usize, change: &ZSet) {
         for (row, weight) in change.iter() {
             let (row_id, values) = (row[0].clone(), row[1..].to_vec());
             let stored = Stored { row_id, count: Value::Null, values };
@@ -203,15 +265,6 @@ impl Runner {
                 self.stored[index].remove(&ctid);
             }
         }
-        change.iter().map(|(row, weight)| (row[1..].to_vec(), weight)).collect()
-    }
-
-    fn refresh_whole(&mut self, index: usize, tables: &Database) -> ZSet {
-        let old = self.output(index);
-        let rows = self.recomputed(index, tables);
-        self.stored[index].clear();
-        rows.into_iter().for_each(|row| self.insert(index, row));
-        self.output(index).plus(&old.negated())
     }
 
     fn refresh_group(

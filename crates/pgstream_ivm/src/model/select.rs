@@ -238,7 +238,7 @@ impl Product {
     }
 
     fn value(&self, expression: &Expression, row: &Row) -> Value {
-        expression.evaluate(Context { names: &self.names, rows: &[row], grouping: None })
+        expression.evaluate(Context::of(&self.names, &[row]))
     }
 }
 
@@ -288,11 +288,13 @@ impl Select {
         let rows = if is_grouped {
             self.grouped(&product, &items)
         } else {
-            product
-                .rows
-                .iter()
-                .map(|row| items.iter().map(|(it, _)| product.value(it, row)).collect())
-                .collect()
+            let rows: Vec<&Row> = product.rows.iter().collect();
+            let context = |at: usize| Context {
+                among: (&rows, at),
+                ..Context::of(&product.names, &rows[at..=at])
+            };
+            let row = |at| items.iter().map(|(it, _)| it.evaluate(context(at))).collect();
+            (0..rows.len()).map(row).collect()
         };
         Relation { columns, rows }
     }
@@ -325,7 +327,8 @@ impl Select {
         }
         let mut result = Vec::new();
         for rows in groups.values() {
-            let context = Context { names: &product.names, rows, grouping: Some(&self.grouping) };
+            let context =
+                Context { grouping: Some(&self.grouping), ..Context::of(&product.names, rows) };
             let is_kept =
                 self.having.as_ref().is_none_or(|it| it.evaluate(context) == Value::Bool(true));
             if is_kept {

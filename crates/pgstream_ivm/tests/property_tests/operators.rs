@@ -6,7 +6,7 @@ use pgstream_ivm::{
     stage::stage,
     testing::{
         TABLES, aggregate, cross_join, database, filter, join, project, scan, scan_columns,
-        union_all,
+        union_all, window,
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -148,6 +148,69 @@ fn distinct() {
     check(&project(scan("a"), &["#1"]).distinct());
     check(&project(join(scan("a"), scan("a"), "#0 = #2"), &["#1", "#3"]).distinct());
     check(&union_all([scan("a"), scan("a")]).distinct());
+}
+
+#[test]
+fn windows() {
+    let by = |key: &str| {
+        ["rank()", "dense_rank()", "row_number()", "lag(#1)", "lead(#0)", "sum(#1)", "count(*)"]
+            .map(|it| format!("{it} OVER ({key}ORDER BY #1, #0 DESC)"))
+    };
+    for input in ["a", "b", "c", "d", "e"] {
+        let schema = scan(input).schema();
+        let is_text = schema[1].ty.oid == 25;
+        for (partition, key) in [
+            (&[][..], ""),
+            (&[0], "PARTITION BY #0 "),
+            (&[1], "PARTITION BY #1 "),
+            (&[1, 0], "PARTITION BY #0, #1 "),
+        ] {
+            let mut calls = by(key).to_vec();
+            calls.push(format!("count(#1) OVER ({})", key.trim_end()));
+            calls.retain(|it| !is_text || !it.starts_with("sum"));
+            let calls: Vec<&str> = calls.iter().map(String::as_str).collect();
+            check(&window(scan(input), partition, &calls, None));
+            check(&window(scan(input), partition, &calls, Some("#4 = 1")));
+        }
+    }
+}
+
+#[test]
+fn windows_among_other_operators() {
+    let ranks = |input: Plan| {
+        window(
+            input,
+            &[0],
+            &["rank() OVER (PARTITION BY #0 ORDER BY #1)", "count(*) OVER (PARTITION BY #0)"],
+            None,
+        )
+    };
+    let counts = || aggregate(scan("a"), &[0], &["count(*)"]);
+    check(&ranks(counts()));
+    check(&ranks(project(join(scan("a"), scan("b"), "#0 = #2"), &["#1", "#3", "#0"])));
+    check(&ranks(union_all([scan("a"), project(scan("d"), &["#0", "#0"])])));
+    check(&ranks(scan("a").distinct()));
+    check(&aggregate(ranks(scan("a")), &[2], &["sum(#0)", "count(*)"]));
+    check(&filter(ranks(scan("a")), "#2 <= 1"));
+    check(&filter(project(ranks(scan("b")), &["#2", "#1", "#0"]), "#0 = 1"));
+    check(&filter(project(ranks(scan("a")), &["#2 + #3", "#1", "#0"]), "#0 > 2 OR #1 = 1"));
+    check(&project(ranks(scan("a")), &["#2", "#3"]));
+    check(&project(ranks(scan("a")), &["#2", "#3"]).distinct());
+    check(&join(ranks(scan("a")), ranks(scan("a")), "#0 = #4 AND #2 < #6"));
+    check(&join(
+        filter(ranks(scan("a")), "#2 = 1"),
+        filter(ranks(scan("a")), "#2 <> 1"),
+        "#0 = #4",
+    ));
+    check(&join(scan("c"), ranks(scan("b")), "#0 = #2"));
+    let twice = window(
+        ranks(scan("a")),
+        &[2],
+        &["row_number() OVER (PARTITION BY #2 ORDER BY #0, #1, #3)"],
+        None,
+    );
+    check(&twice);
+    check(&window(twice, &[], &["sum(#4) OVER (ORDER BY #0)"], Some("#5 < 4")));
 }
 
 #[test]
