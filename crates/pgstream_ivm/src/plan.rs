@@ -22,6 +22,11 @@ pub struct Column {
 }
 
 impl Column {
+    /// What [`Plan::Mark`] adds.
+    pub fn mark() -> Self {
+        Self { name: "mark".to_owned(), ty: Type::boolean(), nullable: false, scale: None }
+    }
+
     /// Whether equal values of the column have the same binary image.
     pub fn is_exact(&self) -> bool {
         const NUMERIC: u32 = 1700;
@@ -181,6 +186,22 @@ pub enum Plan {
         /// The additional column: a boolean.
         mark: Column,
     },
+    /// The change of `Mark { left, right, on, mark }` that its right side causes. Each row of `left`
+    /// that has gained its first match, or lost its last one, comes twice: with the mark that it
+    /// has now and its own weight, and with the other mark and the opposite weight. It occurs in
+    /// deltas only.
+    MarkChange {
+        /// Old content, weighted; its columns come first.
+        left: Box<Plan>,
+        /// New content.
+        right: Box<Plan>,
+        /// The change of `right`.
+        change: Box<Plan>,
+        /// Over the columns of `left`, then those of `right`; `None` for true.
+        on: Option<Scalar>,
+        /// The additional column: a boolean.
+        mark: Column,
+    },
     /// Each row with each row of a sub-query that reads nothing but the row itself: LATERAL without
     /// tables, such as a call of a set-returning function.
     Expand {
@@ -257,7 +278,7 @@ impl Plan {
                 schema.extend(right.schema().into_iter().map(nullable));
                 schema
             }
-            Self::Mark { left, mark, .. } => {
+            Self::Mark { left, mark, .. } | Self::MarkChange { left, mark, .. } => {
                 let mut schema = left.schema();
                 schema.push(mark.clone());
                 schema
@@ -309,8 +330,21 @@ impl Plan {
             Self::InnerJoin { left, right, .. }
             | Self::LeftJoin { left, right, .. }
             | Self::Mark { left, right, .. } => vec![left, right],
+            Self::MarkChange { left, right, change, .. } => vec![left, right, change],
             Self::Sum { inputs } | Self::Opaque { reads: inputs, .. } => inputs.iter().collect(),
         }
+    }
+
+    /// Whether rows are paired or matched with others.
+    pub fn has_join(&self) -> bool {
+        let is_join = matches!(
+            self,
+            Self::InnerJoin { .. }
+                | Self::LeftJoin { .. }
+                | Self::Mark { .. }
+                | Self::MarkChange { .. }
+        );
+        is_join || self.inputs().into_iter().any(Self::has_join)
     }
 
     /// The leaves, from left to right.
@@ -342,6 +376,13 @@ impl Plan {
             Self::Mark { left, right, on, mark } => {
                 Self::Mark { left: Box::new(f(*left)), right: Box::new(f(*right)), on, mark }
             }
+            Self::MarkChange { left, right, change, on, mark } => Self::MarkChange {
+                left: Box::new(f(*left)),
+                right: Box::new(f(*right)),
+                change: Box::new(f(*change)),
+                on,
+                mark,
+            },
             Self::Expand { input, item, columns, outer } => {
                 Self::Expand { input: Box::new(f(*input)), item, columns, outer }
             }
@@ -356,6 +397,35 @@ impl Plan {
                 Self::Aggregate { input: Box::new(f(*input)), keys, calls }
             }
         }
+    }
+
+    /// The rows of `left` that have a match in `right`, or with `wanted` false those that have none.
+    #[must_use]
+    pub fn semi_join(left: Self, right: Self, on: Option<Scalar>, wanted: bool) -> Self {
+        let schema = left.schema();
+        let (left, right) = (Box::new(left), Box::new(right));
+        let input = Box::new(Self::Mark { left, right, on, mark: Column::mark() });
+        let predicate = Scalar::is_marked(schema.len(), wanted);
+        Self::Filter { input, predicate }.resized(schema.len())
+    }
+
+    /// The first `width` columns.
+    #[must_use]
+    pub fn resized(self, width: usize) -> Self {
+        let schema = self.schema();
+        let column = |(at, it): (usize, &Column)| (Scalar::column(at, it), it.name.clone());
+        let columns = schema.iter().enumerate().take(width).map(column).collect();
+        Self::Project { input: Box::new(self), columns }
+    }
+
+    /// The rows with NULLs for the columns of `right` after their own.
+    #[must_use]
+    pub fn with_nulls_for(self, right: &[Column]) -> Self {
+        let schema = self.schema();
+        let own = schema.iter().enumerate().map(|(at, it)| (Scalar::column(at, it), it));
+        let nulls = right.iter().map(|it| (Scalar::null(&it.ty), it));
+        let columns = own.chain(nulls).map(|(scalar, it)| (scalar, it.name.clone())).collect();
+        Self::Project { input: Box::new(self), columns }
     }
 
     /// SELECT DISTINCT: a group for each distinct row.
@@ -391,7 +461,7 @@ impl Plan {
                 [only] => only.key(),
                 _ => None,
             },
-            Self::Negate(_) => None,
+            Self::Negate(_) | Self::MarkChange { .. } => None,
             Self::Aggregate { keys, .. } => Some((0..keys.len()).collect()),
         }
     }
@@ -445,6 +515,8 @@ fn write_tree(plan: &Plan, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Res
         Plan::LeftJoin { on: None, .. } => writeln!(f, "LeftJoin")?,
         Plan::Mark { on: Some(on), .. } => writeln!(f, "Mark {on}")?,
         Plan::Mark { on: None, .. } => writeln!(f, "Mark")?,
+        Plan::MarkChange { on: Some(on), .. } => writeln!(f, "MarkChange {on}")?,
+        Plan::MarkChange { on: None, .. } => writeln!(f, "MarkChange")?,
         Plan::Expand { item, outer, .. } => {
             writeln!(f, "Expand{} {item}", if *outer { " outer" } else { "" })?;
         }

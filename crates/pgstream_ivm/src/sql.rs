@@ -3,6 +3,8 @@
 //! The statements run with `search_path = pg_catalog, pg_temp`. A delta is an ephemeral relation
 //! (see [`delta_name`]) with the source's columns and the weight `w`.
 
+use crate::plan::Plan;
+
 mod apply;
 mod head;
 mod ident;
@@ -30,6 +32,8 @@ pub struct Storage {
     pub columns: Vec<String>,
     /// Quoted names and types of the state columns of the head's aggregates, in order.
     pub state: Vec<(String, String)>,
+    /// The body of a deferred stage, which takes the place of the table.
+    pub inline: Option<Plan>,
     /// Whether the table counts the rows of each group in `__pgs_count`.
     pub counted: bool,
 }

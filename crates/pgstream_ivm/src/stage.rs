@@ -3,6 +3,11 @@
 //! A stage is a stateless body under at most one stateful head, whose stored output is the old
 //! state that the head needs. A stage reads sources and the stored output of earlier stages, so
 //! nested aggregates become a pipeline. Equal sub-plans become one stage.
+//!
+//! The rules of outer joins and marks name the change and the content of their operands several
+//! times. An operand that is not just a leaf becomes a stage of its own, without head. Such a
+//! stage is deferred: its change is computed once, but its content is stored nowhere. Who reads
+//! that evaluates its body.
 
 mod window;
 
@@ -56,7 +61,7 @@ impl Window {
 pub struct Stage {
     /// Stateless: no aggregates; leaves are tables and earlier stages.
     pub body: Plan,
-    /// `None` only in the last stage.
+    /// `None` in the last stage and in deferred ones.
     pub head: Option<Head>,
     /// What the stage puts out: the keys and aggregates of the head; without a head the body's
     /// columns, but for hidden ones at the end that only identify rows.
@@ -73,6 +78,13 @@ pub struct Pipeline {
     pub stages: Vec<Stage>,
     /// For each column of the stream table its position in the last stage's output.
     pub visible: Vec<usize>,
+}
+
+impl Pipeline {
+    /// Whether the output of a stage is stored nowhere.
+    pub fn is_deferred(&self, stage: usize) -> bool {
+        self.stages[stage].head.is_none() && stage + 1 < self.stages.len()
+    }
 }
 
 impl Stage {
@@ -130,7 +142,16 @@ pub fn stage(plan: Plan) -> Pipeline {
 
 fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
     let output = plan.schema();
-    match plan.map_inputs(|input| cut(input, stages)) {
+    let needs_leaf = match plan {
+        Plan::LeftJoin { .. } | Plan::Mark { .. } => |it: &Plan| it.scans().len() > 1,
+        Plan::InnerJoin { .. } => counts_matches,
+        _ => |_: &Plan| false,
+    };
+    let cut_input = |input| {
+        let input = cut(input, stages);
+        if needs_leaf(&input) { defer(input, stages) } else { input }
+    };
+    match plan.map_inputs(cut_input) {
         Plan::Aggregate { input, keys, calls } => {
             let key = Some((0..keys.len()).collect());
             let head = Some(Head::Group(Group { keys, calls }));
@@ -147,6 +168,16 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
         }
         plan => plan,
     }
+}
+
+fn counts_matches(plan: &Plan) -> bool {
+    matches!(plan, Plan::LeftJoin { .. } | Plan::Mark { .. })
+        || plan.inputs().into_iter().any(counts_matches)
+}
+
+fn defer(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
+    let (output, key) = (plan.schema(), plan.key());
+    add(Stage { body: plan, head: None, output, key }, stages)
 }
 
 /// Adds a stage, unless an equal one is there, and gives the leaf that reads its output.
@@ -192,7 +223,23 @@ fn with_key(plan: &Plan) -> Option<(Plan, Vec<usize>)> {
             }
             Some((Plan::Project { input: Box::new(input), columns }, key))
         }
-        Plan::InnerJoin { left, right, on } => {
+        Plan::Mark { left, right, on, mark } => {
+            let width = left.schema().len();
+            let (left, key) = with_key(left)?;
+            let new_width = left.schema().len();
+            // The mark comes after the columns that were added.
+            let moved = |it: usize| if it < width { it } else { it + new_width - width };
+            let (right, mark) = (right.clone(), mark.clone());
+            let on = on.as_ref().map(|on| on.remapped(moved));
+            let plan = Plan::Mark { left: Box::new(left), right, on, mark };
+            let schema = plan.schema();
+            let order = (0..width).chain([new_width]).chain(width..new_width);
+            let column = |it: usize| (Scalar::column(it, &schema[it]), schema[it].name.clone());
+            let columns = order.map(column).collect();
+            let key = key.into_iter().map(|it| if it < width { it } else { it + 1 }).collect();
+            Some((Plan::Project { input: Box::new(plan), columns }, key))
+        }
+        Plan::InnerJoin { left, right, on } | Plan::LeftJoin { left, right, on } => {
             let (old_left, old_right) = (left.schema().len(), right.schema().len());
             let (left, left_key) = with_key(left)?;
             let (right, right_key) = with_key(right)?;
@@ -200,7 +247,11 @@ fn with_key(plan: &Plan) -> Option<(Plan, Vec<usize>)> {
             // Where a column of the join without added ones stands now.
             let moved = |it: usize| if it < old_left { it } else { width + it - old_left };
             let on = on.as_ref().map(|on| on.remapped(moved));
-            let join = Plan::InnerJoin { left: Box::new(left), right: Box::new(right), on };
+            let (left, right) = (Box::new(left), Box::new(right));
+            let join = match plan {
+                Plan::LeftJoin { .. } => Plan::LeftJoin { left, right, on },
+                _ => Plan::InnerJoin { left, right, on },
+            };
             let schema = join.schema();
             let shown = (0..old_left + old_right).map(moved);
             let mut order: Vec<usize> = shown.collect();

@@ -117,10 +117,6 @@ fn text() -> Type {
     type_of(25, "text")
 }
 
-fn boolean() -> Type {
-    type_of(16, "boolean")
-}
-
 /// The new content of all tables and their deltas, as a refresh finds them.
 pub fn database(history: &History) -> Database {
     let mut database = Database::new();
@@ -178,6 +174,18 @@ pub fn join(left: Plan, right: Plan, on: &str) -> Plan {
 /// CROSS JOIN.
 pub fn cross_join(left: Plan, right: Plan) -> Plan {
     Plan::InnerJoin { left: Box::new(left), right: Box::new(right), on: None }
+}
+
+/// LEFT JOIN … ON.
+pub fn left_join(left: Plan, right: Plan, on: &str) -> Plan {
+    let condition = scalar(on, &cross_join(left.clone(), right.clone()).schema());
+    Plan::LeftJoin { left: Box::new(left), right: Box::new(right), on: Some(condition) }
+}
+
+/// The rows of `left`, and whether EXISTS finds one of `right`.
+pub fn mark(left: Plan, right: Plan, on: &str) -> Plan {
+    let on = Some(scalar(on, &cross_join(left.clone(), right.clone()).schema()));
+    Plan::Mark { left: Box::new(left), right: Box::new(right), on, mark: Column::mark() }
 }
 
 /// UNION ALL.
@@ -254,20 +262,20 @@ fn infer(expression: &Expression, schema: &Schema) -> Column {
         Expression::Hole(position) => schema[*position].clone(),
         Expression::Literal(Value::Int(_)) => column(integer(), false),
         Expression::Literal(Value::Numeric(_)) => column(numeric(), false),
-        Expression::Literal(Value::Bool(_)) => column(boolean(), false),
+        Expression::Literal(Value::Bool(_)) => column(Type::boolean(), false),
         Expression::Literal(Value::Null) => column(text(), true),
         Expression::Literal(_) => column(text(), false),
         Expression::Negated(it) => infer(it, schema),
-        Expression::Not(it) => column(boolean(), infer(it, schema).nullable),
-        Expression::IsNull(_) => column(boolean(), false),
-        Expression::In(..) => column(boolean(), true),
+        Expression::Not(it) => column(Type::boolean(), infer(it, schema).nullable),
+        Expression::IsNull(_) => column(Type::boolean(), false),
+        Expression::In(..) => column(Type::boolean(), true),
         Expression::Binary(operator, left, right) => {
             let (left, right) = (infer(left, schema), infer(right, schema));
             let nullable = left.nullable || right.nullable;
             match *operator {
                 "+" | "-" | "*" | "/" if left.ty.oid == 1700 => column(numeric(), nullable),
                 "+" | "-" | "*" | "/" => column(right.ty, nullable),
-                _ => column(boolean(), nullable),
+                _ => column(Type::boolean(), nullable),
             }
         }
         Expression::Case { arms, .. } => column(infer(&arms[0].1, schema).ty, true),
@@ -277,7 +285,9 @@ fn infer(expression: &Expression, schema: &Schema) -> Column {
         }
         Expression::Call(call) => infer_call(call, schema),
         Expression::Over(over) => Column { nullable: true, ..infer_call(&over.call, schema) },
-        Expression::Column(..) | Expression::Record(_) => panic!("{expression:?} in a plan"),
+        Expression::Column(..) | Expression::Record(_) | Expression::Exists(_) => {
+            panic!("{expression:?} in a plan")
+        }
     }
 }
 
@@ -291,6 +301,6 @@ fn infer_call(call: &Call, schema: &Schema) -> Column {
         "sum" | "avg" => column(numeric(), true),
         "min" | "max" | "lag" | "lead" => Column { nullable: true, ..arguments[0].clone() },
         "coalesce" => column(arguments[0].ty.clone(), arguments.iter().all(|it| it.nullable)),
-        _ => column(boolean(), true),
+        _ => column(Type::boolean(), true),
     }
 }

@@ -37,8 +37,8 @@ pub fn lower_for<'a>(
 ) -> Result<Plan, Refusal> {
     check_fit(query)?;
     let scope = Scope { query, outer, domain };
-    if domain.is_some() && query.set_operations().is_some() {
-        return Err(Refusal::without_rule("a correlated set operation"));
+    if domain.is_some() {
+        sub_link::check_for_domain(query)?;
     }
     if limit::is_in(query)? {
         return limit::lower(lowering, &scope, needed);

@@ -18,15 +18,13 @@ use super::refusal::Refusal;
 use super::select::{self, Select, columns_of};
 use super::{Lowering, Scope};
 use crate::pg::node::{
-    self, BooleanOperator, ColumnRef, EntryKind, Kind, Node, Query, Step, SubLink, SubLinkKind,
+    self, BooleanOperator, ColumnRef, EntryKind, From as Tree, Kind, Node, Query, Step, SubLink,
+    SubLinkKind,
 };
 use crate::pg::types;
 
 /// Range table entries from here on stand for sub-queries in expressions; no query has as many.
 const FIRST_ENTRY: usize = 1 << 20;
-
-/// Until marks and left joins have their rules of change.
-const HAS_MARKS: bool = false;
 
 /// Stands for the output columns of a sub-query in its test.
 const OUTPUTS: usize = 1 << 23;
@@ -61,6 +59,10 @@ impl<'a> Scope<'_, 'a> {
         let width = self.domain_nodes().len();
         (0..width).chain(columns.iter().map(|it| width + it)).collect()
     }
+}
+
+fn output_column(attribute: i16) -> ColumnRef {
+    ColumnRef { entry: OUTPUTS, attribute, levels_up: 0 }
 }
 
 /// Whether there is a sub-query in the expression that reads a table.
@@ -236,9 +238,6 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         }
         let refuse = |words: &str| Refusal::without_rule(words).at(expression.location());
         let link = expression.as_sub_link().ok_or_else(|| refuse("this sub-query"))?;
-        if !HAS_MARKS {
-            return Err(refuse(link.words));
-        }
         if !is_plain(link) {
             return Err(refuse("an aggregate of an outer query"));
         }
@@ -301,6 +300,9 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
 
     fn exists(&mut self, query: Query<'a>) -> Result<usize, Refusal> {
         let inner = self.inner(query, &[])?;
+        if inner.has_one_row {
+            return Ok(self.computed(&[text("true")]));
+        }
         let on = self.condition(&inner, &[])?;
         Ok(self.mark(inner.plan, on))
     }
@@ -312,8 +314,15 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let inner = self.inner(query, &outputs)?;
         let test = test.replace(&mut |node| {
             let attribute = i16::try_from(node.as_sub_link_output()?).ok()?;
-            Some(node::column(ColumnRef { entry: OUTPUTS, attribute, levels_up: 0 }, node))
+            Some(node::column(output_column(attribute), node))
         });
+        if inner.has_one_row {
+            let mut places = self.from.places.clone();
+            places.extend((1..).map(output_column).zip(self.join_aggregate(inner)?));
+            let schema = self.from.plan.schema();
+            let value = scalar(place(test, &places)?, &schema);
+            return Ok(self.computed(&value.segments));
+        }
         let placed = self.placed_test(&inner, test)?;
         let schema = self.joined_schema(&inner);
         let value = scalar(placed, &schema);
@@ -430,8 +439,10 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
     /// Adds the value of the query's only column in its only row; NULL without a row.
     fn single(&mut self, query: Query<'a>) -> Result<usize, Refusal> {
         let inner = self.inner(query, &[0])?;
+        if inner.has_one_row {
+            return Ok(self.join_aggregate(inner)?[0]);
+        }
         let value = inner.outputs[0];
-        let empty = inner.empty.clone();
         let (plan, value, on) = if self.is_single(&inner) {
             let on = self.condition(&inner, &[])?;
             (inner.plan, value, on)
@@ -441,40 +452,47 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         } else {
             // Which rows match is known for each row of the domain only.
             let inner = self.inner_for_domain(query, &[0])?;
-            let width = inner.outputs[0];
+            let value = inner.outputs[0];
             let on = self.condition(&inner, &[])?;
-            let keys: Vec<usize> = (0..width).collect();
-            (checked_single(inner.plan, &keys, inner.outputs[0]), width, on)
+            let keys: Vec<usize> = (0..value).collect();
+            (checked_single(inner.plan, &keys, value), value, on)
         };
         let width = self.width();
         if on.is_none() && is_one_row(&plan) {
-            let plan = if plan.schema()[value].ty.equality.is_some() {
-                columns_of(plan, Some(&[value])).distinct()
-            } else {
-                columns_of(plan, Some(&[value]))
-            };
-            self.wrap(|left| Plan::InnerJoin { left, right: Box::new(plan), on: None });
+            let plan = columns_of(plan, Some(&[value]));
+            // A stage of its own, so that what leaves the value alone changes nothing here.
+            let has_equality = plan.schema()[0].ty.equality.is_some();
+            let right = Box::new(if has_equality { plan.distinct() } else { plan });
+            self.wrap(|left| Plan::InnerJoin { left, right, on: None });
             return Ok(width);
         }
-        let Some(empty) = empty else {
-            self.wrap(|left| Plan::LeftJoin { left, right: Box::new(plan), on });
-            return Ok(width + value);
-        };
-        let schema = plan.schema();
+        self.wrap(|left| Plan::LeftJoin { left, right: Box::new(plan), on });
+        Ok(width + value)
+    }
+
+    /// Joins an aggregate, which has a row for each of the rows around; gives the positions of its
+    /// outputs.
+    fn join_aggregate(&mut self, inner: Inner) -> Result<Vec<usize>, Refusal> {
+        let width = self.width();
+        let on = self.condition(&inner, &[])?;
+        let schema = inner.plan.schema();
         let present =
             Scalar { segments: vec![text("true")], ty: boolean(), nullable: false, scale: None };
-        let marker = schema.len();
-        let plan = with_column(Box::new(plan), &schema, present);
-        self.wrap(|left| Plan::LeftJoin { left, right: Box::new(plan), on });
-        let schema = self.from.plan.schema();
-        let position = schema.len();
-        let mut segments = vec![text("CASE WHEN "), Segment::Column(width + marker)];
-        segments.extend([text(" THEN "), Segment::Column(width + value), text(" ELSE ")]);
-        segments.extend(empty.segments);
-        segments.push(text(" END"));
-        let value = Scalar { segments, nullable: true, ..empty };
-        self.wrap(|input| with_column(input, &schema, value));
-        Ok(position)
+        let marker = width + schema.len();
+        let right = Box::new(with_column(Box::new(inner.plan), &schema, present));
+        self.wrap(|left| Plan::LeftJoin { left, right, on });
+        let mut positions = Vec::new();
+        for (output, empty) in inner.outputs.iter().zip(inner.empty) {
+            let schema = self.from.plan.schema();
+            positions.push(schema.len());
+            let mut segments = vec![text("CASE WHEN "), Segment::Column(marker), text(" THEN ")];
+            segments.extend([Segment::Column(width + output), text(" ELSE ")]);
+            segments.extend(empty.segments);
+            segments.push(text(" END"));
+            let value = Scalar { segments, ty: empty.ty, nullable: true, scale: None };
+            self.wrap(|input| with_column(input, &schema, value));
+        }
+        Ok(positions)
     }
 
     /// Whether at most one row of the sub-query matches a row around it.
@@ -514,9 +532,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let mut places = self.from.places.clone();
         let width = self.width();
         for (index, position) in inner.outputs.iter().enumerate() {
-            let attribute = index as i16 + 1;
-            let column = ColumnRef { entry: OUTPUTS, attribute, levels_up: 0 };
-            places.insert(column, width + position);
+            places.insert(output_column(index as i16 + 1), width + position);
         }
         place(test, &places)
     }
@@ -539,7 +555,8 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
                 on: Vec::new(),
                 matched: Vec::new(),
                 width,
-                empty: None,
+                empty: Vec::new(),
+                has_one_row: false,
             });
         }
         match self.pulled_up(query, outputs) {
@@ -580,8 +597,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             let width = self.width();
             let (mut on, mut places) = (Vec::new(), self.outer_places());
             for (index, (inner, _, condition)) in all.iter().enumerate() {
-                let reference =
-                    ColumnRef { entry: OUTPUTS, attribute: index as i16 + 1, levels_up: 0 };
+                let reference = output_column(index as i16 + 1);
                 places.insert(reference, width + index);
                 let column = node::column(reference, *inner);
                 let condition = condition.replace(&mut |it| it.equals(*inner).then_some(column));
@@ -591,11 +607,10 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             schema.extend(plan.schema());
             let on = on.into_iter().map(|it| Ok(scalar(place(it, &places)?, &schema)));
             let on = on.collect::<Result<Vec<_>, Refusal>>()?;
-            let empty =
-                if outputs.is_empty() { None } else { Some(over_nothing(&plan, all.len())?) };
+            let empty = over_nothing(&plan, all.len(), outputs.len())?;
             let matched = (0..all.len()).collect();
             let outputs = (0..outputs.len()).map(|it| it + all.len()).collect();
-            return Ok(Some(Inner { plan, outputs, on, matched, width, empty }));
+            return Ok(Some(Inner { plan, outputs, on, matched, width, empty, has_one_row: true }));
         }
         // The conditions are read from the rows of FROM, the outputs are added to them.
         select.late.extend(pulled.iter().copied());
@@ -626,7 +641,15 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             _ => None,
         });
         let matched = matched.collect();
-        Ok(Some(Inner { plan, outputs: positions, on, matched, width, empty: None }))
+        Ok(Some(Inner {
+            plan,
+            outputs: positions,
+            on,
+            matched,
+            width,
+            has_one_row: false,
+            empty: Vec::new(),
+        }))
     }
 
     /// Where the columns of the rows around stand, as a sub-query of them calls them.
@@ -658,7 +681,19 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         if positions.iter().any(|it| !schema[*it].is_exact()) {
             return Err(Refusal::without_rule("a correlated reference whose equal values differ"));
         }
-        let plan = columns_of(self.from.plan.clone(), Some(&positions)).distinct();
+        // Where a NULL finds nothing, none is looked up, and the join is by plain equality.
+        let mut plan = self.from.plan.clone();
+        let mut columns = Vec::new();
+        for (position, node) in positions.iter().zip(&nodes) {
+            let mut column = Scalar::column(*position, &schema[*position]);
+            if column.nullable && is_strict_in(query, *node) {
+                let predicate = wrapped("", &column, " IS NOT NULL");
+                plan = Plan::Filter { input: Box::new(plan), predicate };
+                column.nullable = false;
+            }
+            columns.push((column, schema[*position].name.clone()));
+        }
+        let plan = Plan::Project { input: Box::new(plan), columns }.distinct();
         let domain = Domain { plan, nodes };
         let scope = *self.scope;
         let plan =
@@ -670,10 +705,10 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         });
         let on = on.collect();
         let count = positions.len();
-        let empty = if is_plain_aggregate(query) && !outputs.is_empty() {
-            Some(over_nothing(&plan, count)?)
+        let empty = if is_plain_aggregate(query) {
+            over_nothing(&plan, count, outputs.len())?
         } else {
-            None
+            Vec::new()
         };
         Ok(Inner {
             plan,
@@ -681,9 +716,54 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             on,
             matched: (0..count).collect(),
             width,
+            has_one_row: is_plain_aggregate(query),
             empty,
         })
     }
+}
+
+/// Joins a sub-query in FROM that refers to the rows before it. `attributes` are those of its columns
+/// that are used, as entry `position` of the range table; `conditions` are those of the join.
+pub fn lateral<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    left: From,
+    (query, position, attributes): (Query<'a>, usize, &[i16]),
+    is_outer: bool,
+    conditions: &[Node<'a>],
+) -> Result<From, Refusal> {
+    let outputs: Vec<usize> =
+        attributes.iter().filter_map(|it| usize::try_from(*it - 1).ok()).collect();
+    let mut rows = Attaching::new(lowering, scope, left);
+    let inner = rows.inner(query, &outputs)?;
+    let column =
+        |attribute: &i16| ColumnRef { entry: position, attribute: *attribute, levels_up: 0 };
+    if inner.has_one_row {
+        if is_outer && !conditions.is_empty() {
+            return Err(Refusal::without_rule(
+                "LEFT JOIN LATERAL of an aggregate with a condition",
+            ));
+        }
+        let positions = rows.join_aggregate(inner)?;
+        let places = attributes.iter().map(column).zip(positions);
+        rows.from.places.extend(places);
+        rows.filter(conditions)?;
+        return Ok(rows.from);
+    }
+    let width = rows.width();
+    let mut places = rows.from.places.clone();
+    places.extend(attributes.iter().map(column).zip(inner.outputs.iter().map(|it| width + it)));
+    let schema = rows.joined_schema(&inner);
+    let conditions = conditions.iter().map(|it| Ok(scalar(place(*it, &places)?, &schema)));
+    let conditions = conditions.collect::<Result<Vec<_>, Refusal>>()?;
+    let on = rows.condition(&inner, &conditions)?;
+    let right = Box::new(inner.plan);
+    rows.wrap(|left| match is_outer {
+        true => Plan::LeftJoin { left, right, on },
+        false => Plan::InnerJoin { left, right, on },
+    });
+    rows.from.places = places;
+    Ok(rows.from)
 }
 
 /// A sub-query as rows to be joined.
@@ -697,8 +777,10 @@ struct Inner {
     matched: Vec<usize>,
     /// How many columns the rows around had when the conditions were made.
     width: usize,
-    /// The output of an aggregate where no row matches.
-    empty: Option<Scalar>,
+    /// Whether it is an aggregate, which has one row for each of the rows around.
+    has_one_row: bool,
+    /// The outputs of an aggregate where no row matches.
+    empty: Vec<Scalar>,
 }
 
 /// The columns of queries around that `query` refers to, as it calls them, each with a node.
@@ -709,6 +791,19 @@ fn outer_references(query: Query<'_>) -> Vec<(ColumnRef, Node<'_>)> {
         .into_iter()
         .map(|(column, node)| (ColumnRef { levels_up: column.levels_up + 1, ..column }, node))
         .collect()
+}
+
+/// Refuses what has a row over nothing, and is more than an aggregate: evaluated for each row of a
+/// domain, that row would be missing.
+pub fn check_for_domain(query: Query<'_>) -> Result<(), Refusal> {
+    let has_one_row = query.has_aggregation() && query.group_by().is_empty();
+    if query.has_grouping_sets() || (has_one_row && !is_plain_aggregate(query)) {
+        return Err(Refusal::without_rule("this correlated aggregate"));
+    }
+    if query.set_operations().is_some() {
+        return Err(Refusal::without_rule("a correlated set operation"));
+    }
+    Ok(())
 }
 
 /// Whether the query is nothing but FROM, WHERE and a select list.
@@ -736,6 +831,31 @@ fn is_plain_aggregate(query: Query<'_>) -> bool {
         && query.offset().is_none()
 }
 
+/// Whether no row fulfils the query's WHERE when `outer`, a column from outside, is NULL, so that there
+/// is no result, or that of an aggregate over nothing.
+fn is_strict_in<'a>(query: Query<'a>, outer: Node<'a>) -> bool {
+    if query.set_operations().is_some() || (query.has_aggregation() && query.having().is_some()) {
+        return false;
+    }
+    if query.has_grouping_sets() || types::is_row(outer.type_oid()) {
+        return false;
+    }
+    let conditions = match query.from().and_then(Node::as_from) {
+        Some(Tree::Items { condition: Some(condition), .. }) => condition.conjuncts(),
+        _ => return false,
+    };
+    let is_meant = |it: &Node<'a>| match it.kind() {
+        Kind::Relabel(argument) => argument.equals(outer),
+        _ => it.equals(outer),
+    };
+    conditions.into_iter().any(|it| match it.kind() {
+        Kind::Call { function, arguments } => {
+            types::is_comparison(function) && arguments.iter().any(is_meant)
+        }
+        _ => false,
+    })
+}
+
 /// For `inner = outer` by the type's own equality, in whichever order: both sides, and the whole.
 fn sides<'a>(condition: Node<'a>) -> Option<(Node<'a>, Node<'a>, Node<'a>)> {
     let Kind::Call { function, arguments } = condition.kind() else { return None };
@@ -756,30 +876,36 @@ fn sides<'a>(condition: Node<'a>) -> Option<(Node<'a>, Node<'a>, Node<'a>)> {
     types::is_equality_of(function, inner.type_oid()).then_some((inner, outer, condition))
 }
 
-/// The value of the first output of a plan with aggregates and no rows to aggregate; `prefix` columns
-/// stand before it.
-fn over_nothing(plan: &Plan, prefix: usize) -> Result<Scalar, Refusal> {
+/// The outputs of a plan with aggregates and no rows to aggregate; `prefix` columns stand before them.
+fn over_nothing(plan: &Plan, prefix: usize, outputs: usize) -> Result<Vec<Scalar>, Refusal> {
     let refuse = || Refusal::without_rule("this correlated aggregate");
-    let (aggregate, value) = match plan {
-        Plan::Aggregate { .. } => (plan, Scalar::column(prefix, &plan.schema()[prefix])),
-        Plan::Project { input, columns } => (input.as_ref(), columns[prefix].0.clone()),
-        _ => return Err(refuse()),
+    let schema = plan.schema();
+    let aggregate = match plan {
+        Plan::Project { input, .. } => input.as_ref(),
+        _ => plan,
     };
     let Plan::Aggregate { input, keys, calls } = aggregate else { return Err(refuse()) };
-    let schema = input.schema();
-    let mut segments = Vec::new();
-    for segment in &value.segments {
-        match segment {
-            Segment::Text(_) => segments.push(segment.clone()),
-            Segment::Column(position) => {
-                let call = position.checked_sub(keys.len()).and_then(|it| calls.get(it));
-                let call = call.ok_or_else(refuse)?;
-                let nothing = call.call.print(|it| format!("(NULL::{})", schema[it].ty.sql));
-                segments.push(text(&format!("(SELECT {nothing} WHERE false)")));
+    let below = input.schema();
+    let output = |position: usize| {
+        let value = match plan {
+            Plan::Project { columns, .. } => columns[position].0.clone(),
+            _ => Scalar::column(position, &schema[position]),
+        };
+        let mut segments = Vec::new();
+        for segment in &value.segments {
+            match segment {
+                Segment::Text(_) => segments.push(segment.clone()),
+                Segment::Column(position) => {
+                    let call = position.checked_sub(keys.len()).and_then(|it| calls.get(it));
+                    let call = call.ok_or_else(refuse)?;
+                    let nothing = call.call.print(|it| format!("(NULL::{})", below[it].ty.sql));
+                    segments.push(text(&format!("(SELECT {nothing} WHERE false)")));
+                }
             }
         }
-    }
-    Ok(Scalar { segments, ..value })
+        Ok(Scalar { segments, nullable: true, ..value })
+    };
+    (prefix..prefix + outputs).map(output).collect()
 }
 
 /// One row: whether the plan has any.

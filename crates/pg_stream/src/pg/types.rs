@@ -159,6 +159,12 @@ pub fn is_record(oid: Oid) -> bool {
     oid == pg_sys::RECORDOID
 }
 
+/// Composite types and the anonymous row type.
+pub fn is_row(oid: Oid) -> bool {
+    // SAFETY: the type exists.
+    is_record(oid) || unsafe { pg_sys::type_is_rowtype(oid) }
+}
+
 /// `boolean`.
 pub const BOOLEAN: Oid = pg_sys::BOOLOID;
 

@@ -219,15 +219,16 @@ fn differential(
         .map(|(index, stage)| {
             let state = state_columns(stage);
             let counted = stage.group().is_some();
+            let inline = pipeline.is_deferred(index).then(|| stage.body.clone());
             if index == last {
                 let mut names = vec![String::new(); stage.output.len()];
                 for (column, position) in columns.iter().zip(&pipeline.visible) {
                     names[*position] = quote(column);
                 }
-                Storage { table: table.to_owned(), columns: names, state, counted }
+                Storage { table: table.to_owned(), columns: names, state, inline, counted }
             } else {
                 let columns = (0..stage.output.len()).map(|it| format!("c{it}")).collect();
-                Storage { table: stage_table(pgs_id, index), columns, state, counted }
+                Storage { table: stage_table(pgs_id, index), columns, state, inline, counted }
             }
         })
         .collect();

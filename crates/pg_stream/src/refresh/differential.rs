@@ -251,6 +251,9 @@ impl StageRun<'_> {
             },
         );
         let change = content_change(&rows, &values, key.is_some(), self.output_width());
+        if self.differential.pipeline.is_deferred(self.index) {
+            return Ok((Counts::default(), change.output));
+        }
         let counts = self.apply(&change, &self.matching());
         self.check(&change, counts)?;
         Ok((counts, change.output))

@@ -130,12 +130,17 @@ fn explain_stage(
     rows: &mut Vec<(String, String)>,
 ) {
     let storage = &differential.storages[index];
-    rows.push((format!("stage_{index}_storage"), storage.table.clone()));
+    let is_deferred = storage.inline.is_some();
+    let place = if is_deferred { "none; it is evaluated where it is read" } else { &storage.table };
+    rows.push((format!("stage_{index}_storage"), place.to_owned()));
     let (strategy, cost) = strategy(stage);
     rows.push((format!("stage_{index}_strategy"), strategy));
     rows.push((format!("stage_{index}_cost"), cost));
     for (name, statement) in delta_statements(differential, index) {
         rows.push((format!("stage_{index}_{name}"), statement));
+    }
+    if is_deferred {
+        return;
     }
     let how = match stage.group() {
         Some(_) => sql::Matching::Ctid,
@@ -181,6 +186,11 @@ fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, S
     }
 }
 
+fn counts_matches(plan: &Plan) -> bool {
+    matches!(plan, Plan::LeftJoin { .. } | Plan::Mark { .. })
+        || plan.inputs().into_iter().any(counts_matches)
+}
+
 /// How a stage is maintained, and what its cost follows.
 fn strategy(stage: &Stage) -> (String, String) {
     let inputs: Vec<String> = stage
@@ -202,6 +212,17 @@ fn strategy(stage: &Stage) -> (String, String) {
         return window_strategy(stage, window, &reads);
     }
     let Some(head) = stage.group() else {
+        if counts_matches(&stage.body) {
+            return (
+                format!(
+                    "match counts: rows that the change touches, and those among them that have \
+                     gained their first match or lost their last one; {reads}"
+                ),
+                "follows the change and the matches of what it touches, through the indexes on \
+                 the join columns of both sides where there are any"
+                    .to_owned(),
+            );
+        }
         return (
             format!("linear: the change is computed from the changes alone; {reads}"),
             "follows the change; a join looks up the other tables, through their indexes where \

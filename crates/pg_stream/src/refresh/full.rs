@@ -67,6 +67,7 @@ fn run_view(
         table: definition.table.clone(),
         columns: names.clone(),
         state: Vec::new(),
+        inline: None,
         counted: false,
     };
     let new = view_rows(definition, &names);
@@ -154,9 +155,8 @@ pub fn fill(
 
 fn fill_inner_stages(differential: &Differential, snapshot: &Snapshot, _session: &Session) {
     let last = differential.pipeline.stages.len() - 1;
-    for (stage, storage) in
-        differential.pipeline.stages.iter().zip(&differential.storages).take(last)
-    {
+    let inner = differential.pipeline.stages.iter().zip(&differential.storages).take(last);
+    for (stage, storage) in inner.filter(|it| it.1.inline.is_none()) {
         let rows = rows_of_stage(stage, storage, &differential.storages);
         let columns = column_list(storage);
         Prepared::new(&format!("DELETE FROM {}", storage.table), &[]).execute(&[], snapshot);

@@ -2,7 +2,6 @@
 
 use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
-    plan::Plan,
     sql::{COUNT, ROW_ID, Storage, quote_qualified},
     stage::Stage,
 };
@@ -56,6 +55,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         advance::store(&definition, &outcome, &frontier, InitiatedBy::Initial, &clock, &snapshot);
     }
     let tables = definition.differential.iter().flat_map(|it| &it.storages);
+    let tables = tables.filter(|it| it.inline.is_none());
     let tables: Vec<&str> = tables.map(|it| it.table.as_str()).collect();
     for table in
         tables.iter().copied().chain(tables.is_empty().then_some(definition.table.as_str()))
@@ -129,7 +129,7 @@ fn create_stages(definition: &Definition, differential: &Differential, owner: Oi
     let owner_name: String =
         spi::get_one("SELECT quote_ident(rolname) FROM pg_roles WHERE oid = $1", &[owner.into()])
             .expect("the owner exists");
-    for (index, (stage, storage)) in inner {
+    for (index, (stage, storage)) in inner.filter(|(_, it)| it.1.inline.is_none()) {
         debug_assert_eq!(storage.table, definition::stage_table(definition.pgs_id, index));
         create_stage(stage, storage);
         spi::run(&format!("ALTER TABLE {} OWNER TO {owner_name}", storage.table), &[], |_| {});
@@ -165,15 +165,12 @@ fn create_stage(stage: &Stage, storage: &Storage) {
 /// Whether a later stage joins the output of this one.
 fn is_joined(differential: &Differential, stage: usize) -> bool {
     let source = pgstream_ivm::plan::Source::Stage(stage);
-    differential
-        .pipeline
-        .stages
-        .iter()
-        .any(|it| it.sources().contains(&&source) && contains_join(&it.body))
-}
-
-pub fn contains_join(plan: &Plan) -> bool {
-    matches!(plan, Plan::InnerJoin { .. }) || plan.inputs().into_iter().any(contains_join)
+    let pipeline = &differential.pipeline;
+    pipeline.stages.iter().enumerate().any(|(index, it)| {
+        let joins =
+            || it.body.has_join() || (pipeline.is_deferred(index) && is_joined(differential, index));
+        it.sources().contains(&&source) && joins()
+    })
 }
 
 /// Joins look up an inner stage by its key.
@@ -236,7 +233,8 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
     let owner = relation::owner(definition.relation);
     set_count_column(&definition.table, differential);
     create_stages(definition, differential, owner);
-    for storage in &differential.storages[..differential.storages.len() - 1] {
+    let inner = &differential.storages[..differential.storages.len() - 1];
+    for storage in inner.iter().filter(|it| it.inline.is_none()) {
         index_row_id(&storage.table);
     }
     catalog::set_dependencies(definition.pgs_id, &definition.dependencies);

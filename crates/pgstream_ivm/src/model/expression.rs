@@ -6,7 +6,11 @@
 
 use std::{cmp::Ordering, collections::BTreeSet};
 
-use crate::model::{Row, value::Value};
+use crate::model::{
+    Row,
+    select::{Database, Query},
+    value::Value,
+};
 
 /// An expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub enum Expression {
     In(Box<Expression>, Vec<Expression>),
     /// `ROW(…)`.
     Record(Vec<Expression>),
+    /// `EXISTS (…)`.
+    Exists(Box<Query>),
     /// A function or an aggregate.
     Call(Call),
     /// A window function.
@@ -102,31 +108,46 @@ pub struct Context<'a> {
     pub grouping: Option<&'a [Expression]>,
     /// All rows, for window functions, and which of them the row is.
     pub among: (&'a [&'a Row], usize),
+    /// What the expression stands in.
+    pub scope: Scope<'a>,
+}
+
+/// What stands around an expression of a query.
+#[derive(Clone, Copy, Default)]
+pub struct Scope<'a> {
+    /// The tables; scalars of plans have none.
+    pub database: Option<&'a Database>,
+    /// Where the columns are looked for that the query itself does not have.
+    pub outer: Option<&'a Context<'a>>,
 }
 
 impl<'a> Context<'a> {
     /// For columns of these names.
     pub fn of(names: &'a [(String, String)], rows: &'a [&'a Row]) -> Self {
-        Self { names, rows, grouping: None, among: (&[], 0) }
+        Self { names, rows, grouping: None, among: (&[], 0), scope: Scope::default() }
     }
 
     fn ungrouped(self, rows: &'a [&'a Row]) -> Self {
         Self { rows, grouping: None, ..self }
     }
 
-    fn place(&self, qualifier: Option<&str>, name: &str) -> usize {
+    fn column(&self, qualifier: Option<&str>, name: &str) -> &'a Value {
         let fits = |(owner, column): &(String, String)| {
             column == name && qualifier.is_none_or(|it| it == owner)
         };
         let Some(place) = self.names.iter().position(fits) else {
-            panic!("no column {qualifier:?} {name} in {:?}", self.names)
+            let Some(outer) = self.scope.outer else {
+                panic!("no column {qualifier:?} {name} in {:?}", self.names)
+            };
+            return outer.column(qualifier, name);
         };
+        assert!(self.grouping.is_none(), "{qualifier:?} {name} must appear in GROUP BY");
         assert!(
             !self.names[place + 1..].iter().any(fits),
             "column {qualifier:?} {name} is ambiguous in {:?}",
             self.names
         );
-        place
+        &self.rows[0][place]
     }
 }
 
@@ -152,7 +173,11 @@ impl Expression {
             Self::Call(call) => {
                 call.is_aggregate() || call.arguments.iter().any(Self::has_aggregate)
             }
-            Self::Literal(_) | Self::Hole(_) | Self::Column(..) | Self::Over(_) => false,
+            Self::Literal(_)
+            | Self::Hole(_)
+            | Self::Column(..)
+            | Self::Exists(_)
+            | Self::Over(_) => false,
             Self::Not(it) | Self::Negated(it) | Self::IsNull(it) | Self::Cast(it, _) => {
                 it.has_aggregate()
             }
@@ -177,12 +202,14 @@ impl Expression {
         let of = |it: &Self| it.evaluate(context);
         match self {
             Self::Literal(value) => value.clone(),
-            Self::Hole(_) | Self::Column(..) if context.grouping.is_some() => {
+            Self::Hole(_) if context.grouping.is_some() => {
                 panic!("{self:?} must appear in GROUP BY")
             }
             Self::Hole(position) => context.rows[0][*position].clone(),
-            Self::Column(qualifier, name) => {
-                context.rows[0][context.place(qualifier.as_deref(), name)].clone()
+            Self::Column(qualifier, name) => context.column(qualifier.as_deref(), name).clone(),
+            Self::Exists(query) => {
+                let scope = Scope { outer: Some(&context), ..context.scope };
+                Value::Bool(!query.run(scope).rows.is_empty())
             }
             Self::Not(it) => match of(it) {
                 Value::Bool(it) => Value::Bool(!it),

@@ -61,6 +61,18 @@ impl Parser {
         assert!(self.accept_words(words), "{words:?} expected at {:?}", &self.tokens[self.next..]);
     }
 
+    /// Accepts `alias.*`.
+    pub(crate) fn accept_all_of(&mut self) -> Option<String> {
+        match self.tokens.get(self.next..self.next + 3)? {
+            [Token::Word(alias), Token::Symbol("."), Token::Symbol("*")] => {
+                let alias = alias.clone();
+                self.next += 3;
+                Some(alias)
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn comma_separated<T>(&mut self, mut item: impl FnMut(&mut Self) -> T) -> Vec<T> {
         let mut items = vec![item(self)];
         while self.accept(",") {
@@ -215,6 +227,12 @@ impl Parser {
                 "true" => Expression::Literal(Value::Bool(true)),
                 "false" => Expression::Literal(Value::Bool(false)),
                 "CASE" => self.case(),
+                "EXISTS" => {
+                    self.expect("(");
+                    let query = self.query();
+                    self.expect(")");
+                    Expression::Exists(Box::new(query))
+                }
                 "ROW" => {
                     self.expect("(");
                     let fields = self.comma_separated(Self::expression);

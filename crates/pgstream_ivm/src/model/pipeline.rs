@@ -32,6 +32,7 @@ pub fn storage(index: usize, stage: &Stage) -> Storage {
             .chain(stage.window().into_iter().flat_map(Window::state))
             .collect(),
         counted: stage.group().is_some(),
+        inline: stage.head.is_none().then(|| stage.body.clone()),
     }
 }
 
@@ -67,9 +68,11 @@ impl Runner {
             pipeline.stages.iter().enumerate().map(|(index, it)| storage(index, it)).collect();
         let mut runner = Self { pipeline, storages, stored: Vec::new(), next_ctid: 1 };
         for index in 0..runner.storages.len() {
-            let rows = runner.recomputed(index, tables);
             runner.stored.push(BTreeMap::new());
-            for row in rows {
+            if runner.pipeline.is_deferred(index) {
+                continue;
+            }
+            for row in runner.recomputed(index, tables) {
                 runner.insert(index, row);
             }
         }
@@ -118,7 +121,8 @@ impl Runner {
     /// Panics unless each storage, with its counts, state and row ids, is what it would be if it
     /// were filled now.
     pub fn check(&self, tables: &Database) {
-        for index in 0..self.storages.len() {
+        let stages = 0..self.storages.len();
+        for index in stages.filter(|it| !self.pipeline.is_deferred(*it)) {
             let sorted = |mut rows: Vec<Stored>| {
                 rows.sort();
                 rows
@@ -140,7 +144,8 @@ impl Runner {
     }
 
     fn add_storages(&self, database: &mut Database, count: usize) {
-        for (storage, rows) in self.storages.iter().zip(&self.stored).take(count) {
+        let stored = self.storages.iter().zip(&self.stored).enumerate().take(count);
+        for (_, (storage, rows)) in stored.filter(|it| !self.pipeline.is_deferred(it.0)) {
             let unquoted = |it: &String| it.trim_matches('"').to_owned();
             let mut columns = vec!["ctid".to_owned(), ROW_ID.to_owned(), COUNT.to_owned()];
             columns.extend(storage.columns.iter().map(unquoted));
@@ -202,7 +207,9 @@ impl Runner {
             (row, weight)
         });
         let change: ZSet = rows.collect();
-        self.replace(index, &change);
+        if !self.pipeline.is_deferred(index) {
+            self.replace(index, &change);
+        }
         change.iter().map(|(row, weight)| (row[1..].to_vec(), weight)).collect()
     }
 

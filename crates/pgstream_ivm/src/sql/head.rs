@@ -321,11 +321,10 @@ impl Writer<'_> {
 
 /// Whether the plan adds up terms of a join, in which the same row can come and go.
 fn sums_joins(plan: &Plan) -> bool {
-    fn joins(plan: &Plan) -> bool {
-        matches!(plan, Plan::InnerJoin { .. }) || plan.inputs().into_iter().any(joins)
-    }
     match plan {
-        Plan::Sum { .. } => joins(plan),
+        Plan::Sum { .. } => plan.has_join(),
+        // It adds up the terms of old content.
+        Plan::MarkChange { .. } => true,
         _ => plan.inputs().into_iter().any(sums_joins),
     }
 }
