@@ -141,11 +141,16 @@ fn work(
     }
 }
 
-/// Of a few cases the one with the most new pairs of constructs. A number of cases that is given
-/// means these very cases.
+/// Of a few cases the one with the most new pairs of constructs; half of the time the first, for
+/// these are large. A number of cases that is given means these very cases.
 fn choose(options: &Options, number: u64, report: &Mutex<Report>) -> (u64, Case) {
-    let choices = if options.cases == u64::MAX { 12 } else { 1 };
-    let first = options.seed.wrapping_add(number * choices);
+    const CHOICES: u64 = 12;
+    let choices = if options.cases == u64::MAX && number % 2 == 1 { CHOICES } else { 1 };
+    let first = options.seed.wrapping_add(if options.cases == u64::MAX {
+        number * CHOICES
+    } else {
+        number
+    });
     let cases: Vec<_> = (first..first + choices).map(|seed| (seed, Case::random(seed))).collect();
     let report = report.lock().expect("no worker panicked");
     let news = |case: &Case| -> usize {

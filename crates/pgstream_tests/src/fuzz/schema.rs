@@ -160,7 +160,9 @@ impl Table {
         };
         if self.has_child {
             let parent = source(self.name.clone(), &[Construct::Inheritance]);
-            return vec![parent.clone(), parent, source(format!("ONLY {}", self.name), &[])];
+            let mut all = vec![parent; 6];
+            all.push(source(format!("ONLY {}", self.name), &[]));
+            return all;
         }
         let is_partitioned = self.partition_by.is_some();
         let constructs = if is_partitioned { &[Construct::Partitioned][..] } else { &[] };
