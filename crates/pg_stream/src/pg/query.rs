@@ -135,7 +135,7 @@ fn forget_search_and_cycle(node: Node<'_>) {
     if node.tag() != NodeTag::T_CommonTableExpr {
         return;
     }
-    let cte: *mut pg_sys::CommonTableExpr = node.as_ptr().cast();
+    let cte: *mut pg_sys::CommonTableExpr = node.as_ptr();
     // SAFETY: the tag says what it is, and the tree is the rewriter's result, which is ours.
     unsafe {
         (*cte).search_clause = ptr::null_mut();

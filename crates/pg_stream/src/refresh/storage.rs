@@ -167,8 +167,9 @@ fn is_joined(differential: &Differential, stage: usize) -> bool {
     let source = pgstream_ivm::plan::Source::Stage(stage);
     let pipeline = &differential.pipeline;
     pipeline.stages.iter().enumerate().any(|(index, it)| {
-        let joins =
-            || it.body.has_join() || (pipeline.is_deferred(index) && is_joined(differential, index));
+        let joins = || {
+            it.body.has_join() || (pipeline.is_deferred(index) && is_joined(differential, index))
+        };
         it.sources().contains(&&source) && joins()
     })
 }
