@@ -31,7 +31,14 @@ pub fn run(sql: &str, database: &Database) -> Relation {
     let mut parser = Parser::new(sql);
     let query = parser.query();
     parser.finish();
-    query.run(database)
+    query.run(database, &Scope::default())
+}
+
+/// The row of the query around it that a LATERAL item sees.
+#[derive(Clone, Debug, Default)]
+struct Scope {
+    names: Vec<(String, String)>,
+    row: Row,
 }
 
 /// Branches of UNION ALL.
@@ -51,21 +58,30 @@ enum Item {
 }
 
 struct FromItem {
-    source: Source,
-    alias: String,
+    first: Operand,
     joins: Vec<Join>,
 }
 
 struct Join {
     is_left: bool,
+    operand: Operand,
+    on: Expression,
+}
+
+/// `source AS alias (columns)`.
+struct Operand {
     source: Source,
     alias: String,
-    on: Expression,
+    /// Names for the first columns.
+    columns: Vec<String>,
+    is_lateral: bool,
 }
 
 enum Source {
     Table(String),
     Query(Box<Query>),
+    /// `generate_series(first, last)`.
+    Series(Expression, Expression),
 }
 
 impl Parser {
@@ -138,24 +154,33 @@ impl Parser {
     }
 
     fn from_item(&mut self) -> FromItem {
-        let (source, alias) = self.source();
+        let first = self.operand();
         let mut joins = Vec::new();
         loop {
             let is_left = self.accept_words(&["LEFT", "JOIN"]);
             if !is_left && !self.accept_words(&["JOIN"]) {
-                return FromItem { source, alias, joins };
+                return FromItem { first, joins };
             }
-            let (source, alias) = self.source();
+            let operand = self.operand();
             self.expect_words(&["ON"]);
-            joins.push(Join { is_left, source, alias, on: self.expression() });
+            joins.push(Join { is_left, operand, on: self.expression() });
         }
     }
 
-    fn source(&mut self) -> (Source, String) {
+    fn operand(&mut self) -> Operand {
+        let mut is_lateral = self.accept_words(&["LATERAL"]);
         let (source, mut alias) = if self.accept("(") {
             let query = self.query();
             self.expect(")");
             (Source::Query(Box::new(query)), String::new())
+        } else if self.accept_words(&["generate_series"]) {
+            is_lateral = true;
+            self.expect("(");
+            let first = self.expression();
+            self.expect(",");
+            let last = self.expression();
+            self.expect(")");
+            (Source::Series(first, last), "generate_series".to_owned())
         } else {
             self.accept_words(&["ONLY"]);
             let mut name = self.name();
@@ -164,16 +189,21 @@ impl Parser {
             }
             (Source::Table(name.clone()), name)
         };
+        let mut columns = Vec::new();
         if self.accept_words(&["AS"]) {
             alias = self.name();
+            if self.accept("(") {
+                columns = self.comma_separated(Self::name);
+                self.expect(")");
+            }
         }
-        (source, alias)
+        Operand { source, alias, columns, is_lateral }
     }
 }
 
 impl Query {
-    fn run(&self, database: &Database) -> Relation {
-        let mut results = self.0.iter().map(|it| it.run(database));
+    fn run(&self, database: &Database, scope: &Scope) -> Relation {
+        let mut results = self.0.iter().map(|it| it.run(database, scope));
         let mut all = results.next().expect("at least one branch");
         for next in results {
             assert_eq!(all.columns.len(), next.columns.len(), "branches of UNION ALL");
@@ -183,15 +213,31 @@ impl Query {
     }
 }
 
-impl Source {
-    fn run(&self, database: &Database) -> Relation {
-        match self {
-            Self::Table(name) => database
+impl Operand {
+    fn run(&self, database: &Database, scope: &Scope) -> Relation {
+        let mut relation = match &self.source {
+            Source::Table(name) => database
                 .get(name)
                 .unwrap_or_else(|| panic!("no relation {name} among {:?}", database.keys()))
                 .clone(),
-            Self::Query(query) => query.run(database),
+            Source::Query(query) if self.is_lateral => query.run(database, scope),
+            Source::Query(query) => query.run(database, &Scope::default()),
+            Source::Series(first, last) => {
+                let context = Context { names: &scope.names, rows: &[&scope.row], grouping: None };
+                let ends = (first.evaluate(context), last.evaluate(context));
+                let rows = match ends {
+                    (Value::Null, _) | (_, Value::Null) => Vec::new(),
+                    (first, last) => {
+                        (first.to_int()..=last.to_int()).map(|it| vec![Value::Int(it)]).collect()
+                    }
+                };
+                Relation { columns: vec!["generate_series".to_owned()], rows }
+            }
+        };
+        for (name, new) in relation.columns.iter_mut().zip(&self.columns) {
+            name.clone_from(new);
         }
+        relation
     }
 }
 
@@ -210,25 +256,24 @@ impl Product {
         self.names.extend(relation.columns.iter().map(|it| (alias.to_owned(), it.clone())));
     }
 
-    fn join(
-        self,
-        alias: &str,
-        relation: &Relation,
-        on: Option<&Expression>,
-        is_left: bool,
-    ) -> Self {
-        let mut product = Self { names: self.names, rows: Vec::new() };
-        product.add_names(alias, relation);
+    /// Joins each row with the rows of `operand` for which the condition is true.
+    fn join(self, operand: &Operand, database: &Database, join: Option<&Join>) -> Self {
+        let scope = |row: &Row| Scope { names: self.names.clone(), row: row.clone() };
+        let nothing = vec![Value::Null; self.names.len()];
+        let fixed = operand.run(database, &scope(&nothing));
+        let mut product = Self { names: self.names.clone(), rows: Vec::new() };
+        product.add_names(&operand.alias, &fixed);
         for left in &self.rows {
+            let own = operand.is_lateral.then(|| operand.run(database, &scope(left)));
             let mut is_matched = false;
-            for right in &relation.rows {
+            for right in &own.as_ref().unwrap_or(&fixed).rows {
                 let row: Row = left.iter().chain(right).cloned().collect();
-                if on.is_none_or(|on| product.value(on, &row) == Value::Bool(true)) {
+                if join.is_none_or(|it| product.value(&it.on, &row) == Value::Bool(true)) {
                     is_matched = true;
                     product.rows.push(row);
                 }
             }
-            if is_left && !is_matched {
+            if !is_matched && join.is_some_and(|it| it.is_left) {
                 let mut row = left.clone();
                 row.resize(product.names.len(), Value::Null);
                 product.rows.push(row);
@@ -243,35 +288,21 @@ impl Product {
 }
 
 impl FromItem {
-    fn run(&self, database: &Database) -> Product {
-        let first = self.source.run(database);
-        let mut product = Product { names: Vec::new(), rows: first.rows.clone() };
-        product.add_names(&self.alias, &first);
-        for join in &self.joins {
-            let relation = join.source.run(database);
-            product = product.join(&join.alias, &relation, Some(&join.on), join.is_left);
-        }
-        product
+    /// The rows of `before` with those of this item.
+    fn run(&self, before: Product, database: &Database) -> Product {
+        // ON cannot refer to items before this one, other than through LATERAL.
+        let first = before.join(&self.first, database, None);
+        self.joins
+            .iter()
+            .fold(first, |product, join| product.join(&join.operand, database, Some(join)))
     }
 }
 
 impl Select {
-    fn run(&self, database: &Database) -> Relation {
-        let mut product = Product { names: Vec::new(), rows: vec![Vec::new()] };
+    fn run(&self, database: &Database, scope: &Scope) -> Relation {
+        let mut product = Product { names: scope.names.clone(), rows: vec![scope.row.clone()] };
         for from in &self.from {
-            let next = from.run(database);
-            assert!(
-                next.names.iter().all(|(alias, _)| product.names.iter().all(|it| it.0 != *alias)),
-                "an alias is used twice in FROM"
-            );
-            product.names.extend(next.names);
-            product.rows = product
-                .rows
-                .iter()
-                .flat_map(|left| {
-                    next.rows.iter().map(|right| left.iter().chain(right).cloned().collect())
-                })
-                .collect();
+            product = from.run(product, database);
         }
         if let Some(condition) = &self.condition {
             let rows = std::mem::take(&mut product.rows);

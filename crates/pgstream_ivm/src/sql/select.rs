@@ -7,7 +7,7 @@
 
 use crate::{
     plan::{Plan, Scan, Schema, Source, Version},
-    scalar::Type,
+    scalar::{Scalar, Type},
     sql::{ROW_ID, Storage, ident::quote},
 };
 
@@ -141,11 +141,41 @@ impl<'a> Printer<'a> {
                     weight: Vec::new(),
                 }
             }
-            Plan::LeftJoin { .. } | Plan::Mark { .. } | Plan::Expand { .. } => {
+            Plan::Expand { input, item, columns, outer } => {
+                let select = self.select(input);
+                self.expanded(select, item, (columns.len(), *outer))
+            }
+            Plan::LeftJoin { .. } | Plan::Mark { .. } => {
                 panic!("no rule yet")
             }
             Plan::Aggregate { .. } | Plan::Window { .. } => panic!("it is the head of a stage"),
         }
+    }
+
+    /// Adds `item`, which has so many columns, and is the right side of a LEFT JOIN if `outer`.
+    fn expanded(&mut self, select: Select, item: &Scalar, (width, outer): (usize, bool)) -> Select {
+        // LEFT JOIN binds tighter than the comma.
+        let mut select = match select.from.as_slice() {
+            [_] => select,
+            _ if outer => {
+                let columns = select.columns.len();
+                self.nested(&select, columns)
+            }
+            _ => select,
+        };
+        let item = item.print(|it| select.columns[it].clone());
+        let alias = self.alias();
+        let names: Vec<String> = (0..width).map(|it| format!("c{it}")).collect();
+        // A sub-query without columns has no column list.
+        let list =
+            if names.is_empty() { String::new() } else { format!("({})", names.join(", ")) };
+        let item = format!("LATERAL ({item}) AS {alias}{list}");
+        match select.from.last_mut().filter(|_| outer) {
+            Some(input) => *input += &format!(" LEFT JOIN {item} ON true"),
+            None => select.from.push(item),
+        }
+        select.columns.extend(names.iter().map(|it| format!("{alias}.{it}")));
+        select
     }
 
     /// Wraps `select` as a sub-select in FROM.
