@@ -3,10 +3,12 @@
 //! PostgreSQL resolves names and types, expands `*`, NATURAL and USING, and inlines views; we walk
 //! what it made. What cannot be maintained is refused here, with a [`Refusal`] that names it.
 
+mod expand;
 mod explain;
 mod expression;
 mod from;
 mod group;
+mod grouping_sets;
 mod inventory;
 mod opaque;
 mod refusal;

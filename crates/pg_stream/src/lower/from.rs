@@ -3,12 +3,13 @@
 //! All joins that get here are inner, so their conditions and those of WHERE are one conjunction.
 //! Each conjunct is put as low as its columns allow: on a leaf as a filter, else on a join. Leaves
 //! are joined in the order of FROM, but one that a condition connects comes before one that would
-//! make a cross product.
+//! make a cross product, and LATERAL items (see [`super::expand`]) come after what they read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgstream_ivm::plan::{Column, Plan, Scan, Source, Version};
 
+use super::expand::{self, OuterItems};
 use super::expression::{Places, place, scalar};
 use super::inventory::{Relation, RelationKind};
 use super::refusal::{Refusal, check_expression};
@@ -31,20 +32,36 @@ pub struct From {
     pub places: Places,
 }
 
+/// What a tree of FROM is made of.
+#[derive(Default)]
+pub struct Gathered<'a> {
+    pub leaves: Vec<usize>,
+    pub conditions: Vec<Node<'a>>,
+    pub outer_items: OuterItems<'a>,
+}
+
 /// Collects the entries and the conditions of a tree of FROM.
 pub fn gather<'a>(
+    query: Query<'a>,
     tree: Node<'a>,
-    leaves: &mut Vec<usize>,
-    conditions: &mut Vec<Node<'a>>,
+    into: &mut Gathered<'a>,
 ) -> Result<(), Refusal> {
     check_depth();
     match tree.as_from() {
-        Some(Tree::Entry(entry)) => leaves.push(entry),
+        Some(Tree::Entry(entry)) => into.leaves.push(entry),
         Some(Tree::Items { items, condition }) => {
-            items.into_iter().try_for_each(|it| gather(it, leaves, conditions))?;
-            conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
+            items.into_iter().try_for_each(|it| gather(query, it, into))?;
+            into.conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
         }
         Some(Tree::Join { kind, left, right, condition }) => {
+            if let (Join::Left, Some(Tree::Entry(entry))) = (kind, right.as_from())
+                && expand::is_outer_item(query, entry, condition)
+            {
+                gather(query, left, into)?;
+                into.leaves.push(entry);
+                into.outer_items.insert(entry, condition);
+                return Ok(());
+            }
             let words = match kind {
                 Join::Inner => None,
                 Join::Left => Some("LEFT JOIN"),
@@ -54,9 +71,9 @@ pub fn gather<'a>(
             if let Some(words) = words {
                 return Err(Refusal::without_rule(words));
             }
-            gather(left, leaves, conditions)?;
-            gather(right, leaves, conditions)?;
-            conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
+            gather(query, left, into)?;
+            gather(query, right, into)?;
+            into.conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
         }
         None => return Err(Refusal::without_rule("this kind of FROM")),
     }
@@ -76,12 +93,23 @@ pub fn lower<'a>(
     let mut joined: Option<From> = None;
     let mut present = BTreeSet::new();
     while !waiting.is_empty() {
-        let next = waiting
-            .iter()
-            .position(|leaf| conditions.iter().any(|it| it.connects(&present, *leaf)))
-            .unwrap_or(0);
+        let has_inputs = |leaf: &usize| {
+            let reads = select.items.get(leaf).into_iter().flat_map(|it| &it.reads);
+            reads.into_iter().all(|(column, _)| present.contains(&column.entry))
+        };
+        let connects = |leaf: &usize| conditions.iter().any(|it| it.connects(&present, *leaf));
+        let next = waiting.iter().position(|it| has_inputs(it) && connects(it));
+        let next = next.or_else(|| waiting.iter().position(has_inputs)).unwrap_or(0);
         let entry = waiting.remove(next);
-        let attributes = used.get(&entry).cloned().unwrap_or_default();
+        let columns = used.get(&entry).cloned().unwrap_or_default();
+        if let Some(item) = select.items.get(&entry) {
+            let input = joined.unwrap_or_else(unit);
+            let expanded = expand::lower(input, item, entry, (scope.query, &columns))?;
+            present.insert(entry);
+            joined = Some(filtered(expanded, &mut conditions, &present)?);
+            continue;
+        }
+        let attributes = columns.into_keys().collect();
         let leaf = lower_leaf(lowering, scope, entry, &attributes)?;
         let leaf = filtered(leaf, &mut conditions, &BTreeSet::from([entry]))?;
         present.insert(entry);
@@ -90,8 +118,11 @@ pub fn lower<'a>(
             Some(left) => join(left, leaf, &mut conditions, &present)?,
         });
     }
-    let unit = From { plan: Plan::Unit, places: Places::new() };
-    filtered_by_rest(joined.unwrap_or(unit), conditions)
+    filtered_by_rest(joined.unwrap_or_else(unit), conditions)
+}
+
+fn unit() -> From {
+    From { plan: Plan::Unit, places: Places::new() }
 }
 
 /// A conjunct, and the entries whose columns it reads.
@@ -164,20 +195,26 @@ fn join(
 
 /// The columns that an expression reads.
 pub fn columns_in(expression: Node<'_>) -> Vec<ColumnRef> {
+    references_in(expression).into_iter().map(|it| it.0).collect()
+}
+
+fn references_in(expression: Node<'_>) -> Vec<(ColumnRef, Node<'_>)> {
     let mut columns = Vec::new();
     expression.visit(&mut |node| {
         if let Kind::Column(column) = node.kind() {
-            columns.push(column);
+            columns.push((column, node));
         }
         Step::Into
     });
     columns
 }
 
-fn used_columns(select: &Select<'_>) -> BTreeMap<usize, BTreeSet<i16>> {
-    let mut used: BTreeMap<usize, BTreeSet<i16>> = BTreeMap::new();
-    for column in select.expressions().flat_map(columns_in) {
-        used.entry(column.entry).or_default().insert(column.attribute);
+/// For each entry the columns of it that are used, with a reference to each.
+fn used_columns<'a>(select: &Select<'a>) -> BTreeMap<usize, BTreeMap<i16, Node<'a>>> {
+    let mut used: BTreeMap<usize, BTreeMap<i16, Node<'a>>> = BTreeMap::new();
+    let read = select.items.values().flat_map(|it| it.reads.iter().copied());
+    for (column, node) in select.expressions().flat_map(references_in).chain(read) {
+        used.entry(column.entry).or_default().insert(column.attribute, node);
     }
     used
 }
@@ -397,6 +434,11 @@ impl VirtualColumns {
             }
         }
         Self(columns)
+    }
+
+    /// Whether a column is one of them.
+    pub fn contains(&self, column: ColumnRef) -> bool {
+        self.0.contains_key(&(column.entry, column.attribute))
     }
 
     /// `expression` with virtual columns replaced by what generates them.

@@ -1,16 +1,23 @@
 //! GROUP BY, aggregates and HAVING.
 //!
+//! With grouping sets there is one aggregate a set, and their sum; see [`super::grouping_sets`].
+//! What stands above finds the same columns as over one aggregate: the keys, the calls.
+//!
 //! Below the aggregate stands a projection: the grouping expressions first, then the columns that
 //! the aggregates read. PostgreSQL marks grouping expressions in the select list and in HAVING as
 //! columns of a range table entry of their own, so nothing has to be matched here. Columns that
 //! are neither grouped nor aggregated depend on a grouped primary key; they are one more key each,
 //! which changes no group, or, where their type has no equality, an aggregate.
 
+use std::collections::BTreeMap;
+
 use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, End, Plan};
 use pgstream_ivm::scalar::{Scalar, Segment, Type};
 
+use super::expand;
 use super::expression::{Places, place, scalar};
 use super::from::{From, columns_in};
+use super::grouping_sets::Set;
 use super::refusal::Refusal;
 use super::select::Select;
 use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, Step};
@@ -25,7 +32,9 @@ pub struct Grouped<'a> {
 /// Lowers the grouping of `select` over the rows of FROM and WHERE.
 pub fn lower<'a>(from: From, select: &Select<'a>) -> Result<Grouped<'a>, Refusal> {
     let parts = Parts::of(select);
-    let below = Below::new(from, select, &parts)?;
+    parts.aggregates.iter().try_for_each(|it| check_direct_arguments(*it, select))?;
+    let (from, expanded) = expand::lower_keys(from, &select.keys, place)?;
+    let below = Below::new(from, select, &parts, &expanded)?;
     let schema = below.plan.schema();
     let mut calls: Vec<AggregateCall> = Vec::new();
     for aggregate in &parts.aggregates {
@@ -39,20 +48,92 @@ pub fn lower<'a>(from: From, select: &Select<'a>) -> Result<Grouped<'a>, Refusal
     for column in &parts.unequal {
         calls.push(any_value(&schema, below.places[&column.0]));
     }
-    if calls.is_empty() && below.keys.is_empty() {
+    let all_keys: Set = (0..select.keys.len()).collect();
+    let sets = match &select.sets {
+        Some(sets) => sets.clone(),
+        None => vec![all_keys.clone()],
+    };
+    if calls.is_empty() && parts.dependent.is_empty() && sets.iter().any(Set::is_empty) {
         calls.push(count_rows());
     }
-    let above = Above::new(select, &parts, below.keys.len());
-    let aggregate = Plan::Aggregate { input: Box::new(below.plan), keys: below.keys, calls };
+    let above = Above::new(select, &parts, below.keys.len(), calls.len());
+    let groups = if parts.groupings.is_empty() && sets == [all_keys] {
+        Plan::Aggregate { input: Box::new(below.plan), keys: below.keys, calls }
+    } else {
+        let of_set = |set: &Set| grouped_by(set, &below, &calls, (select, &parts));
+        Plan::Sum { inputs: sets.iter().map(of_set).collect() }
+    };
     let plan = match select.having {
         Some(having) => {
-            let predicate = scalar(above.place(having)?, &aggregate.schema());
-            Plan::Filter { input: Box::new(aggregate), predicate }
+            let predicate = scalar(above.place(having)?, &groups.schema());
+            Plan::Filter { input: Box::new(groups), predicate }
         }
-        None => aggregate,
+        None => groups,
     };
     let targets = select.targets.iter().map(|it| above.place(it.expression));
     Ok(Grouped { plan, targets: targets.collect::<Result<_, _>>()? })
+}
+
+/// The groups by the keys in `set`: all keys, NULL where they are not in the set, the calls, and
+/// the values of GROUPING.
+fn grouped_by(
+    set: &Set,
+    below: &Below,
+    calls: &[AggregateCall],
+    (select, parts): (&Select<'_>, &Parts<'_>),
+) -> Plan {
+    let has = |key: &usize| *key >= select.keys.len() || set.contains(key);
+    let keys: Vec<usize> = below.keys.iter().copied().filter(has).collect();
+    let input = Box::new(below.plan.clone());
+    let aggregate = Plan::Aggregate { input, keys: keys.clone(), calls: calls.to_vec() };
+    let (schema, output) = (below.plan.schema(), aggregate.schema());
+    let column = |at: usize| (Scalar::column(at, &output[at]), output[at].name.clone());
+    let key = |key: &usize| match keys.iter().position(|it| it == key) {
+        Some(at) => column(at),
+        None => (null(&schema[*key]), schema[*key].name.clone()),
+    };
+    let keys_and_nulls = below.keys.iter().map(key);
+    let results = (keys.len()..output.len()).map(column);
+    let groupings =
+        parts.groupings.iter().map(|it| (grouping(&it.1, set, select), "grouping".to_owned()));
+    let columns = keys_and_nulls.chain(results).chain(groupings).collect();
+    Plan::Project { input: Box::new(aggregate), columns }
+}
+
+fn null(column: &Column) -> Scalar {
+    Scalar {
+        segments: vec![Segment::Text(format!("(NULL::{})", column.ty.sql))],
+        ty: column.ty.clone(),
+        nullable: true,
+        scale: column.scale,
+    }
+}
+
+/// GROUPING(…) in a set: a bit for each argument, the last one the lowest, set where the argument
+/// is not in the set.
+fn grouping(references: &[u32], set: &Set, select: &Select<'_>) -> Scalar {
+    let is_in_set = |reference: &u32| {
+        let key = select.grouping.iter().position(|it| it.reference == *reference);
+        key.is_some_and(|it| set.contains(&it))
+    };
+    let bits = references.iter().fold(0, |bits, it| bits << 1 | i32::from(!is_in_set(it)));
+    let ty = types::describe(types::INTEGER, -1, types::NO_COLLATION);
+    let segments = vec![Segment::Text(bits.to_string())];
+    Scalar { segments, ty, nullable: false, scale: None }
+}
+
+/// Direct arguments of an ordered-set aggregate must be the same throughout a group.
+fn check_direct_arguments(aggregate: Aggregate<'_>, select: &Select<'_>) -> Result<(), Refusal> {
+    let arguments = aggregate.direct_arguments();
+    let mut columns = arguments.into_iter().flat_map(columns_in).peekable();
+    let has_any = columns.peek().is_some();
+    let is_grouped = columns.all(|it| Some(it.entry) == select.group_entry);
+    let words = match (has_any && select.sets.is_some(), is_grouped) {
+        (false, true) => return Ok(()),
+        (true, _) => "a direct argument of an ordered-set aggregate over grouping sets",
+        (false, false) => "a direct argument of an ordered-set aggregate that is not grouped by",
+    };
+    Err(Refusal::without_rule(words).at(aggregate.node().location()))
 }
 
 /// What the select list and HAVING are made of.
@@ -62,11 +143,18 @@ struct Parts<'a> {
     /// Columns outside of aggregates that are not grouped, with equality and without.
     dependent: Vec<(ColumnRef, Node<'a>)>,
     unequal: Vec<(ColumnRef, Node<'a>)>,
+    /// The different GROUPING(…), with their arguments.
+    groupings: Vec<(Node<'a>, Vec<u32>)>,
 }
 
 impl<'a> Parts<'a> {
     fn of(select: &Select<'a>) -> Self {
-        let mut parts = Self { aggregates: Vec::new(), dependent: Vec::new(), unequal: Vec::new() };
+        let mut parts = Self {
+            aggregates: Vec::new(),
+            dependent: Vec::new(),
+            unequal: Vec::new(),
+            groupings: Vec::new(),
+        };
         let outputs = select.targets.iter().map(|it| it.expression).chain(select.having);
         for output in outputs {
             parts.take(output, select.group_entry);
@@ -79,6 +167,12 @@ impl<'a> Parts<'a> {
             Kind::Aggregate(aggregate) => {
                 if !self.aggregates.iter().any(|it| it.node().equals(node)) {
                     self.aggregates.push(aggregate);
+                }
+                Step::Over
+            }
+            Kind::Grouping(references) => {
+                if !self.groupings.iter().any(|it| it.0.equals(node)) {
+                    self.groupings.push((node, references));
                 }
                 Step::Over
             }
@@ -107,12 +201,21 @@ struct Below {
 }
 
 impl Below {
-    fn new(from: From, select: &Select<'_>, parts: &Parts<'_>) -> Result<Self, Refusal> {
+    /// `expanded` says where the set-returning keys are.
+    fn new(
+        from: From,
+        select: &Select<'_>,
+        parts: &Parts<'_>,
+        expanded: &BTreeMap<usize, usize>,
+    ) -> Result<Self, Refusal> {
         let schema = from.plan.schema();
         let mut columns = Vec::new();
         let mut places = Places::new();
         for (index, key) in select.keys.iter().enumerate() {
-            let scalar = scalar(place(*key, &from.places)?, &schema);
+            let scalar = match expanded.get(&index) {
+                Some(position) => Scalar::column(*position, &schema[*position]),
+                None => scalar(place(*key, &from.places)?, &schema),
+            };
             if let Some(entry) = select.group_entry {
                 places.insert(group_column(entry, index), index);
             }
@@ -174,10 +277,12 @@ struct Above<'p, 'a> {
     places: Places,
     /// Position of the first call.
     first_call: usize,
+    /// Position of the first GROUPING.
+    first_grouping: usize,
 }
 
 impl<'p, 'a> Above<'p, 'a> {
-    fn new(select: &Select<'a>, parts: &'p Parts<'a>, keys: usize) -> Self {
+    fn new(select: &Select<'a>, parts: &'p Parts<'a>, keys: usize, calls: usize) -> Self {
         let mut places = Places::new();
         if let Some(entry) = select.group_entry {
             places.extend((0..select.keys.len()).map(|it| (group_column(entry, it), it)));
@@ -187,7 +292,7 @@ impl<'p, 'a> Above<'p, 'a> {
         let unequal = parts.unequal.iter().enumerate();
         let first = keys + parts.aggregates.len();
         places.extend(unequal.map(|(index, (column, _))| (*column, first + index)));
-        Self { parts, places, first_call: keys }
+        Self { parts, places, first_call: keys, first_grouping: keys + calls }
     }
 
     fn place(&self, expression: Node<'a>) -> Result<Node<'a>, Refusal> {
@@ -195,6 +300,10 @@ impl<'p, 'a> Above<'p, 'a> {
             Kind::Aggregate(_) => {
                 let call = self.parts.aggregates.iter().position(|it| it.node().equals(node))?;
                 Some(self.first_call + call)
+            }
+            Kind::Grouping(_) => {
+                let grouping = self.parts.groupings.iter().position(|it| it.0.equals(node))?;
+                Some(self.first_grouping + grouping)
             }
             _ => None,
         });

@@ -5,7 +5,6 @@ use std::ffi::CString;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::from::columns_in;
 use super::inventory::{Inventory, RelationKind};
 use crate::pg::node::{ColumnRef, Kind, Node, Query, Step};
 use crate::pg::query::PositionKeeper;
@@ -161,9 +160,7 @@ pub fn check_clauses(query: Query<'_>) -> Result<(), Refusal> {
         (query.offset().is_some(), "OFFSET in a sub-query"),
         (query.has_row_locks(), "FOR UPDATE or FOR SHARE"),
         (query.has_distinct_on(), "DISTINCT ON"),
-        (query.has_grouping_sets(), "GROUPING SETS, CUBE or ROLLUP"),
         (query.has_windows(), "a window function"),
-        (query.has_set_returning_targets(), "a set-returning function in the select list"),
     ];
     match clauses.iter().find(|(found, _)| *found) {
         Some((_, words)) => Err(Refusal::without_rule(*words).at(location)),
@@ -178,12 +175,6 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
         let found = match node.kind() {
             Kind::Column(column) => column_words(column),
             Kind::SubLink(words) => Some(words),
-            Kind::Aggregate(call)
-                if call.direct_arguments().into_iter().any(|it| !columns_in(it).is_empty()) =>
-            {
-                Some("a grouping column as the direct argument of an ordered-set aggregate")
-            }
-            Kind::Grouping => Some("GROUPING"),
             Kind::Window => Some("a window function"),
             Kind::Field(row)
                 if matches!(row.kind(), Kind::Column(_)) && types::is_record(row.type_oid()) =>
@@ -201,7 +192,8 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
     refusal.map_or(Ok(()), Err)
 }
 
-fn column_words(column: ColumnRef) -> Option<&'static str> {
+/// Why a column cannot be read, if it cannot.
+pub fn column_words(column: ColumnRef) -> Option<&'static str> {
     match column {
         ColumnRef { levels_up: 1.., .. } => Some("LATERAL"),
         ColumnRef { attribute: 0, .. } => Some("a whole-row reference"),

@@ -1,12 +1,15 @@
 //! One query: FROM and WHERE, then grouping, then the select list, then DISTINCT.
 
+use std::collections::BTreeMap;
+
 use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::scalar::Scalar;
 
+use super::expand::Item;
 use super::expression::{place, scalar};
-use super::from::From;
+use super::from::{From, Gathered};
 use super::refusal::{Refusal, check_clauses, check_expression};
-use super::{Lowering, Scope, from, group, opaque, set_operation};
+use super::{Lowering, Scope, expand, from, group, grouping_sets, opaque, set_operation};
 use crate::pg::node::{EntryKind, Node, Query, SortGroup, Target};
 use crate::pg::{query as analysis, types};
 
@@ -82,16 +85,36 @@ fn lower_rows<'a>(
         let targets = select.targets.iter().map(|it| place(it.expression, &places));
         (plan, targets.collect::<Result<Vec<_>, _>>()?)
     };
+    let names = select.targets.iter().map(|it| it.name.clone());
+    let mut targets: Vec<_> = expressions.into_iter().zip(names).collect();
+    let (input, sets) = expanded(input, &targets);
     let schema = input.schema();
-    let columns: Vec<_> = expressions
-        .into_iter()
-        .zip(&select.targets)
-        .map(|(expression, target)| (scalar(expression, &schema), target.name.clone()))
-        .collect();
+    targets.truncate(select.shown);
+    let column = |(index, (expression, name)): (usize, (Node<'_>, String))| {
+        let scalar = match sets.get(&index) {
+            Some(position) => Scalar::column(*position, &schema[*position]),
+            None => scalar(expression, &schema),
+        };
+        (scalar, name)
+    };
+    let columns: Vec<_> = targets.into_iter().enumerate().map(column).collect();
     if is_identity(&columns, &schema) {
         return Ok(input);
     }
     Ok(Plan::Project { input: Box::new(input), columns })
+}
+
+/// The rows of `input` with those of the set-returning targets, and where each of these is.
+fn expanded(input: Plan, targets: &[(Node<'_>, String)]) -> (Plan, BTreeMap<usize, usize>) {
+    let sets: Vec<usize> =
+        (0..targets.len()).filter(|it| targets[*it].0.returns_set()).collect();
+    if sets.is_empty() {
+        return (input, BTreeMap::new());
+    }
+    let width = input.schema().len();
+    let expressions: Vec<_> = sets.iter().map(|it| targets[*it].clone()).collect();
+    let places = sets.iter().enumerate().map(|(index, it)| (*it, width + index)).collect();
+    (expand::lower_expressions(input, &expressions), places)
 }
 
 /// Whether projecting to these columns would change nothing.
@@ -107,14 +130,23 @@ fn is_identity(columns: &[(Scalar, String)], schema: &[Column]) -> bool {
 /// The expressions of a query, over the columns of its tables and sub-queries only: those of
 /// joins and virtual generated columns are replaced by what they stand for.
 pub struct Select<'a> {
+    /// What is shown, then set-returning functions that are not, but multiply the rows.
     pub targets: Vec<Target<'a>>,
+    /// How many targets are shown.
+    pub shown: usize,
     pub having: Option<Node<'a>>,
     /// Position of the grouping entry in the range table.
     pub group_entry: Option<usize>,
     /// What is grouped by; column `n` of the grouping entry is the `n`-th from 1.
     pub keys: Vec<Node<'a>>,
+    /// GROUP BY's items, in the order of `keys`.
+    pub grouping: Vec<SortGroup>,
+    /// Which of the keys are in each grouping set; `None` without grouping sets.
+    pub sets: Option<Vec<grouping_sets::Set>>,
     /// The tables and sub-queries, in the order of FROM.
     pub leaves: Vec<usize>,
+    /// Those that are LATERAL without tables.
+    pub items: BTreeMap<usize, Item<'a>>,
     /// The conditions of WHERE and of the joins, taken apart.
     pub conditions: Vec<Node<'a>>,
 }
@@ -122,17 +154,37 @@ pub struct Select<'a> {
 impl<'a> Select<'a> {
     fn new(query: Query<'a>, needed: Option<&[usize]>) -> Result<Self, Refusal> {
         let query = analysis::without_join_aliases(query);
-        let mut all: Vec<_> = query.targets().into_iter().filter(|it| !it.junk).collect();
+        let (junk, mut all): (Vec<_>, Vec<_>) = query.targets().into_iter().partition(|it| it.junk);
+        let mut hidden = junk;
         if let Some(needed) = needed {
+            let is_hidden = |at: &usize| !needed.contains(at);
+            hidden.extend((0..all.len()).filter(is_hidden).map(|it| all[it].clone()));
             all = needed.iter().map(|it| all[*it].clone()).collect();
+        }
+        let shown = all.len();
+        all.extend(hidden.into_iter().filter(|it| it.expression.returns_set()));
+        let mut gathered = Gathered::default();
+        if let Some(tree) = query.from() {
+            from::gather(query, tree, &mut gathered)?;
+        }
+        let expand = from::VirtualColumns::of(query);
+        let mut items = BTreeMap::new();
+        for leaf in &gathered.leaves {
+            if let Some(item) = expand::item(query, *leaf, &gathered.outer_items, &expand)? {
+                items.insert(*leaf, item);
+            }
         }
         let mut select = Self {
             targets: all,
+            shown,
             having: query.having(),
             group_entry: None,
             keys: Vec::new(),
-            leaves: Vec::new(),
-            conditions: Vec::new(),
+            grouping: query.group_by(),
+            sets: grouping_sets::of(query)?,
+            leaves: gathered.leaves,
+            items,
+            conditions: gathered.conditions,
         };
         for (index, entry) in query.entries().into_iter().enumerate() {
             if let EntryKind::Group(keys) = entry.kind() {
@@ -141,10 +193,6 @@ impl<'a> Select<'a> {
                 select.keys = keys;
             }
         }
-        if let Some(tree) = query.from() {
-            from::gather(tree, &mut select.leaves, &mut select.conditions)?;
-        }
-        let expand = from::VirtualColumns::of(query);
         select.map_expressions(|it| expand.expanded(it));
         select.expressions().try_for_each(check_expression)?;
         Ok(select)

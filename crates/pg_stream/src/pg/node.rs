@@ -97,8 +97,8 @@ pub enum Kind<'a> {
     Test,
     /// A field of a row value.
     Field(Node<'a>),
-    /// GROUPING(…).
-    Grouping,
+    /// GROUPING(…), with what its arguments are referred to by in GROUP BY.
+    Grouping(Vec<u32>),
     /// A window function.
     Window,
     /// A sub-query in an expression, with the words for it.
@@ -194,7 +194,9 @@ impl<'a> Node<'a> {
                     let arg = self.cast::<pg_sys::FieldSelect>().arg;
                     Self::from_ptr(arg).map_or(Kind::Other, Kind::Field)
                 }
-                NodeTag::T_GroupingFunc => Kind::Grouping,
+                NodeTag::T_GroupingFunc => {
+                    Kind::Grouping(references(self.cast::<pg_sys::GroupingFunc>().refs))
+                }
                 NodeTag::T_WindowFunc => Kind::Window,
                 NodeTag::T_SubLink => {
                     Kind::SubLink(sub_link_words(self.cast::<pg_sys::SubLink>().subLinkType))
@@ -274,6 +276,19 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// As [`Node::visit`], with the number of queries around each node, within this one.
+    pub fn visit_levels(self, f: &mut dyn FnMut(Node<'a>, u32) -> Step) {
+        let mut waiting = vec![(self, 0)];
+        let mut children = Vec::new();
+        while let Some((node, levels)) = waiting.pop() {
+            if f(node, levels) == Step::Into {
+                let levels = levels + u32::from(matches!(node.kind(), Kind::Query(_)));
+                node.push_children(&mut children);
+                waiting.extend(children.drain(..).rev().map(|it| (it, levels)));
+            }
+        }
+    }
+
     fn push_children(self, into: &mut Vec<Node<'a>>) {
         let context = (&raw mut *into).cast();
         // SAFETY: the callback gets back exactly this vector, and only during this call.
@@ -287,17 +302,20 @@ impl<'a> Node<'a> {
     }
 
     /// A copy in which each node for which `f` gives a position is the plan's input at that
-    /// position, with the type that the node had. Only columns and aggregates can be replaced.
+    /// position, with the type that the node had. Only columns, aggregates and GROUPING can be replaced.
     pub fn with_inputs(self, f: &mut dyn FnMut(Node<'a>) -> Option<usize>) -> Node<'a> {
         // SAFETY: the copy is ours to change, and no two places in it share a node.
         let copy = unsafe { Self::from_ptr(pg_sys::copyObjectImpl(self.as_ptr())) };
         let copy = copy.unwrap_or(self);
         copy.visit(&mut |node| {
-            let is_large = matches!(node.kind(), Kind::Column(_) | Kind::Aggregate(_));
+            let is_large = matches!(
+                node.kind(),
+                Kind::Column(_) | Kind::Aggregate(_) | Kind::Grouping(_)
+            );
             let Some(position) = f(node).filter(|_| is_large) else { return Step::Into };
             let (ty, typmod, collation) = (node.type_oid(), node.typmod(), node.collation());
-            // SAFETY: a Param is smaller than a Var, an Aggref and a JsonConstructorExpr, each of
-            // which is an allocation of its own.
+            // SAFETY: a Param is smaller than each of these nodes, which are allocations of their
+            // own.
             unsafe { fill_input(node.as_ptr(), position, (ty, typmod, collation)) };
             Step::Over
         });
@@ -340,6 +358,12 @@ impl<'a> Node<'a> {
             );
         }
         functions
+    }
+
+    /// Whether the expression calls a set-returning function.
+    pub fn returns_set(self) -> bool {
+        // SAFETY: the node is an expression tree.
+        unsafe { pg_sys::expression_returns_set(self.as_ptr()) }
     }
 
     /// Whether the node is `CURRENT_DATE`, `SESSION_USER` and such.
@@ -412,11 +436,12 @@ const _: () = {
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::Var>());
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::Aggref>());
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::JsonConstructorExpr>());
+    assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::GroupingFunc>());
 };
 
 /// # Safety
 /// At the pointer there must be room for a Param.
-unsafe fn fill_input(
+pub(super) unsafe fn fill_input(
     pointer: *mut pg_sys::Param,
     position: usize,
     (ty, typmod, collation): (Oid, i32, Oid),
@@ -578,6 +603,16 @@ pub struct SortGroup {
     pub equality: Oid,
 }
 
+/// An item of GROUP BY in a query with grouping sets. Numbers are those of [`SortGroup::reference`].
+pub enum GroupingSet {
+    /// Columns that are grouped by together; none of them is `()`.
+    Simple(Vec<u32>),
+    Rollup(Vec<Vec<u32>>),
+    Cube(Vec<Vec<u32>>),
+    /// GROUPING SETS.
+    Sets(Vec<GroupingSet>),
+}
+
 /// The tree of FROM.
 pub enum From<'a> {
     /// An entry of the range table.
@@ -720,6 +755,16 @@ impl<'a> Query<'a> {
     pub fn group_by(self) -> Vec<SortGroup> {
         // SAFETY: the list holds sort-group clauses.
         unsafe { sort_groups(self.get().groupClause) }
+    }
+
+    pub fn grouping_sets(self) -> Vec<GroupingSet> {
+        // SAFETY: the list holds grouping sets.
+        unsafe { grouping_sets(self.get().groupingSets) }
+    }
+
+    /// GROUP BY DISTINCT.
+    pub fn groups_by_distinct_sets(self) -> bool {
+        self.get().groupDistinct
     }
 
     /// DISTINCT; empty without it.
@@ -932,6 +977,17 @@ impl<'a> Entry<'a> {
         !self.0.securityQuals.is_null()
     }
 
+    /// The name of its column `attribute`.
+    pub fn column_name(self, attribute: i16) -> Option<String> {
+        let index = usize::try_from(attribute - 1).ok()?;
+        // SAFETY: `eref` is null or a valid alias, whose names are a list of strings.
+        unsafe {
+            let names = self.0.eref.as_ref()?.colnames;
+            let name = pointers::<pg_sys::String>(names).nth(index)?;
+            text((*name).sval)
+        }
+    }
+
     /// The name it goes by in the query.
     pub fn name(self) -> String {
         // SAFETY: `eref` is null or a valid alias.
@@ -980,6 +1036,35 @@ unsafe fn sort_groups(list: *mut pg_sys::List) -> Vec<SortGroup> {
             .map(|it| SortGroup { reference: (*it).tleSortGroupRef, equality: (*it).eqop })
             .collect()
     }
+}
+
+/// # Safety
+/// The list, if not null, must be a list of grouping sets.
+unsafe fn grouping_sets(list: *mut pg_sys::List) -> Vec<GroupingSet> {
+    // SAFETY: the content of a set follows its kind; that of ROLLUP and CUBE are simple sets.
+    unsafe {
+        let simple = |list| {
+            pointers::<pg_sys::GroupingSet>(list).map(|it| references((*it).content)).collect()
+        };
+        let set = |set: *mut pg_sys::GroupingSet| match (*set).kind {
+            pg_sys::GroupingSetKind::GROUPING_SET_ROLLUP => {
+                GroupingSet::Rollup(simple((*set).content))
+            }
+            pg_sys::GroupingSetKind::GROUPING_SET_CUBE => GroupingSet::Cube(simple((*set).content)),
+            pg_sys::GroupingSetKind::GROUPING_SET_SETS => {
+                GroupingSet::Sets(grouping_sets((*set).content))
+            }
+            _ => GroupingSet::Simple(references((*set).content)),
+        };
+        pointers::<pg_sys::GroupingSet>(list).map(set).collect()
+    }
+}
+
+/// # Safety
+/// The list, if not null, must be a list of integers that are positive.
+unsafe fn references(list: *mut pg_sys::List) -> Vec<u32> {
+    // SAFETY: by the caller's promise.
+    unsafe { cells(list).map(|it| it.int_value.cast_unsigned()).collect() }
 }
 
 /// # Safety

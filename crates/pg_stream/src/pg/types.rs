@@ -138,6 +138,12 @@ pub fn is_record(oid: Oid) -> bool {
 /// `bigint`.
 pub const BIGINT: Oid = pg_sys::INT8OID;
 
+/// `integer`.
+pub const INTEGER: Oid = pg_sys::INT4OID;
+
+/// `boolean`.
+pub const BOOLEAN: Oid = pg_sys::BOOLOID;
+
 /// The collation of a type that has none.
 pub const NO_COLLATION: Oid = pg_sys::InvalidOid;
 
