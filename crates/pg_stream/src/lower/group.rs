@@ -20,7 +20,7 @@ use super::from::{From, columns_in};
 use super::grouping_sets::Set;
 use super::refusal::Refusal;
 use super::select::Select;
-use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, Step};
+use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, SortGroup, Step, Target, input};
 use crate::pg::types;
 
 /// The groups, with the select list over them.
@@ -70,7 +70,19 @@ pub fn lower<'a>(from: From, select: &Select<'a>) -> Result<Grouped<'a>, Refusal
         }
         None => groups,
     };
-    let targets = select.targets.iter().map(|it| above.place(it.expression));
+    // With two columns of GROUP BY that are the same expression, PostgreSQL takes the one that the
+    // target stands for.
+    let target = |target: &Target<'a>| {
+        let is_key = |it: &SortGroup| it.reference == target.reference;
+        match select.grouping.iter().position(is_key) {
+            Some(key) => {
+                let it = target.expression;
+                Ok(input(key, it.type_oid(), it.typmod(), it.collation()))
+            }
+            None => above.place(target.expression),
+        }
+    };
+    let targets = select.targets.iter().map(target);
     Ok(Grouped { plan, targets: targets.collect::<Result<_, _>>()? })
 }
 
