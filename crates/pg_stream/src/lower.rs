@@ -3,17 +3,20 @@
 //! PostgreSQL resolves names and types, expands `*`, NATURAL and USING, and inlines views; we walk
 //! what it made. What cannot be maintained is refused here, with a [`Refusal`] that names it.
 
-mod expand;
 mod explain;
 mod expression;
 mod from;
 mod group;
 mod grouping_sets;
 mod inventory;
+mod lateral;
+mod limit;
 mod opaque;
 mod refusal;
 mod select;
 mod set_operation;
+mod sub_link;
+mod window;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -143,11 +146,15 @@ struct Lowering {
     role: Option<Oid>,
     /// How many leaves the plan has so far.
     leaves: usize,
+    /// How many sub-queries in expressions have become columns.
+    sub_links: usize,
 }
 
-/// A query and those around it, for references to their WITH items.
+/// A query and those around it, for references to their WITH items and columns.
 #[derive(Clone, Copy)]
 struct Scope<'s, 'a> {
     query: Query<'a>,
     outer: Option<&'s Scope<'s, 'a>>,
+    /// The rows of the queries around it for which it is evaluated, when it refers to them.
+    domain: Option<&'s sub_link::Domain<'a>>,
 }

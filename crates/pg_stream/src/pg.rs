@@ -25,6 +25,7 @@ pub mod trigger;
 pub mod tuple;
 pub mod types;
 pub mod wake;
+pub mod window;
 pub mod worker;
 
 /// Whether the server is loading `shared_preload_libraries` right now.

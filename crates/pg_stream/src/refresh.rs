@@ -20,6 +20,7 @@ mod differential;
 mod explain;
 mod full;
 mod guard;
+mod single;
 mod statements;
 mod storage;
 
@@ -27,7 +28,7 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys::{Datum, Oid};
 use pgstream_core::frontier::Frontier;
-use pgstream_ivm::{plan::Source, stage::Stage};
+use pgstream_ivm::plan::Source;
 
 use self::{
     advance::State,
@@ -308,15 +309,18 @@ impl Definition {
 /// never have existed, and an expression can fail on it (a division by zero, say) although the
 /// query itself never fails.
 fn mixes_versions(differential: &Differential, deltas: &HashMap<Oid, Store>) -> bool {
-    let may_change = |source: &Source| match source {
-        Source::Table { oid, .. } => deltas.contains_key(&Oid::from(*oid)),
-        Source::Stage(_) => true,
-    };
-    let changed = |stage: &Stage| {
-        stage.body.scans().into_iter().filter(|scan| may_change(&scan.source)).count()
-    };
-    let stages = &differential.pipeline.stages;
-    stages.iter().any(|stage| storage::contains_join(&stage.body) && changed(stage) > 1)
+    let mut may_change: Vec<bool> = Vec::new();
+    let mut mixes = false;
+    for stage in &differential.pipeline.stages {
+        let changes = |source: &Source| match source {
+            Source::Table { oid, .. } => deltas.contains_key(&Oid::from(*oid)),
+            Source::Stage(earlier) => may_change[*earlier],
+        };
+        let changed = stage.body.scans().into_iter().filter(|it| changes(&it.source)).count();
+        mixes |= stage.body.has_join() && changed > 1;
+        may_change.push(changed > 0);
+    }
+    mixes
 }
 
 fn outcome(action: Action, counts: Counts) -> Outcome {

@@ -22,6 +22,11 @@ pub struct Column {
 }
 
 impl Column {
+    /// What [`Plan::Mark`] adds.
+    pub fn mark() -> Self {
+        Self { name: "mark".to_owned(), ty: Type::boolean(), nullable: false, scale: None }
+    }
+
     /// Whether equal values of the column have the same binary image.
     pub fn is_exact(&self) -> bool {
         const NUMERIC: u32 = 1700;
@@ -181,6 +186,22 @@ pub enum Plan {
         /// The additional column: a boolean.
         mark: Column,
     },
+    /// The change of `Mark { left, right, on, mark }` that its right side causes. Each row of `left`
+    /// that has gained its first match, or lost its last one, comes twice: with the mark that it
+    /// has now and its own weight, and with the other mark and the opposite weight. It occurs in
+    /// deltas only.
+    MarkChange {
+        /// Old content, weighted; its columns come first.
+        left: Box<Plan>,
+        /// New content.
+        right: Box<Plan>,
+        /// The change of `right`.
+        change: Box<Plan>,
+        /// Over the columns of `left`, then those of `right`; `None` for true.
+        on: Option<Scalar>,
+        /// The additional column: a boolean.
+        mark: Column,
+    },
     /// Each row with each row of a sub-query that reads nothing but the row itself: LATERAL without
     /// tables, such as a call of a set-returning function.
     Expand {
@@ -193,7 +214,8 @@ pub enum Plan {
         /// Whether a row for which `item` is empty comes out once, with NULLs.
         outer: bool,
     },
-    /// The input's columns, then window functions, all over the same partitions.
+    /// The input's columns, then window functions, all over the same partitions; of that the rows
+    /// for which the filter is true.
     Window {
         /// The rows.
         input: Box<Plan>,
@@ -202,6 +224,8 @@ pub enum Plan {
         /// Whole calls over the input's columns, e.g. `pg_catalog.rank() OVER (PARTITION BY #0
         /// ORDER BY #1)`, with their names.
         calls: Vec<(Scalar, String)>,
+        /// Boolean, over the output; `None` for true. Rows that it drops need not be stored.
+        filter: Option<Scalar>,
     },
     /// A query that is evaluated as a whole whenever something that it reads has changed.
     Opaque {
@@ -254,7 +278,7 @@ impl Plan {
                 schema.extend(right.schema().into_iter().map(nullable));
                 schema
             }
-            Self::Mark { left, mark, .. } => {
+            Self::Mark { left, mark, .. } | Self::MarkChange { left, mark, .. } => {
                 let mut schema = left.schema();
                 schema.push(mark.clone());
                 schema
@@ -306,8 +330,21 @@ impl Plan {
             Self::InnerJoin { left, right, .. }
             | Self::LeftJoin { left, right, .. }
             | Self::Mark { left, right, .. } => vec![left, right],
+            Self::MarkChange { left, right, change, .. } => vec![left, right, change],
             Self::Sum { inputs } | Self::Opaque { reads: inputs, .. } => inputs.iter().collect(),
         }
+    }
+
+    /// Whether rows are paired or matched with others.
+    pub fn has_join(&self) -> bool {
+        let is_join = matches!(
+            self,
+            Self::InnerJoin { .. }
+                | Self::LeftJoin { .. }
+                | Self::Mark { .. }
+                | Self::MarkChange { .. }
+        );
+        is_join || self.inputs().into_iter().any(Self::has_join)
     }
 
     /// The leaves, from left to right.
@@ -339,11 +376,18 @@ impl Plan {
             Self::Mark { left, right, on, mark } => {
                 Self::Mark { left: Box::new(f(*left)), right: Box::new(f(*right)), on, mark }
             }
+            Self::MarkChange { left, right, change, on, mark } => Self::MarkChange {
+                left: Box::new(f(*left)),
+                right: Box::new(f(*right)),
+                change: Box::new(f(*change)),
+                on,
+                mark,
+            },
             Self::Expand { input, item, columns, outer } => {
                 Self::Expand { input: Box::new(f(*input)), item, columns, outer }
             }
-            Self::Window { input, partition, calls } => {
-                Self::Window { input: Box::new(f(*input)), partition, calls }
+            Self::Window { input, partition, calls, filter } => {
+                Self::Window { input: Box::new(f(*input)), partition, calls, filter }
             }
             Self::Opaque { sql, reads, schema, reason } => {
                 Self::Opaque { sql, reads: reads.into_iter().map(f).collect(), schema, reason }
@@ -353,6 +397,44 @@ impl Plan {
                 Self::Aggregate { input: Box::new(f(*input)), keys, calls }
             }
         }
+    }
+
+    /// The rows of `left` that have a match in `right`, or with `wanted` false those that have none.
+    #[must_use]
+    pub fn semi_join(left: Self, right: Self, on: Option<Scalar>, wanted: bool) -> Self {
+        let width = left.schema().len();
+        Self::matched(left, right, on, wanted).padded(&[], width, &[])
+    }
+
+    /// FULL JOIN: the outer join, and the rows of `right` without a match.
+    #[must_use]
+    pub fn full_join(left: Self, right: Self, on: Option<Scalar>) -> Self {
+        let (left_schema, width) = (left.schema(), right.schema().len());
+        let left_width = left_schema.len();
+        let swapped = |it| if it < left_width { it + width } else { it - left_width };
+        let swapped_on = on.as_ref().map(|it| it.remapped(swapped));
+        let alone = Self::matched(right.clone(), left.clone(), swapped_on, false);
+        let join = Self::LeftJoin { left: Box::new(left), right: Box::new(right), on };
+        Self::Sum { inputs: vec![join, alone.padded(&left_schema, width, &[])] }
+    }
+
+    /// A filter on a mark.
+    fn matched(left: Self, right: Self, on: Option<Scalar>, wanted: bool) -> Self {
+        let predicate = Scalar::is_marked(left.schema().len(), wanted);
+        let (left, right) = (Box::new(left), Box::new(right));
+        let input = Box::new(Self::Mark { left, right, on, mark: Column::mark() });
+        Self::Filter { input, predicate }
+    }
+
+    /// The first `width` columns between NULLs for those of `before` and `after`.
+    #[must_use]
+    pub fn padded(self, before: &[Column], width: usize, after: &[Column]) -> Self {
+        let null = |it: &Column| (Scalar::null(&it.ty), it.name.clone());
+        let own = self.schema();
+        let own = own.iter().enumerate().take(width);
+        let own = own.map(|(at, it)| (Scalar::column(at, it), it.name.clone()));
+        let columns = before.iter().map(null).chain(own).chain(after.iter().map(null)).collect();
+        Self::Project { input: Box::new(self), columns }
     }
 
     /// SELECT DISTINCT: a group for each distinct row.
@@ -388,7 +470,7 @@ impl Plan {
                 [only] => only.key(),
                 _ => None,
             },
-            Self::Negate(_) => None,
+            Self::Negate(_) | Self::MarkChange { .. } => None,
             Self::Aggregate { keys, .. } => Some((0..keys.len()).collect()),
         }
     }
@@ -442,13 +524,17 @@ fn write_tree(plan: &Plan, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Res
         Plan::LeftJoin { on: None, .. } => writeln!(f, "LeftJoin")?,
         Plan::Mark { on: Some(on), .. } => writeln!(f, "Mark {on}")?,
         Plan::Mark { on: None, .. } => writeln!(f, "Mark")?,
+        Plan::MarkChange { on: Some(on), .. } => writeln!(f, "MarkChange {on}")?,
+        Plan::MarkChange { on: None, .. } => writeln!(f, "MarkChange")?,
         Plan::Expand { item, outer, .. } => {
             writeln!(f, "Expand{} {item}", if *outer { " outer" } else { "" })?;
         }
-        Plan::Window { partition, calls, .. } => {
+        Plan::Window { partition, calls, filter, .. } => {
             let partition: Vec<String> = partition.iter().map(|it| format!("#{it}")).collect();
             let calls: Vec<String> = calls.iter().map(|(it, _)| it.to_string()).collect();
-            writeln!(f, "Window [{}] [{}]", partition.join(", "), calls.join(", "))?;
+            write!(f, "Window [{}] [{}]", partition.join(", "), calls.join(", "))?;
+            filter.iter().try_for_each(|it| write!(f, " where {it}"))?;
+            writeln!(f)?;
         }
         Plan::Opaque { reason, .. } => writeln!(f, "Opaque ({reason})")?,
         Plan::Sum { .. } => writeln!(f, "Sum")?,

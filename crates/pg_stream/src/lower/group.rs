@@ -14,26 +14,21 @@ use std::collections::BTreeMap;
 use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, End, Plan};
 use pgstream_ivm::scalar::{Scalar, Segment, Type};
 
-use super::expand;
 use super::expression::{Places, place, scalar};
-use super::from::{From, columns_in};
+use super::from::From;
 use super::grouping_sets::Set;
+use super::lateral;
 use super::refusal::Refusal;
 use super::select::Select;
-use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, SortGroup, Step, Target, input};
+use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, SortGroup, Step, column};
 use crate::pg::types;
 
-/// The groups, with the select list over them.
-pub struct Grouped<'a> {
-    pub plan: Plan,
-    pub targets: Vec<Node<'a>>,
-}
-
-/// Lowers the grouping of `select` over the rows of FROM and WHERE.
-pub fn lower<'a>(from: From, select: &Select<'a>) -> Result<Grouped<'a>, Refusal> {
-    let parts = Parts::of(select);
+/// Lowers the grouping of `select` over the rows of FROM and WHERE. The prefix comes first, as further
+/// keys; aggregates in the select list and in HAVING become columns.
+pub fn lower<'a>(from: From, select: &mut Select<'a>) -> Result<From, Refusal> {
+    let parts = Parts::of(select)?;
     parts.aggregates.iter().try_for_each(|it| check_direct_arguments(*it, select))?;
-    let (from, expanded) = expand::lower_keys(from, &select.keys, place)?;
+    let (from, expanded) = with_sets(from, &select.keys)?;
     let below = Below::new(from, select, &parts, &expanded)?;
     let schema = below.plan.schema();
     let mut calls: Vec<AggregateCall> = Vec::new();
@@ -46,44 +41,51 @@ pub fn lower<'a>(from: From, select: &Select<'a>) -> Result<Grouped<'a>, Refusal
         calls.push(call);
     }
     for column in &parts.unequal {
-        calls.push(any_value(&schema, below.places[&column.0]));
+        calls.push(any_value(&schema, below.places[column]));
     }
     let all_keys: Set = (0..select.keys.len()).collect();
     let sets = match &select.sets {
         Some(sets) => sets.clone(),
         None => vec![all_keys.clone()],
     };
-    if calls.is_empty() && parts.dependent.is_empty() && sets.iter().any(Set::is_empty) {
+    let constant_keys = below.keys.len() - select.keys.len();
+    if calls.is_empty() && constant_keys == 0 && sets.iter().any(Set::is_empty) {
         calls.push(count_rows());
     }
-    let above = Above::new(select, &parts, below.keys.len(), calls.len());
-    let groups = if parts.groupings.is_empty() && sets == [all_keys] {
+    let places = places_above(select, &parts, below.keys.len(), calls.len());
+    let plan = if parts.groupings.is_empty() && sets == [all_keys] {
         Plan::Aggregate { input: Box::new(below.plan), keys: below.keys, calls }
     } else {
         let of_set = |set: &Set| grouped_by(set, &below, &calls, (select, &parts));
         Plan::Sum { inputs: sets.iter().map(of_set).collect() }
     };
-    let plan = match select.having {
-        Some(having) => {
-            let predicate = scalar(above.place(having)?, &groups.schema());
-            Plan::Filter { input: Box::new(groups), predicate }
-        }
-        None => groups,
-    };
-    // With two columns of GROUP BY that are the same expression, PostgreSQL takes the one that the
-    // target stands for.
-    let target = |target: &Target<'a>| {
+    for target in &mut select.targets {
+        // Of two equal columns of GROUP BY it is the one that the target stands for.
         let is_key = |it: &SortGroup| it.reference == target.reference;
-        match select.grouping.iter().position(is_key) {
-            Some(key) => {
-                let it = target.expression;
-                Ok(input(key, it.type_oid(), it.typmod(), it.collation()))
-            }
-            None => above.place(target.expression),
-        }
+        let key = select.grouping.iter().position(is_key);
+        target.expression = match (key, select.group_entry) {
+            (Some(key), Some(entry)) => column(group_column(entry, key), target.expression),
+            _ => parts.with_columns(target.expression),
+        };
+    }
+    select.having = select.having.map(|it| parts.with_columns(it));
+    Ok(From { plan, places })
+}
+
+/// The rows of `from` with those of the set-returning keys, and where these are.
+fn with_sets<'a>(
+    from: From,
+    keys: &[Node<'a>],
+) -> Result<(From, BTreeMap<usize, usize>), Refusal> {
+    if !keys.iter().any(|it| it.returns_set()) {
+        return Ok((from, BTreeMap::new()));
+    }
+    let named = |(index, key): (usize, &Node<'a>)| {
+        Ok((place(*key, &from.places)?, format!("key{}", index + 1)))
     };
-    let targets = select.targets.iter().map(target);
-    Ok(Grouped { plan, targets: targets.collect::<Result<_, _>>()? })
+    let keys = keys.iter().enumerate().map(named).collect::<Result<Vec<_>, Refusal>>()?;
+    let (plan, expanded) = lateral::lower_sets(from.plan, &keys);
+    Ok((From { plan, places: from.places }, expanded))
 }
 
 /// The groups by the keys in `set`: all keys, NULL where they are not in the set, the calls, and
@@ -94,7 +96,11 @@ fn grouped_by(
     calls: &[AggregateCall],
     (select, parts): (&Select<'_>, &Parts<'_>),
 ) -> Plan {
-    let has = |key: &usize| *key >= select.keys.len() || set.contains(key);
+    let prefix = select.prefix.len();
+    let has = |position: &usize| match position.checked_sub(prefix) {
+        Some(key) if key < select.keys.len() => set.contains(&key),
+        _ => true,
+    };
     let keys: Vec<usize> = below.keys.iter().copied().filter(has).collect();
     let input = Box::new(below.plan.clone());
     let aggregate = Plan::Aggregate { input, keys: keys.clone(), calls: calls.to_vec() };
@@ -137,13 +143,14 @@ fn grouping(references: &[u32], set: &Set, select: &Select<'_>) -> Scalar {
 /// Direct arguments of an ordered-set aggregate must be the same throughout a group.
 fn check_direct_arguments(aggregate: Aggregate<'_>, select: &Select<'_>) -> Result<(), Refusal> {
     let arguments = aggregate.direct_arguments();
-    let mut columns = arguments.into_iter().flat_map(columns_in).peekable();
-    let has_any = columns.peek().is_some();
-    let is_grouped = columns.all(|it| Some(it.entry) == select.group_entry);
-    let words = match (has_any && select.sets.is_some(), is_grouped) {
-        (false, true) => return Ok(()),
-        (true, _) => "a direct argument of an ordered-set aggregate over grouping sets",
-        (false, false) => "a direct argument of an ordered-set aggregate that is not grouped by",
+    let columns: Vec<_> = arguments.into_iter().flat_map(Node::free_columns).collect();
+    let is_grouped = columns.iter().all(|it| Some(it.entry) == select.group_entry);
+    let words = if !is_grouped {
+        "a direct argument of an ordered-set aggregate that is not grouped by"
+    } else if select.sets.is_some() && !columns.is_empty() {
+        "a direct argument of an ordered-set aggregate over grouping sets"
+    } else {
+        return Ok(());
     };
     Err(Refusal::without_rule(words).at(aggregate.node().location()))
 }
@@ -153,14 +160,14 @@ struct Parts<'a> {
     /// The different aggregate calls.
     aggregates: Vec<Aggregate<'a>>,
     /// Columns outside of aggregates that are not grouped, with equality and without.
-    dependent: Vec<(ColumnRef, Node<'a>)>,
-    unequal: Vec<(ColumnRef, Node<'a>)>,
+    dependent: Vec<ColumnRef>,
+    unequal: Vec<ColumnRef>,
     /// The different GROUPING(…), with their arguments.
     groupings: Vec<(Node<'a>, Vec<u32>)>,
 }
 
 impl<'a> Parts<'a> {
-    fn of(select: &Select<'a>) -> Self {
+    fn of(select: &Select<'a>) -> Result<Self, Refusal> {
         let mut parts = Self {
             aggregates: Vec::new(),
             dependent: Vec::new(),
@@ -169,12 +176,13 @@ impl<'a> Parts<'a> {
         };
         let outputs = select.targets.iter().map(|it| it.expression).chain(select.having);
         for output in outputs {
-            parts.take(output, select.group_entry);
+            parts.take(output, select.group_entry)?;
         }
-        parts
+        Ok(parts)
     }
 
-    fn take(&mut self, expression: Node<'a>, group_entry: Option<usize>) {
+    fn take(&mut self, expression: Node<'a>, group_entry: Option<usize>) -> Result<(), Refusal> {
+        let mut refusal = None;
         expression.visit(&mut |node| match node.kind() {
             Kind::Aggregate(aggregate) => {
                 if !self.aggregates.iter().any(|it| it.node().equals(node)) {
@@ -188,20 +196,53 @@ impl<'a> Parts<'a> {
                 }
                 Step::Over
             }
-            Kind::Column(column) if Some(column.entry) != group_entry => {
+            Kind::Column(column) if column.levels_up == 0 && Some(column.entry) != group_entry => {
                 let list = if types::equality(node.type_oid()).is_some() {
                     &mut self.dependent
                 } else {
                     &mut self.unequal
                 };
-                if !list.iter().any(|it| it.0 == column) {
-                    list.push((column, node));
+                if !list.contains(&column) {
+                    list.push(column);
+                }
+                Step::Over
+            }
+            // It sees the groups only.
+            Kind::SubLink(words) => {
+                let own = node.free_columns().into_iter().filter(|it| it.levels_up == 0);
+                if own.into_iter().any(|it| Some(it.entry) != group_entry) {
+                    refusal = Some(Refusal::without_rule(words).at(node.location()));
                 }
                 Step::Over
             }
             _ => Step::Into,
         });
+        refusal.map_or(Ok(()), Err)
     }
+
+    /// `expression` with columns in the place of aggregates and GROUPING.
+    fn with_columns(&self, expression: Node<'a>) -> Node<'a> {
+        expression.replace(&mut |node| match node.kind() {
+            Kind::Aggregate(_) => {
+                let call = self.aggregates.iter().position(|it| it.node().equals(node))?;
+                Some(column(call_column(call), node))
+            }
+            Kind::Grouping(_) => {
+                let grouping = self.groupings.iter().position(|it| it.0.equals(node))?;
+                Some(column(grouping_column(grouping), node))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// The calls stand in a range table entry that no query has.
+fn call_column(call: usize) -> ColumnRef {
+    ColumnRef { entry: 1 << 24, attribute: call as i16 + 1, levels_up: 0 }
+}
+
+fn grouping_column(grouping: usize) -> ColumnRef {
+    ColumnRef { entry: (1 << 24) + 1, attribute: grouping as i16 + 1, levels_up: 0 }
 }
 
 /// The projection below the aggregate.
@@ -223,26 +264,35 @@ impl Below {
         let schema = from.plan.schema();
         let mut columns = Vec::new();
         let mut places = Places::new();
+        for (index, node) in select.prefix.iter().enumerate() {
+            columns.push((
+                scalar(place(*node, &from.places)?, &schema),
+                format!("outer{}", index + 1),
+            ));
+            if let Kind::Column(column) = node.kind() {
+                places.insert(column, index);
+            }
+        }
         for (index, key) in select.keys.iter().enumerate() {
             let scalar = match expanded.get(&index) {
                 Some(position) => Scalar::column(*position, &schema[*position]),
                 None => scalar(place(*key, &from.places)?, &schema),
             };
             if let Some(entry) = select.group_entry {
-                places.insert(group_column(entry, index), index);
+                places.insert(group_column(entry, index), columns.len());
             }
             if let Kind::Column(column) = key.kind() {
-                places.insert(column, index);
+                places.insert(column, columns.len());
             }
             let name = key_name(select, index, &scalar, &schema);
             columns.push((scalar, name));
         }
-        for (column, _) in &parts.dependent {
+        for column in &parts.dependent {
             add_column(&from, &schema, *column, &mut columns, &mut places);
         }
         let keys = (0..columns.len()).collect();
-        let read = parts.aggregates.iter().flat_map(|it| columns_in(it.node()));
-        for column in read.chain(parts.unequal.iter().map(|it| it.0)) {
+        let read = parts.aggregates.iter().flat_map(|it| it.node().free_columns());
+        for column in read.chain(parts.unequal.iter().copied()) {
             if Some(column.entry) != select.group_entry {
                 add_column(&from, &schema, column, &mut columns, &mut places);
             }
@@ -283,44 +333,32 @@ fn key_name(select: &Select<'_>, index: usize, scalar: &Scalar, schema: &[Column
     }
 }
 
-/// Where things are in the output of the aggregate.
-struct Above<'p, 'a> {
-    parts: &'p Parts<'a>,
-    places: Places,
-    /// Position of the first call.
+/// Where things are in the output of the aggregate, whose calls start at `first_call`.
+fn places_above(
+    select: &Select<'_>,
+    parts: &Parts<'_>,
     first_call: usize,
-    /// Position of the first GROUPING.
-    first_grouping: usize,
-}
-
-impl<'p, 'a> Above<'p, 'a> {
-    fn new(select: &Select<'a>, parts: &'p Parts<'a>, keys: usize, calls: usize) -> Self {
-        let mut places = Places::new();
-        if let Some(entry) = select.group_entry {
-            places.extend((0..select.keys.len()).map(|it| (group_column(entry, it), it)));
+    all_calls: usize,
+) -> Places {
+    let prefix = select.prefix.len();
+    let mut places = Places::new();
+    for (position, node) in select.prefix.iter().enumerate() {
+        if let Kind::Column(column) = node.kind() {
+            places.insert(column, position);
         }
-        let dependent = parts.dependent.iter().enumerate();
-        places.extend(dependent.map(|(index, (column, _))| (*column, select.keys.len() + index)));
-        let unequal = parts.unequal.iter().enumerate();
-        let first = keys + parts.aggregates.len();
-        places.extend(unequal.map(|(index, (column, _))| (*column, first + index)));
-        Self { parts, places, first_call: keys, first_grouping: keys + calls }
     }
-
-    fn place(&self, expression: Node<'a>) -> Result<Node<'a>, Refusal> {
-        let calls = expression.with_inputs(&mut |node| match node.kind() {
-            Kind::Aggregate(_) => {
-                let call = self.parts.aggregates.iter().position(|it| it.node().equals(node))?;
-                Some(self.first_call + call)
-            }
-            Kind::Grouping(_) => {
-                let grouping = self.parts.groupings.iter().position(|it| it.0.equals(node))?;
-                Some(self.first_grouping + grouping)
-            }
-            _ => None,
-        });
-        place(calls, &self.places)
+    if let Some(entry) = select.group_entry {
+        places.extend((0..select.keys.len()).map(|it| (group_column(entry, it), prefix + it)));
     }
+    let dependent = parts.dependent.iter().enumerate();
+    places.extend(dependent.map(|(index, it)| (*it, prefix + select.keys.len() + index)));
+    let calls = parts.aggregates.len();
+    places.extend((0..calls).map(|it| (call_column(it), first_call + it)));
+    let groupings = 0..parts.groupings.len();
+    places.extend(groupings.map(|it| (grouping_column(it), first_call + all_calls + it)));
+    let unequal = parts.unequal.iter().enumerate();
+    places.extend(unequal.map(|(index, it)| (*it, first_call + calls + index)));
+    places
 }
 
 fn aggregate_call(

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pgstream_ivm::plan::{Column, Plan};
 
-use super::expand;
 use super::from::{self, NamedTable};
+use super::lateral;
 use super::refusal::Refusal;
 use super::{HIDDEN_COLUMNS, Lowering};
 use crate::pg::node::{EntryKind, Kind, Query, Step};
@@ -32,7 +32,7 @@ pub fn lower(lowering: &mut Lowering, query: Query<'_>, refusal: Refusal) -> Res
         })
         .collect();
     if reads.is_empty() {
-        return Ok(expand::closed(query, schema));
+        return Ok(lateral::closed(query, schema));
     }
     Ok(Plan::Opaque { sql: deparse::query(query), reads, schema, reason: refusal.construct })
 }

@@ -1,15 +1,15 @@
-//! One query: FROM and WHERE, then grouping, then the select list, then DISTINCT.
-
-use std::collections::BTreeMap;
+//! One query: FROM and WHERE, then grouping, then window functions, then the select list, then
+//! DISTINCT, then LIMIT.
 
 use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::scalar::Scalar;
 
-use super::expand::Item;
 use super::expression::{place, scalar};
-use super::from::{From, Gathered};
+use super::from::From;
+use super::lateral::{self, Laterals};
 use super::refusal::{Refusal, check_clauses, check_expression};
-use super::{Lowering, Scope, expand, from, group, grouping_sets, opaque, set_operation};
+use super::sub_link::{self, Attaching, Domain};
+use super::{Lowering, Scope, from, group, grouping_sets, limit, opaque, set_operation, window};
 use crate::pg::node::{EntryKind, Node, Query, SortGroup, Target};
 use crate::pg::{query as analysis, types};
 
@@ -21,30 +21,50 @@ pub fn lower<'a>(
     outer: Option<&Scope<'_, 'a>>,
     needed: Option<&[usize]>,
 ) -> Result<Plan, Refusal> {
-    match lower_by_rules(lowering, query, outer, needed) {
+    match lower_for(lowering, query, outer, None, needed) {
         Err(refusal) => Ok(columns_of(opaque::lower(lowering, query, refusal)?, needed)),
         lowered => lowered,
     }
 }
 
-fn lower_by_rules<'a>(
+/// Lowers a query that refers to columns of those around it: its result for each row of the domain,
+/// whose columns come first.
+pub fn lower_for<'a>(
     lowering: &mut Lowering,
     query: Query<'a>,
     outer: Option<&Scope<'_, 'a>>,
+    domain: Option<&Domain<'a>>,
     needed: Option<&[usize]>,
 ) -> Result<Plan, Refusal> {
-    analysis::check_depth();
-    check_clauses(query)?;
-    let scope = Scope { query, outer };
+    check_fit(query)?;
+    let scope = Scope { query, outer, domain };
+    if domain.is_some() {
+        sub_link::check_for_domain(query)?;
+    }
+    if limit::is_in(query)? {
+        return limit::lower(lowering, &scope, needed);
+    }
     if let Some(tree) = query.set_operations() {
         return set_operation::lower(lowering, &scope, tree, needed, &output_names(query));
     }
     if query.distinct().is_empty() {
         return lower_rows(lowering, &scope, needed);
     }
-    check_distinct(query)?;
-    let distinct = lower_rows(lowering, &scope, None)?.distinct();
-    Ok(columns_of(distinct, needed))
+    let distinct = lower_distinct(lowering, &scope)?;
+    let Some(needed) = needed else { return Ok(distinct) };
+    Ok(columns_of(distinct, Some(&scope.after_domain(needed))))
+}
+
+/// SELECT DISTINCT with all of its columns.
+pub fn lower_distinct<'a>(lowering: &mut Lowering, scope: &Scope<'_, 'a>) -> Result<Plan, Refusal> {
+    check_distinct(scope.query)?;
+    Ok(lower_rows(lowering, scope, None)?.distinct())
+}
+
+/// Refuses clauses without a rule.
+pub fn check_fit(query: Query<'_>) -> Result<(), Refusal> {
+    analysis::check_depth();
+    check_clauses(query)
 }
 
 /// Names of the output columns.
@@ -69,52 +89,76 @@ pub fn columns_of(plan: Plan, needed: Option<&[usize]>) -> Plan {
     Plan::Project { input: Box::new(plan), columns }
 }
 
-/// The rows before DISTINCT.
-fn lower_rows<'a>(
+/// The rows before DISTINCT and LIMIT: the domain's columns, then the needed ones, which can be junk.
+pub fn lower_rows<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
     needed: Option<&[usize]>,
 ) -> Result<Plan, Refusal> {
-    let select = Select::new(scope.query, needed)?;
+    let mut select = Select::new(scope.query, needed)?;
+    select.prefix = scope.domain_nodes().to_vec();
     let from = from::lower(lowering, scope, &select)?;
-    let (input, expressions) = if scope.query.has_aggregation() {
-        let grouped = group::lower(from, &select)?;
-        (grouped.plan, grouped.targets)
+    finish(lowering, scope, select, from)
+}
+
+/// What stands above FROM: conditions with sub-queries, grouping, the select list. The columns of
+/// the prefix come first.
+pub fn finish<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    mut select: Select<'a>,
+    from: From,
+) -> Result<Plan, Refusal> {
+    let mut attaching = Attaching::new(lowering, scope, from);
+    attaching.filter(&std::mem::take(&mut select.late))?;
+    let prefix = select.prefix.len();
+    let from = if scope.query.has_aggregation() {
+        attaching.inside_aggregates(&mut select)?;
+        let mut from = group::lower(attaching.into_from(), &mut select)?;
+        // The prefix is grouped by, and stands first.
+        select.prefix = Vec::new();
+        let mut attaching = Attaching::new(lowering, scope, from);
+        if let Some(having) = select.having.take() {
+            attaching.filter(&having.conjuncts())?;
+        }
+        attaching.targets(&mut select)?;
+        from = attaching.into_from();
+        from
     } else {
-        let From { plan, places } = from;
-        let targets = select.targets.iter().map(|it| place(it.expression, &places));
-        (plan, targets.collect::<Result<Vec<_>, _>>()?)
+        attaching.targets(&mut select)?;
+        attaching.into_from()
     };
+    let schema = from.plan.schema();
+    let mut outside = Vec::new();
+    for position in 0..prefix {
+        outside.push(match select.prefix.get(position) {
+            Some(node) => scalar(place(*node, &from.places)?, &schema),
+            None => Scalar::column(position, &schema[position]),
+        });
+    }
+    let expressions = select.targets.iter().map(|it| place(it.expression, &from.places));
+    let expressions = expressions.collect::<Result<Vec<_>, _>>()?;
+    let domain: Vec<usize> = outside.iter().filter_map(Scalar::as_column).collect();
+    let (input, expressions) = window::lower(&select, from.plan, expressions, &domain)?;
     let names = select.targets.iter().map(|it| it.name.clone());
     let mut targets: Vec<_> = expressions.into_iter().zip(names).collect();
-    let (input, sets) = expanded(input, &targets);
+    let (input, sets) = lateral::lower_sets(input, &targets);
     let schema = input.schema();
-    targets.truncate(select.shown);
-    let column = |(index, (expression, name)): (usize, (Node<'_>, String))| {
+    targets.truncate(select.shown - select.multipliers);
+    let shown = targets.into_iter().enumerate().map(|(index, (expression, name))| {
         let scalar = match sets.get(&index) {
             Some(position) => Scalar::column(*position, &schema[*position]),
             None => scalar(expression, &schema),
         };
         (scalar, name)
-    };
-    let columns: Vec<_> = targets.into_iter().enumerate().map(column).collect();
+    });
+    let outside = outside.into_iter().enumerate();
+    let outside = outside.map(|(position, it)| (it, format!("outer{}", position + 1)));
+    let columns: Vec<_> = outside.chain(shown).collect();
     if is_identity(&columns, &schema) {
         return Ok(input);
     }
     Ok(Plan::Project { input: Box::new(input), columns })
-}
-
-/// The rows of `input` with those of the set-returning targets, and where each of these is.
-fn expanded(input: Plan, targets: &[(Node<'_>, String)]) -> (Plan, BTreeMap<usize, usize>) {
-    let sets: Vec<usize> =
-        (0..targets.len()).filter(|it| targets[*it].0.returns_set()).collect();
-    if sets.is_empty() {
-        return (input, BTreeMap::new());
-    }
-    let width = input.schema().len();
-    let expressions: Vec<_> = sets.iter().map(|it| targets[*it].clone()).collect();
-    let places = sets.iter().enumerate().map(|(index, it)| (*it, width + index)).collect();
-    (expand::lower_expressions(input, &expressions), places)
 }
 
 /// Whether projecting to these columns would change nothing.
@@ -130,10 +174,14 @@ fn is_identity(columns: &[(Scalar, String)], schema: &[Column]) -> bool {
 /// The expressions of a query, over the columns of its tables and sub-queries only: those of
 /// joins and virtual generated columns are replaced by what they stand for.
 pub struct Select<'a> {
-    /// What is shown, then set-returning functions that are not, but multiply the rows.
+    pub query: Query<'a>,
+    /// What is shown, then set-returning functions that are not, but multiply the rows, then what
+    /// else the windows refer to.
     pub targets: Vec<Target<'a>>,
-    /// How many targets are shown.
+    /// How many of them the rows above the windows have.
     pub shown: usize,
+    /// How many of those only multiply the rows.
+    pub multipliers: usize,
     pub having: Option<Node<'a>>,
     /// Position of the grouping entry in the range table.
     pub group_entry: Option<usize>,
@@ -143,48 +191,50 @@ pub struct Select<'a> {
     pub grouping: Vec<SortGroup>,
     /// Which of the keys are in each grouping set; `None` without grouping sets.
     pub sets: Option<Vec<grouping_sets::Set>>,
-    /// The tables and sub-queries, in the order of FROM.
-    pub leaves: Vec<usize>,
-    /// Those that are LATERAL without tables.
-    pub items: BTreeMap<usize, Item<'a>>,
-    /// The conditions of WHERE and of the joins, taken apart.
-    pub conditions: Vec<Node<'a>>,
+    /// The tables and sub-queries, in the order of FROM, with the conditions of WHERE and of the
+    /// joins, taken apart.
+    pub from: from::Side<'a>,
+    /// The items of FROM that are LATERAL without tables.
+    pub laterals: Laterals<'a>,
+    /// Those of them with sub-queries, which are looked at when all rows are joined.
+    pub late: Vec<Node<'a>>,
+    /// Expressions that come out first, and that are grouped by before all others.
+    pub prefix: Vec<Node<'a>>,
 }
 
 impl<'a> Select<'a> {
-    fn new(query: Query<'a>, needed: Option<&[usize]>) -> Result<Self, Refusal> {
+    pub fn new(query: Query<'a>, needed: Option<&[usize]>) -> Result<Self, Refusal> {
         let query = analysis::without_join_aliases(query);
-        let (junk, mut all): (Vec<_>, Vec<_>) = query.targets().into_iter().partition(|it| it.junk);
-        let mut hidden = junk;
-        if let Some(needed) = needed {
-            let is_hidden = |at: &usize| !needed.contains(at);
-            hidden.extend((0..all.len()).filter(is_hidden).map(|it| all[it].clone()));
-            all = needed.iter().map(|it| all[*it].clone()).collect();
-        }
-        let shown = all.len();
-        all.extend(hidden.into_iter().filter(|it| it.expression.returns_set()));
-        let mut gathered = Gathered::default();
-        if let Some(tree) = query.from() {
-            from::gather(query, tree, &mut gathered)?;
-        }
-        let expand = from::VirtualColumns::of(query);
-        let mut items = BTreeMap::new();
-        for leaf in &gathered.leaves {
-            if let Some(item) = expand::item(query, *leaf, &gathered.outer_items, &expand)? {
-                items.insert(*leaf, item);
-            }
-        }
+        let all = query.targets();
+        let mut targets: Vec<_> = match needed {
+            Some(needed) => needed.iter().map(|it| all[*it].clone()).collect(),
+            None => all.iter().filter(|it| !it.junk).cloned().collect(),
+        };
+        let is_taken = |at: usize| match needed {
+            Some(needed) => needed.contains(&at),
+            None => !all[at].junk,
+        };
+        let hidden = (0..all.len()).filter(|at| !is_taken(*at)).map(|at| all[at].clone());
+        let multipliers: Vec<_> = hidden.filter(|it| it.expression.returns_set()).collect();
+        check_sets(query, &all)?;
+        let multiplier_count = multipliers.len();
+        targets.extend(multipliers);
+        let shown = targets.len();
+        targets.extend(window::referenced(query, &targets, &all));
         let mut select = Self {
-            targets: all,
+            query,
+            targets,
             shown,
+            multipliers: multiplier_count,
             having: query.having(),
             group_entry: None,
             keys: Vec::new(),
             grouping: query.group_by(),
             sets: grouping_sets::of(query)?,
-            leaves: gathered.leaves,
-            items,
-            conditions: gathered.conditions,
+            laterals: Laterals::new(),
+            from: from::Side::default(),
+            late: Vec::new(),
+            prefix: Vec::new(),
         };
         for (index, entry) in query.entries().into_iter().enumerate() {
             if let EntryKind::Group(keys) = entry.kind() {
@@ -193,8 +243,20 @@ impl<'a> Select<'a> {
                 select.keys = keys;
             }
         }
+        if let Some(tree) = query.from() {
+            select.from.gather(query, tree)?;
+        }
+        let expand = from::VirtualColumns::of(query);
+        let optional = select.from.optional_entries();
+        for (entry, outer) in select.from.leaves() {
+            if let Some(item) = lateral::of(query, entry, outer, (&expand, &optional))? {
+                select.laterals.insert(entry, item);
+            }
+        }
+        expand.check(select.expressions().into_iter(), &optional)?;
         select.map_expressions(|it| expand.expanded(it));
-        select.expressions().try_for_each(check_expression)?;
+        select.expressions().into_iter().try_for_each(check_expression)?;
+        select.late = select.from.take_late()?;
         Ok(select)
     }
 
@@ -202,15 +264,29 @@ impl<'a> Select<'a> {
         for target in &mut self.targets {
             target.expression = f(target.expression);
         }
-        for expression in self.keys.iter_mut().chain(&mut self.conditions).chain(&mut self.having) {
+        for expression in self.keys.iter_mut().chain(&mut self.having) {
             *expression = f(*expression);
         }
+        self.from.map_conditions(&f);
     }
 
     /// Every expression in it.
-    pub fn expressions(&self) -> impl Iterator<Item = Node<'a>> {
+    pub fn expressions(&self) -> Vec<Node<'a>> {
         let targets = self.targets.iter().map(|it| it.expression);
-        targets.chain(self.keys.iter().chain(&self.conditions).chain(&self.having).copied())
+        let rest = self.keys.iter().chain(&self.late).chain(&self.having).chain(&self.prefix);
+        targets.chain(rest.copied()).chain(self.from.all_conditions()).collect()
+    }
+}
+
+/// Windows over what set-returning functions return have no rule.
+fn check_sets(query: Query<'_>, targets: &[Target<'_>]) -> Result<(), Refusal> {
+    let is_referenced = |it: &&Target<'_>| it.reference != 0 && it.expression.returns_set();
+    match targets.iter().find(is_referenced).filter(|_| query.has_windows()) {
+        Some(target) => {
+            let words = "a window over a set-returning function";
+            Err(Refusal::without_rule(words).at(target.expression.location()))
+        }
+        None => Ok(()),
     }
 }
 
@@ -230,7 +306,7 @@ fn check_distinct(query: Query<'_>) -> Result<(), Refusal> {
 }
 
 /// Grouping must go by the type's own equality; `ORDER BY … USING` can bring another one.
-fn check_equality(expression: Node<'_>, item: &SortGroup) -> Result<(), Refusal> {
+pub fn check_equality(expression: Node<'_>, item: &SortGroup) -> Result<(), Refusal> {
     if types::equality(expression.type_oid()) == Some(item.equality) {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use std::ptr;
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
-use super::node::{ColumnRef, Kind, Node, Query, Step, fill_input, pointers};
+use super::node::{ColumnRef, Kind, Node, Query, Step, pointers};
 
 /// `SELECT FROM <entry>`, with references to columns of `query` one level up. `expanded` is applied
 /// to the expressions of functions first. `None` for a kind of entry that is no such item.
@@ -131,41 +131,11 @@ pub fn with_outputs<'a>(item: Query<'a>, columns: &[Node<'a>]) -> Query<'a> {
     }
 }
 
-/// The item with each reference to a column of the query around it replaced by the plan's input
-/// for which `f` gives the position, and with aliases that differ from those of the plan.
-pub fn with_inputs<'a>(
-    item: Query<'a>,
-    f: &mut dyn FnMut(ColumnRef) -> Option<usize>,
-) -> Query<'a> {
-    // SAFETY: the copy is ours to change, and no two places in it share a node. A Param is smaller
-    // than a Var.
-    unsafe {
-        let copy = Node::from_ptr(pg_sys::copyObjectImpl(item.node().as_ptr()));
-        let copy = copy.unwrap_or(item.node());
-        let mut aliases = 0;
-        copy.visit_levels(&mut |node, levels| match node.kind() {
-            Kind::Query(query) => {
-                rename(query, &mut aliases);
-                Step::Into
-            }
-            Kind::Column(column) if column.levels_up == levels => {
-                if let Some(position) = f(ColumnRef { levels_up: 0, ..column }) {
-                    let ty = (node.type_oid(), node.typmod(), node.collation());
-                    fill_input(node.as_ptr(), position, ty);
-                }
-                Step::Over
-            }
-            _ => Step::Into,
-        });
-        Query(copy)
-    }
-}
-
 /// Gives the entries of a query other aliases.
 ///
 /// # Safety
 /// The query must be one that may be changed.
-unsafe fn rename(query: Query<'_>, aliases: &mut usize) {
+pub(super) unsafe fn rename(query: Query<'_>, aliases: &mut usize) {
     // SAFETY: the list holds entries, whose aliases are null or valid.
     unsafe {
         for entry in pointers::<pg_sys::RangeTblEntry>(query.get().rtable) {

@@ -219,15 +219,16 @@ fn differential(
         .map(|(index, stage)| {
             let state = state_columns(stage);
             let counted = stage.group().is_some();
+            let inline = pipeline.is_deferred(index).then(|| stage.body.clone());
             if index == last {
                 let mut names = vec![String::new(); stage.output.len()];
                 for (column, position) in columns.iter().zip(&pipeline.visible) {
                     names[*position] = quote(column);
                 }
-                Storage { table: table.to_owned(), columns: names, state, counted }
+                Storage { table: table.to_owned(), columns: names, state, inline, counted }
             } else {
                 let columns = (0..stage.output.len()).map(|it| format!("c{it}")).collect();
-                Storage { table: stage_table(pgs_id, index), columns, state, counted }
+                Storage { table: stage_table(pgs_id, index), columns, state, inline, counted }
             }
         })
         .collect();
@@ -245,6 +246,9 @@ pub fn stage_table(pgs_id: i64, stage: usize) -> String {
 }
 
 fn state_columns(stage: &Stage) -> Vec<(String, String)> {
+    if let Some(window) = stage.window() {
+        return window.state();
+    }
     let calls = stage.group().into_iter().flat_map(|group| group.calls.iter().enumerate());
     calls
         .flat_map(|(index, call)| {

@@ -1,10 +1,12 @@
 //! What `pgstream.explain_st` tells about a stream table.
 
+use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
     aggregate, derive,
+    look_up::look_ups,
     plan::{AggregateFunction, Plan, Source},
     sql::{self, delta_name},
-    stage::{Group, Head, Stage},
+    stage::{Group, Head, Stage, Window},
 };
 
 use crate::{
@@ -75,10 +77,35 @@ pub fn explain(pgs_id: i64) -> Result<Vec<(String, String)>, Error> {
     for (index, stage) in differential.pipeline.stages.iter().enumerate() {
         explain_stage(differential, index, stage, &mut rows);
     }
+    let missing: Vec<String> = missing_indexes(differential);
+    if !missing.is_empty() {
+        rows.push(("missing_indexes".to_owned(), missing.join("; ")));
+    }
     let statements = delta_statements(differential, differential.pipeline.stages.len() - 1);
     let first = statements.into_iter().next().map(|it| it.1).unwrap_or_default();
     rows.push(("delta_query".to_owned(), first));
     Ok(rows)
+}
+
+/// Statements for indexes on the sources by which a refresh would look up rows, where there is none
+/// that starts with one of the columns.
+fn missing_indexes(differential: &Differential) -> Vec<String> {
+    let mut missing = Vec::new();
+    for look_up in look_ups(&differential.pipeline) {
+        let Source::Table { oid, sql } = &look_up.source else { continue };
+        let attributes: Vec<String> = look_up.attributes.iter().map(usize::to_string).collect();
+        let columns: Option<String> = spi::get_one(
+            "SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) \
+             FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attnum = ANY ($2::int2[]) \
+             AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = $1 AND i.indisvalid \
+             AND i.indpred IS NULL AND i.indkey[0] = ANY ($2::int2[]))",
+            &[Oid::from(*oid).into(), format!("{{{}}}", attributes.join(",")).into()],
+        );
+        if let Some(columns) = columns {
+            missing.push(format!("CREATE INDEX ON {sql} ({columns})"));
+        }
+    }
+    missing
 }
 
 fn operator_tree(differential: &Differential) -> String {
@@ -86,8 +113,8 @@ fn operator_tree(differential: &Differential) -> String {
     for (index, stage) in differential.pipeline.stages.iter().enumerate() {
         text += &format!("Stage {index}\n");
         let mut depth = "  ";
-        if let Some(head) = stage.group() {
-            text += &format!("  {}\n", describe_head(head));
+        if let Some(head) = stage.head.as_ref().and_then(describe_head) {
+            text += &format!("  {head}\n");
             depth = "    ";
         }
         for line in stage.body.to_string().lines() {
@@ -97,7 +124,24 @@ fn operator_tree(differential: &Differential) -> String {
     text
 }
 
-fn describe_head(head: &Group) -> String {
+/// `None` for a body that is evaluated as a whole, which says so itself.
+fn describe_head(head: &Head) -> Option<String> {
+    match head {
+        Head::Group(head) => Some(describe_group(head)),
+        Head::Window(head) => Some(describe_window(head)),
+        Head::Whole => None,
+    }
+}
+
+fn describe_window(head: &Window) -> String {
+    let partition: Vec<String> = head.partition.iter().map(|it| format!("#{it}")).collect();
+    let calls: Vec<String> = head.calls.iter().map(ToString::to_string).collect();
+    let filter = head.filter.iter().map(|it| format!(" where {it}"));
+    let filter: String = filter.collect();
+    format!("Window [{}] [{}]{filter}", partition.join(", "), calls.join(", "))
+}
+
+fn describe_group(head: &Group) -> String {
     let keys: Vec<String> = head.keys.iter().map(|it| format!("#{it}")).collect();
     if head.calls.is_empty() {
         return format!("Distinct [{}]", keys.join(", "));
@@ -113,12 +157,17 @@ fn explain_stage(
     rows: &mut Vec<(String, String)>,
 ) {
     let storage = &differential.storages[index];
-    rows.push((format!("stage_{index}_storage"), storage.table.clone()));
+    let is_deferred = storage.inline.is_some();
+    let place = if is_deferred { "none; it is evaluated where it is read" } else { &storage.table };
+    rows.push((format!("stage_{index}_storage"), place.to_owned()));
     let (strategy, cost) = strategy(stage);
     rows.push((format!("stage_{index}_strategy"), strategy));
     rows.push((format!("stage_{index}_cost"), cost));
     for (name, statement) in delta_statements(differential, index) {
         rows.push((format!("stage_{index}_{name}"), statement));
+    }
+    if is_deferred {
+        return;
     }
     let how = match stage.group() {
         Some(_) => sql::Matching::Ctid,
@@ -144,6 +193,12 @@ fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, S
             let text = sql::identified_rows(&stage.body, None, stage.output.len(), storages);
             vec![("query".to_owned(), text)]
         }
+        Some(Head::Window(head)) => {
+            let all = sql::window(stage, head, &delta, &storages[index], storages);
+            let titles = ["delta_query", "stored_query", "rescan_query"];
+            let statements = [all.touched, all.stored, all.evaluated];
+            titles.into_iter().map(str::to_owned).zip(statements).collect()
+        }
         Some(Head::Group(head)) => {
             let all = sql::head(stage, head, &delta, &storages[index], storages);
             let mut statements = vec![("delta_query".to_owned(), all.changed)];
@@ -156,6 +211,11 @@ fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, S
             vec![("delta_query".to_owned(), text)]
         }
     }
+}
+
+fn counts_matches(plan: &Plan) -> bool {
+    matches!(plan, Plan::LeftJoin { .. } | Plan::Mark { .. })
+        || plan.inputs().into_iter().any(counts_matches)
 }
 
 /// How a stage is maintained, and what its cost follows.
@@ -175,7 +235,21 @@ fn strategy(stage: &Stage) -> (String, String) {
             "follows the size of what it reads, whenever any of it changed".to_owned(),
         );
     }
+    if let Some(window) = stage.window() {
+        return window_strategy(stage, window, &reads);
+    }
     let Some(head) = stage.group() else {
+        if counts_matches(&stage.body) {
+            return (
+                format!(
+                    "match counts: rows that the change touches, and those among them that have \
+                     gained their first match or lost their last one; {reads}"
+                ),
+                "follows the change and the matches of what it touches, through the indexes on \
+                 the join columns of both sides where there are any"
+                    .to_owned(),
+            );
+        }
         return (
             format!("linear: the change is computed from the changes alone; {reads}"),
             "follows the change; a join looks up the other tables, through their indexes where \
@@ -210,4 +284,25 @@ fn strategy(stage: &Stage) -> (String, String) {
     }
     let how = if head.calls.is_empty() { "counts of equal rows" } else { "algebraic" };
     (format!("{how}: old values plus the change; {reads}"), "follows the change".to_owned())
+}
+
+fn window_strategy(stage: &Stage, window: &Window, reads: &str) -> (String, String) {
+    if window.partition.is_empty() {
+        return (
+            format!("window functions over all rows are evaluated again; {reads}"),
+            "grows with the table: without PARTITION BY each change can touch every row".to_owned(),
+        );
+    }
+    let names: Vec<&str> =
+        window.partition.iter().map(|it| stage.output[*it].name.as_str()).collect();
+    (
+        format!(
+            "partition rescan: window functions are evaluated again over the affected partitions; {reads}"
+        ),
+        format!(
+            "follows the size of the affected partitions; needs an index on the columns of \
+             PARTITION BY ({}) of the sources",
+            names.join(", ")
+        ),
+    )
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{
     Row,
-    expression::{Context, Expression},
+    expression::{Context, Expression, Scope},
     lexer::Token,
     parser::Parser,
     value::Value,
@@ -31,19 +31,14 @@ pub fn run(sql: &str, database: &Database) -> Relation {
     let mut parser = Parser::new(sql);
     let query = parser.query();
     parser.finish();
-    query.run(database, &Scope::default())
-}
-
-/// The row of the query around it that a LATERAL item sees.
-#[derive(Clone, Debug, Default)]
-struct Scope {
-    names: Vec<(String, String)>,
-    row: Row,
+    query.run(Scope { database: Some(database), outer: None })
 }
 
 /// Branches of UNION ALL.
-struct Query(Vec<Select>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query(Vec<Select>);
 
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Select {
     items: Vec<Item>,
     from: Vec<FromItem>,
@@ -52,40 +47,39 @@ struct Select {
     having: Option<Expression>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
     All(String),
     One(Expression, String),
 }
 
+/// The first source, joined to the others from left to right.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct FromItem {
-    first: Operand,
+    first: Source,
     joins: Vec<Join>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Join {
     is_left: bool,
-    operand: Operand,
-    on: Expression,
+    right: Source,
+    on: Option<Expression>,
 }
 
-/// `source AS alias (columns)`.
-struct Operand {
-    source: Source,
-    alias: String,
-    /// Names for the first columns.
-    columns: Vec<String>,
-    is_lateral: bool,
-}
-
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
-    Table(String),
-    Query(Box<Query>),
-    /// `generate_series(first, last)`.
-    Series(Expression, Expression),
+    Table(String, String),
+    Query(Query, String),
+    Joined(Box<FromItem>),
+    /// `LATERAL (query) AS alias (columns)`.
+    Lateral(Query, String, Vec<String>),
+    /// `generate_series(first, last) AS alias (column)`.
+    Series(Box<[Expression; 2]>, String, Vec<String>),
 }
 
 impl Parser {
-    fn query(&mut self) -> Query {
+    pub(super) fn query(&mut self) -> Query {
         let mut branches = vec![self.select()];
         while self.accept_words(&["UNION", "ALL"]) {
             if self.accept("(") {
@@ -129,13 +123,8 @@ impl Parser {
     }
 
     fn item(&mut self) -> Item {
-        if self.accept_words(&["h"]) {
-            self.expect(".");
-            if self.accept("*") {
-                return Item::All("h".to_owned());
-            }
-            let name = self.name();
-            return Item::One(Expression::Column(Some("h".to_owned()), name.clone()), name);
+        if let Some(alias) = self.accept_all_of() {
+            return Item::All(alias);
         }
         let expression = self.expression();
         let name = match &expression {
@@ -154,56 +143,78 @@ impl Parser {
     }
 
     fn from_item(&mut self) -> FromItem {
-        let first = self.operand();
+        let first = self.source();
         let mut joins = Vec::new();
         loop {
             let is_left = self.accept_words(&["LEFT", "JOIN"]);
+            if !is_left && self.accept_words(&["CROSS", "JOIN"]) {
+                joins.push(Join { is_left, right: self.source(), on: None });
+                continue;
+            }
             if !is_left && !self.accept_words(&["JOIN"]) {
                 return FromItem { first, joins };
             }
-            let operand = self.operand();
+            let right = self.source();
             self.expect_words(&["ON"]);
-            joins.push(Join { is_left, operand, on: self.expression() });
+            joins.push(Join { is_left, right, on: Some(self.expression()) });
         }
     }
 
-    fn operand(&mut self) -> Operand {
-        let mut is_lateral = self.accept_words(&["LATERAL"]);
-        let (source, mut alias) = if self.accept("(") {
+    fn source(&mut self) -> Source {
+        if self.accept_words(&["LATERAL"]) {
+            self.expect("(");
             let query = self.query();
             self.expect(")");
-            (Source::Query(Box::new(query)), String::new())
-        } else if self.accept_words(&["generate_series"]) {
-            is_lateral = true;
+            let alias = self.alias().expect("an alias");
+            return Source::Lateral(query, alias, self.column_aliases());
+        }
+        if self.accept_words(&["generate_series"]) {
             self.expect("(");
             let first = self.expression();
             self.expect(",");
             let last = self.expression();
             self.expect(")");
-            (Source::Series(first, last), "generate_series".to_owned())
-        } else {
+            let alias = self.alias().expect("an alias");
+            return Source::Series(Box::new([first, last]), alias, self.column_aliases());
+        }
+        if !self.accept("(") {
             self.accept_words(&["ONLY"]);
             let mut name = self.name();
             while self.accept(".") {
                 name = format!("{name}.{}", self.name());
             }
-            (Source::Table(name.clone()), name)
-        };
-        let mut columns = Vec::new();
-        if self.accept_words(&["AS"]) {
-            alias = self.name();
-            if self.accept("(") {
-                columns = self.comma_separated(Self::name);
-                self.expect(")");
-            }
+            let alias = self.alias().unwrap_or_else(|| name.clone());
+            return Source::Table(name, alias);
         }
-        Operand { source, alias, columns, is_lateral }
+        if !matches!(self.peek(), Some(Token::Word(it)) if it == "SELECT") {
+            let item = self.from_item();
+            assert!(!item.joins.is_empty(), "parentheses stand around a join");
+            self.expect(")");
+            return Source::Joined(Box::new(item));
+        }
+        let query = self.query();
+        self.expect(")");
+        Source::Query(query, self.alias().unwrap_or_default())
+    }
+
+    fn column_aliases(&mut self) -> Vec<String> {
+        if !self.accept("(") {
+            return Vec::new();
+        }
+        let names = self.comma_separated(Self::name);
+        self.expect(")");
+        names
+    }
+
+    fn alias(&mut self) -> Option<String> {
+        self.accept_words(&["AS"]).then(|| self.name())
     }
 }
 
 impl Query {
-    fn run(&self, database: &Database, scope: &Scope) -> Relation {
-        let mut results = self.0.iter().map(|it| it.run(database, scope));
+    /// The rows; `scope` is what the query stands in.
+    pub fn run(&self, scope: Scope<'_>) -> Relation {
+        let mut results = self.0.iter().map(|it| it.run(scope));
         let mut all = results.next().expect("at least one branch");
         for next in results {
             assert_eq!(all.columns.len(), next.columns.len(), "branches of UNION ALL");
@@ -213,67 +224,87 @@ impl Query {
     }
 }
 
-impl Operand {
-    fn run(&self, database: &Database, scope: &Scope) -> Relation {
-        let mut relation = match &self.source {
-            Source::Table(name) => database
-                .get(name)
-                .unwrap_or_else(|| panic!("no relation {name} among {:?}", database.keys()))
-                .clone(),
-            Source::Query(query) if self.is_lateral => query.run(database, scope),
-            Source::Query(query) => query.run(database, &Scope::default()),
-            Source::Series(first, last) => {
-                let context = Context { names: &scope.names, rows: &[&scope.row], grouping: None };
-                let ends = (first.evaluate(context), last.evaluate(context));
-                let rows = match ends {
-                    (Value::Null, _) | (_, Value::Null) => Vec::new(),
-                    (first, last) => {
+impl Source {
+    fn run<'a>(&self, scope: Scope<'a>) -> Product<'a> {
+        let (relation, alias) = match self {
+            Self::Table(name, alias) => {
+                let database = scope.database.expect("a query has tables");
+                let relation = database.get(name);
+                let relation = relation
+                    .unwrap_or_else(|| panic!("no relation {name} among {:?}", database.keys()));
+                (relation.clone(), alias)
+            }
+            // It does not see its neighbours in FROM.
+            Self::Query(query, alias) => (query.run(scope), alias),
+            Self::Joined(item) => return item.run(scope),
+            Self::Lateral(query, alias, columns) => {
+                (Relation { columns: columns.clone(), ..query.run(scope) }, alias)
+            }
+            Self::Series(ends, alias, columns) => {
+                let row = Row::new();
+                let rows = [&row];
+                let context = Context { scope, ..Context::of(&[], &rows) };
+                let rows = match ends.each_ref().map(|it| it.evaluate(context)) {
+                    [Value::Null, _] | [_, Value::Null] => Vec::new(),
+                    [first, last] => {
                         (first.to_int()..=last.to_int()).map(|it| vec![Value::Int(it)]).collect()
                     }
                 };
-                Relation { columns: vec!["generate_series".to_owned()], rows }
+                (Relation { columns: columns.clone(), rows }, alias)
             }
         };
-        for (name, new) in relation.columns.iter_mut().zip(&self.columns) {
-            name.clone_from(new);
-        }
-        relation
+        let names = relation.columns.into_iter().map(|it| (alias.clone(), it)).collect();
+        Product { names, rows: relation.rows, scope }
     }
 }
 
 /// The rows of a FROM list, with qualified names.
-struct Product {
+struct Product<'a> {
     names: Vec<(String, String)>,
     rows: Vec<Row>,
+    scope: Scope<'a>,
 }
 
-impl Product {
-    fn add_names(&mut self, alias: &str, relation: &Relation) {
-        assert!(
-            self.names.iter().all(|(owner, _)| owner != alias),
-            "table name {alias} specified more than once"
-        );
-        self.names.extend(relation.columns.iter().map(|it| (alias.to_owned(), it.clone())));
+impl Product<'_> {
+    /// Joins each row with those of a source that sees it, if the source is LATERAL.
+    fn join_source(self, source: &Source, on: Option<&Expression>, is_left: bool) -> Self {
+        if !matches!(source, Source::Lateral(..)) {
+            let right = source.run(self.scope);
+            return self.join(right, on, is_left);
+        }
+        let joined = |row: &Row| {
+            let rows = [row];
+            let context = Context { scope: self.scope, ..Context::of(&self.names, &rows) };
+            let right = source.run(Scope { outer: Some(&context), ..self.scope });
+            let right = Product { names: right.names, rows: right.rows, scope: self.scope };
+            let (names, rows) = (self.names.clone(), vec![row.clone()]);
+            let joined = Product { names, rows, scope: self.scope }.join(right, on, is_left);
+            (joined.names, joined.rows)
+        };
+        let (names, _) = joined(&vec![Value::Null; self.names.len()]);
+        let rows = self.rows.iter().flat_map(|it| joined(it).1).collect();
+        Self { names, rows, scope: self.scope }
     }
 
-    /// Joins each row with the rows of `operand` for which the condition is true.
-    fn join(self, operand: &Operand, database: &Database, join: Option<&Join>) -> Self {
-        let scope = |row: &Row| Scope { names: self.names.clone(), row: row.clone() };
-        let nothing = vec![Value::Null; self.names.len()];
-        let fixed = operand.run(database, &scope(&nothing));
-        let mut product = Self { names: self.names.clone(), rows: Vec::new() };
-        product.add_names(&operand.alias, &fixed);
+    fn join(self, right: Self, on: Option<&Expression>, is_left: bool) -> Self {
+        for (alias, _) in &right.names {
+            assert!(
+                self.names.iter().all(|(owner, _)| owner != alias),
+                "table name {alias} specified more than once"
+            );
+        }
+        let names = [self.names, right.names].concat();
+        let mut product = Self { names, rows: Vec::new(), scope: self.scope };
         for left in &self.rows {
-            let own = operand.is_lateral.then(|| operand.run(database, &scope(left)));
             let mut is_matched = false;
-            for right in &own.as_ref().unwrap_or(&fixed).rows {
+            for right in &right.rows {
                 let row: Row = left.iter().chain(right).cloned().collect();
-                if join.is_none_or(|it| product.value(&it.on, &row) == Value::Bool(true)) {
+                if on.is_none_or(|on| product.value(on, &row) == Value::Bool(true)) {
                     is_matched = true;
                     product.rows.push(row);
                 }
             }
-            if !is_matched && join.is_some_and(|it| it.is_left) {
+            if is_left && !is_matched {
                 let mut row = left.clone();
                 row.resize(product.names.len(), Value::Null);
                 product.rows.push(row);
@@ -283,27 +314,31 @@ impl Product {
     }
 
     fn value(&self, expression: &Expression, row: &Row) -> Value {
-        expression.evaluate(Context { names: &self.names, rows: &[row], grouping: None })
+        let context = Context::of(&self.names, std::slice::from_ref(&row));
+        expression.evaluate(Context { scope: self.scope, ..context })
     }
 }
 
 impl FromItem {
-    /// The rows of `before` with those of this item.
-    fn run(&self, before: Product, database: &Database) -> Product {
-        // ON cannot refer to items before this one, other than through LATERAL.
-        let first = before.join(&self.first, database, None);
-        self.joins
-            .iter()
-            .fold(first, |product, join| product.join(&join.operand, database, Some(join)))
+    fn run<'a>(&self, scope: Scope<'a>) -> Product<'a> {
+        self.joined_to(Product { names: Vec::new(), rows: vec![Vec::new()], scope })
+    }
+
+    fn joined_to<'a>(&self, before: Product<'a>) -> Product<'a> {
+        let first = before.join_source(&self.first, None, false);
+        self.joins.iter().fold(first, |product, join| {
+            product.join_source(&join.right, join.on.as_ref(), join.is_left)
+        })
     }
 }
 
 impl Select {
-    fn run(&self, database: &Database, scope: &Scope) -> Relation {
-        let mut product = Product { names: scope.names.clone(), rows: vec![scope.row.clone()] };
-        for from in &self.from {
-            product = from.run(product, database);
-        }
+    fn run(&self, scope: Scope<'_>) -> Relation {
+        let unit = Product { names: Vec::new(), rows: vec![Vec::new()], scope };
+        let mut product = self.from.iter().fold(unit, |product, from| match from.first {
+            Source::Lateral(..) => from.joined_to(product),
+            _ => product.join(from.run(scope), None, false),
+        });
         if let Some(condition) = &self.condition {
             let rows = std::mem::take(&mut product.rows);
             product.rows = rows
@@ -319,16 +354,20 @@ impl Select {
         let rows = if is_grouped {
             self.grouped(&product, &items)
         } else {
-            product
-                .rows
-                .iter()
-                .map(|row| items.iter().map(|(it, _)| product.value(it, row)).collect())
-                .collect()
+            let rows: Vec<&Row> = product.rows.iter().collect();
+            let context = |at: usize| Context {
+                among: (&rows, at),
+                scope: product.scope,
+                ..Context::of(&product.names, &rows[at..=at])
+            };
+            let row = |at| items.iter().map(|(it, _)| it.evaluate(context(at))).collect();
+            (0..rows.len()).map(row).collect()
         };
         Relation { columns, rows }
     }
 
-    fn expanded_items(&self, product: &Product) -> Vec<(Expression, String)> {
+    /// Expressions with their names.
+    fn expanded_items(&self, product: &Product<'_>) -> Vec<(Expression, String)> {
         let mut items = Vec::new();
         for item in &self.items {
             match item {
@@ -336,7 +375,8 @@ impl Select {
                 Item::All(alias) => {
                     items.extend(product.names.iter().filter(|(owner, _)| owner == alias).map(
                         |(owner, name)| {
-                            (Expression::Column(Some(owner.clone()), name.clone()), name.clone())
+                            let column = Expression::Column(Some(owner.clone()), name.clone());
+                            (column, name.clone())
                         },
                     ))
                 }
@@ -345,7 +385,7 @@ impl Select {
         items
     }
 
-    fn grouped(&self, product: &Product, items: &[(Expression, String)]) -> Vec<Row> {
+    fn grouped(&self, product: &Product<'_>, items: &[(Expression, String)]) -> Vec<Row> {
         let mut groups: BTreeMap<Row, Vec<&Row>> = BTreeMap::new();
         if self.grouping.is_empty() {
             groups.insert(Vec::new(), Vec::new());
@@ -356,7 +396,11 @@ impl Select {
         }
         let mut result = Vec::new();
         for rows in groups.values() {
-            let context = Context { names: &product.names, rows, grouping: Some(&self.grouping) };
+            let context = Context {
+                grouping: Some(&self.grouping),
+                scope: product.scope,
+                ..Context::of(&product.names, rows)
+            };
             let is_kept =
                 self.having.as_ref().is_none_or(|it| it.evaluate(context) == Value::Bool(true));
             if is_kept {
