@@ -14,7 +14,7 @@ use pgstream_ivm::plan::{Column, Plan, Scan, Source, Version};
 
 use super::expression::{Places, place, scalar};
 use super::inventory::{Relation, RelationKind};
-use super::lateral::{self, Lateral, Laterals};
+use super::lateral::{self, Laterals};
 use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
 use super::sub_link::{self, Domain};
@@ -165,7 +165,18 @@ impl<'a> Side<'a> {
     }
 }
 
-impl Item<'_> {
+impl<'a> Item<'a> {
+    /// The entries that LATERAL items in it refer to, but for those in it.
+    fn reads(&self, scope: &Scope<'_, 'a>, used: &Used<'_, 'a>) -> BTreeSet<usize> {
+        let own = self.entries();
+        let reads = |entry: &usize| match used.laterals.get(entry) {
+            Some(item) => item.reads.iter().map(|it| it.0).collect(),
+            None => lateral_query(scope, *entry).map_or(Vec::new(), |it| it.node().free_columns()),
+        };
+        let entries = own.iter().flat_map(reads).filter(|it| it.levels_up == 0).map(|it| it.entry);
+        entries.filter(|it| !own.contains(it)).collect()
+    }
+
     fn entries(&self) -> BTreeSet<usize> {
         match self {
             Self::Leaf(entry) | Self::OuterLateral(entry, _) => BTreeSet::from([*entry]),
@@ -184,7 +195,14 @@ pub fn lower<'a>(
     scope: &Scope<'_, 'a>,
     select: &Select<'a>,
 ) -> Result<From, Refusal> {
-    let used = Used { columns: used_columns(select), laterals: &select.laterals };
+    let mut columns = used_columns(select);
+    for entry in select.from.entries() {
+        let read = lateral_query(scope, entry).map(|it| it.node().free_column_nodes());
+        for (column, node) in read.into_iter().flatten().filter(|it| it.0.levels_up == 0) {
+            columns.entry(column.entry).or_default().insert(column.attribute, node);
+        }
+    }
+    let used = Used { columns, laterals: &select.laterals };
     let domain = scope.domain.map(Domain::rows);
     lower_side(lowering, scope, &used, &select.from, (domain, Vec::new()))
 }
@@ -210,30 +228,38 @@ fn lower_side<'a>(
     let mut waiting: Vec<&Item<'a>> = side.items.iter().collect();
     let mut present: BTreeSet<usize> = joined.iter().map(|_| OUTSIDE).collect();
     while !waiting.is_empty() {
-        let has_inputs = |item: &&Item<'a>| match item {
-            Item::Leaf(entry) | Item::OuterLateral(entry, _) => {
-                let read = used.laterals.get(entry).into_iter().flat_map(Lateral::entries);
-                read.into_iter().all(|it| present.contains(&it))
-            }
-            Item::Outer(_) => true,
-        };
+        let has_inputs = |item: &&Item<'a>| item.reads(scope, used).is_subset(&present);
         let connects = |item: &&Item<'a>| {
-            conditions.iter().any(|it| it.connects(&present, &item.entries()))
+            has_inputs(item) && conditions.iter().any(|it| it.connects(&present, &item.entries()))
         };
-        let next = waiting.iter().position(|it| has_inputs(it) && connects(it));
+        let next = waiting.iter().position(connects);
         let next = next.or_else(|| waiting.iter().position(has_inputs)).unwrap_or(0);
         let item = waiting.remove(next);
         let entries = item.entries();
+        if let Item::Leaf(entry) | Item::OuterLateral(entry, _) = item
+            && let Some(lateral) = used.laterals.get(entry)
+        {
+            present.extend(entries);
+            let columns = used.columns.get(entry).cloned().unwrap_or_default();
+            let left = joined.take().unwrap_or_else(unit);
+            let expanded = lateral::lower(left, lateral, *entry, (scope.query, &columns))?;
+            joined = Some(filtered(expanded, &mut conditions, &present)?);
+            continue;
+        }
+        if let Item::Leaf(entry) = item
+            && let Some(query) = lateral_query(scope, *entry)
+        {
+            present.extend(entries);
+            let attributes = used.columns.get(entry).map(attribute_list).unwrap_or_default();
+            let on = ready(&mut conditions, &present);
+            let left = joined.take().unwrap_or_else(unit);
+            let item = (query, *entry, attributes.as_slice());
+            joined = Some(sub_link::lateral(lowering, scope, left, item, false, &on)?);
+            continue;
+        }
         let next = match item {
             Item::Leaf(entry) | Item::OuterLateral(entry, _) => {
                 let columns = used.columns.get(entry).cloned().unwrap_or_default();
-                if let Some(item) = used.laterals.get(entry) {
-                    let input = joined.unwrap_or_else(unit);
-                    let expanded = lateral::lower(input, item, *entry, (scope.query, &columns))?;
-                    present.extend(entries);
-                    joined = Some(filtered(expanded, &mut conditions, &present)?);
-                    continue;
-                }
                 lower_leaf(lowering, scope, *entry, &columns.into_keys().collect())?
             }
             Item::Outer(outer) => lower_outer(lowering, scope, used, outer, &mut conditions)?,
@@ -252,6 +278,18 @@ fn unit() -> From {
     From { plan: Plan::Unit, places: Places::new() }
 }
 
+fn attribute_list(columns: &BTreeMap<i16, Node<'_>>) -> Vec<i16> {
+    columns.keys().copied().collect()
+}
+
+/// The sub-query at an entry that refers to items before it or to queries around.
+fn lateral_query<'a>(scope: &Scope<'_, 'a>, entry: usize) -> Option<Query<'a>> {
+    match scope.query.entry(entry)?.kind() {
+        EntryKind::SubQuery(query) if !query.node().free_columns().is_empty() => Some(query),
+        _ => None,
+    }
+}
+
 /// Lowers an outer join, with those of the conditions `above` that can move below it.
 fn lower_outer<'a>(
     lowering: &mut Lowering,
@@ -264,6 +302,15 @@ fn lower_outer<'a>(
     let (mut on_preserved, mut on_optional) = (Vec::new(), Vec::new());
     if !outer.is_full {
         on_preserved = take_ready(above, &outer.preserved.entries());
+        if let [Item::Leaf(entry)] = outer.optional.items.as_slice()
+            && let Some(query) = lateral_query(scope, *entry)
+        {
+            let side = (None, on_preserved);
+            let left = lower_side(lowering, scope, used, &outer.preserved, side)?;
+            let attributes = used.columns.get(entry).map(attribute_list).unwrap_or_default();
+            let item = (query, *entry, attributes.as_slice());
+            return sub_link::lateral(lowering, scope, left, item, true, &outer.on);
+        }
         on_optional = take_ready(&mut on, &outer.optional.entries());
     }
     let preserved = lower_side(lowering, scope, used, &outer.preserved, (None, on_preserved))?;
@@ -502,6 +549,10 @@ pub fn lower_table(
         .iter()
         .filter(|it| attributes.contains(&it.number) || is_key(it.number))
         .collect();
+    if let Some(column) = read.iter().find(|it| it.is_virtual) {
+        let words = format!("the virtual generated column {} of {} here", column.name, table.sql);
+        return Err(Refusal::without_rule(words));
+    }
     if let Some(hidden) = read.iter().find(|it| HIDDEN_COLUMNS.contains(&it.name.as_str())) {
         let words = format!("the hidden column {} of {}", hidden.name, table.sql);
         return Err(Refusal::differential(words));

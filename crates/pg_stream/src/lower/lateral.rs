@@ -34,14 +34,6 @@ pub struct Lateral<'a> {
 /// Such items by their place in the range table.
 pub type Laterals<'a> = BTreeMap<usize, Lateral<'a>>;
 
-impl Lateral<'_> {
-    /// The entries that it must come after.
-    pub fn entries(&self) -> Vec<usize> {
-        let own = self.reads.iter().map(|it| it.0).filter(|it| it.levels_up == 0);
-        own.map(|it| it.entry).collect()
-    }
-}
-
 /// Whether a LEFT JOIN with entry `position` on its right and this condition is such an item.
 pub fn is_outer(query: Query<'_>, position: usize, condition: Option<Node<'_>>) -> bool {
     let item = item::of_entry(query, position, &|it| it);
