@@ -8,6 +8,7 @@ pub mod hook;
 pub mod lock;
 pub mod name;
 pub mod node;
+pub mod own;
 pub mod query;
 pub mod relation;
 pub mod scale;
