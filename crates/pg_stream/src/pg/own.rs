@@ -221,8 +221,11 @@ unsafe fn position(descriptor: pg_sys::TupleDesc, column: &str) -> usize {
         let count = usize::try_from((*descriptor).natts).expect("a count");
         let has_name = |index: &usize| {
             let attribute = attribute(descriptor, *index);
-            let name = CStr::from_ptr((*attribute).attname.data.as_ptr());
-            name.to_bytes() == column.as_bytes() && !(*attribute).attisdropped
+            let name = &(*attribute).attname.data;
+            let is_equal = |(left, right): (&std::ffi::c_char, &u8)| left.cast_unsigned() == *right;
+            name[column.len()] == 0
+                && name.iter().zip(column.as_bytes()).all(is_equal)
+                && !(*attribute).attisdropped
         };
         (0..count).find(has_name).unwrap_or_else(|| panic!("our table has a column {column}"))
     }

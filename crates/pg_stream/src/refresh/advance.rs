@@ -1,12 +1,15 @@
 //! The frontier and the history: what is read before a refresh and written after it.
 
-use std::ffi::{CStr, CString};
+use std::{
+    collections::HashMap,
+    ffi::{CStr, CString},
+};
 
 use pgrx::{datum::TimestampWithTimeZone, pg_sys::Oid};
 use pgstream_core::frontier::Frontier;
 
 use crate::{
-    capture,
+    capture::{self, delta::Seen},
     error::Error,
     pg::{
         lock::Lock,
@@ -160,12 +163,17 @@ fn frontier_for_people(definition: &Definition, frontier: &Frontier) -> CString 
     CString::new(text).expect("numbers have no NUL")
 }
 
-/// Removes from the buffers what every reader has consumed.
-pub fn clean_buffers(definition: &Definition, frontier: &Frontier) {
+/// Removes from the buffers what every reader has consumed. `seen` are the rows of each that the
+/// refresh saw, as far as it looked.
+pub fn clean_buffers(
+    definition: &Definition,
+    frontier: &Frontier,
+    seen: &HashMap<Oid, Vec<Seen>>,
+) {
     for source in definition.tracked_sources() {
         relation::unless_kept(source, || {
             if let Some(frontiers) = frontiers_of_readers(definition.pgs_id, source, frontier) {
-                capture::cleanup(source, &frontiers, true);
+                capture::cleanup(source, &frontiers, seen.get(&source).map(Vec::as_slice));
             }
         });
     }
