@@ -26,6 +26,7 @@ pub mod tuple;
 pub mod types;
 pub mod wake;
 pub mod worker;
+pub mod write;
 
 /// Whether the server is loading `shared_preload_libraries` right now.
 pub fn is_preloading() -> bool {

@@ -70,6 +70,11 @@ impl Store {
         self.rows
     }
 
+    /// The types of the columns.
+    pub(in crate::pg) fn layout(&self) -> pg_sys::TupleDesc {
+        self.descriptor
+    }
+
     /// Appends a row.
     pub fn put(&mut self, values: &[Datum], nulls: &[bool]) {
         // SAFETY: the caller passes a value for every column of the descriptor; the store copies.
