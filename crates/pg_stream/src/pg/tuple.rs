@@ -560,7 +560,7 @@ impl Consolidator {
                 pg_sys::tuplestore_puttuple(store, &raw mut heap);
                 rows += 1;
             }
-            Store::from_raw(store, descriptor(&self.columns), rows)
+            Store::from_raw(store, &self.columns, rows)
         }
     }
 

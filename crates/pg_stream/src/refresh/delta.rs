@@ -161,10 +161,12 @@ fn write(
     (kind, matching): (Kind, &Matching),
     snapshot: &Snapshot,
 ) -> Option<u64> {
+    // Where a row changed after the transaction began, the statement's error says to try again.
+    let by_place = *matching == Matching::Ctid && !relation::is_strict_transaction();
     let work = match kind {
         Kind::Insert => Work::Insert,
-        Kind::Update if *matching == Matching::Ctid => Work::Update,
-        Kind::Delete if *matching == Matching::Ctid => Work::Delete,
+        Kind::Update if by_place => Work::Update,
+        Kind::Delete if by_place => Work::Delete,
         _ => return None,
     };
     let state = storage.state.iter().map(|it| it.0.as_str());
