@@ -8,9 +8,13 @@ mod expression;
 mod from;
 mod group;
 mod inventory;
+mod limit;
+mod opaque;
 mod refusal;
 mod select;
 mod set_operation;
+mod sub_link;
+mod window;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -140,11 +144,15 @@ struct Lowering {
     role: Option<Oid>,
     /// How many leaves the plan has so far.
     leaves: usize,
+    /// How many sub-queries in expressions have become columns.
+    sub_links: usize,
 }
 
-/// A query and those around it, for references to their WITH items.
+/// A query and those around it, for references to their WITH items and columns.
 #[derive(Clone, Copy)]
 struct Scope<'s, 'a> {
     query: Query<'a>,
     outer: Option<&'s Scope<'s, 'a>>,
+    /// The rows of the queries around it for which it is evaluated, when it refers to them.
+    domain: Option<&'s sub_link::Domain<'a>>,
 }

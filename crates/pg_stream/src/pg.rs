@@ -25,6 +25,7 @@ pub mod trigger;
 pub mod tuple;
 pub mod types;
 pub mod wake;
+pub mod window;
 pub mod worker;
 pub mod write;
 

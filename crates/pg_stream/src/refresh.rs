@@ -20,6 +20,7 @@ mod differential;
 mod explain;
 mod full;
 mod guard;
+mod single;
 mod statements;
 mod storage;
 
@@ -27,20 +28,20 @@ use std::{cell::RefCell, collections::HashMap};
 
 use pgrx::pg_sys::{Datum, Oid};
 use pgstream_core::frontier::Frontier;
-use pgstream_ivm::{plan::Source, stage::Stage};
+use pgstream_ivm::plan::Source;
 
-pub use self::{explain::explain, storage::create};
 use self::{
     advance::State,
     definition::{Definition, Differential},
     delta::Counts,
 };
+pub use self::{explain::explain, storage::create};
 use crate::{
     capture::{self, delta::Seen},
     error::Error,
     pg::{
-        relation, security::Identity, snapshot::Snapshot, spi::Session, store::Store, subtransaction,
-        time::Stopwatch,
+        relation, security::Identity, snapshot::Snapshot, spi::Session, store::Store,
+        subtransaction, time::Stopwatch,
     },
 };
 
@@ -258,11 +259,7 @@ impl Refresh<'_> {
         Ok(outcome(Action::Differential, counts))
     }
 
-    fn full(
-        &self,
-        differential: Option<&Differential>,
-        action: Action,
-    ) -> Result<Outcome, Error> {
+    fn full(&self, differential: Option<&Differential>, action: Action) -> Result<Outcome, Error> {
         let wants_output = self.has_readers()?;
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));
@@ -317,15 +314,18 @@ impl Definition {
 /// never have existed, and an expression can fail on it (a division by zero, say) although the
 /// query itself never fails.
 fn mixes_versions(differential: &Differential, deltas: &HashMap<Oid, Store>) -> bool {
-    let may_change = |source: &Source| match source {
-        Source::Table { oid, .. } => deltas.contains_key(&Oid::from(*oid)),
-        Source::Stage(_) => true,
-    };
-    let changed = |stage: &Stage| {
-        stage.body.scans().into_iter().filter(|scan| may_change(&scan.source)).count()
-    };
-    let stages = &differential.pipeline.stages;
-    stages.iter().any(|stage| storage::contains_join(&stage.body) && changed(stage) > 1)
+    let mut may_change: Vec<bool> = Vec::new();
+    let mut mixes = false;
+    for stage in &differential.pipeline.stages {
+        let changes = |source: &Source| match source {
+            Source::Table { oid, .. } => deltas.contains_key(&Oid::from(*oid)),
+            Source::Stage(earlier) => may_change[*earlier],
+        };
+        let changed = stage.body.scans().into_iter().filter(|it| changes(&it.source)).count();
+        mixes |= stage.body.has_join() && changed > 1;
+        may_change.push(changed > 0);
+    }
+    mixes
 }
 
 fn outcome(action: Action, counts: Counts) -> Outcome {

@@ -18,6 +18,25 @@
 //! by key is then into the table alone, and the change, which has no index, is joined to the other
 //! change by hashing. With more it stays one leaf, for the number of terms doubles with each.
 //!
+//! A match is a pair for which the condition of an outer join or a mark is true. Of a row `l` let
+//! `n'` be the number of its matches in `R'`, and `d` the sum of the weights of those in `ΔR`: it
+//! had `n' - d` before. `L ⟕ R` (outer join) and `L ? R` (mark) are linear in `L`, so
+//!
+//! ```text
+//! Δ(L ? R)  =  (ΔL ? R') + M    with  M  =  L ? R' - L ? R
+//! Δ(L ⟕ R)  =  (ΔL ⟕ R') + (L ⋈ ΔR) + N
+//! ```
+//!
+//! `M` ([`Plan::MarkChange`]) holds the rows of `L` for which `n' > 0` and `n' - d > 0` differ, twice:
+//! `(l, n' > 0)` and `-(l, n' - d > 0)`. Only rows that match something in `ΔR` can be among them.
+//! `N` is the change of the rows without a match: those of `M` whose mark is false, with NULLs.
+//!
+//! # Cost
+//!
+//! Every term starts from a change. `M` finds the rows of `L` that `ΔR` touches, and counts the
+//! matches of those. Staging sees to it that the operands of outer joins and marks are leaves, so
+//! that the text stays linear in a chain of them.
+//!
 //! Source: Budiu et al., *DBSP: Automatic Incremental View Maintenance for Rich Query Languages*,
 //! PVLDB 16(7), 2023.
 //!
@@ -25,7 +44,10 @@
 //! that are empty for that reason are left out, so the derivation takes the set of leaves that
 //! changed; it is exact for every superset of them.
 
-use crate::plan::{Plan, Scan, Source, Version};
+use crate::{
+    plan::{Column, Plan, Scan, Source, Version},
+    scalar::Scalar,
+};
 
 /// Up to so many changed leaves, old content is taken apart into new content and change.
 const TAKEN_APART: usize = 2;
@@ -37,11 +59,13 @@ const FEW_LEAVES: usize = 16;
 ///
 /// Panics on an aggregate: staging has replaced those by leaves.
 pub fn delta(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Plan {
-    let mut terms = terms(plan, changed);
+    sum(terms(plan, changed)).unwrap_or_else(|| Plan::Empty(plan.schema()))
+}
+
+fn sum(mut terms: Vec<Plan>) -> Option<Plan> {
     match terms.len() {
-        0 => Plan::Empty(plan.schema()),
-        1 => terms.remove(0),
-        _ => Plan::Sum { inputs: terms },
+        0 | 1 => terms.pop(),
+        _ => Some(Plan::Sum { inputs: terms }),
     }
 }
 
@@ -66,13 +90,68 @@ fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
             }
             terms_of_join
         }
+        Plan::LeftJoin { left, right, on } => {
+            let new_right = at(right, Version::New, changed);
+            let from_left = terms(left, changed);
+            let mut all: Vec<Plan> =
+                from_left.into_iter().map(|term| join(plan, term, new_right.clone())).collect();
+            let from_right = terms(right, changed);
+            for old_left in old(left, changed) {
+                all.extend(from_right.iter().map(|term| Plan::InnerJoin {
+                    left: Box::new(old_left.clone()),
+                    right: Box::new(term.clone()),
+                    on: on.clone(),
+                }));
+            }
+            let marks = mark_change((left, right), on.as_ref(), &Column::mark(), changed);
+            all.extend(marks.map(|marks| {
+                let width = left.schema().len();
+                let predicate = Scalar::is_marked(width, false);
+                let unmatched = Plan::Filter { input: Box::new(marks), predicate };
+                unmatched.resized(width).with_nulls_for(&right.schema())
+            }));
+            all
+        }
+        Plan::Mark { left, right, on, mark } => {
+            let new_right = at(right, Version::New, changed);
+            let from_left = terms(left, changed);
+            let mut all: Vec<Plan> =
+                from_left.into_iter().map(|term| join(plan, term, new_right.clone())).collect();
+            all.extend(mark_change((left, right), on.as_ref(), mark, changed));
+            all
+        }
         Plan::Sum { inputs } => inputs.iter().flat_map(|input| terms(input, changed)).collect(),
         Plan::Filter { input, .. } | Plan::Project { input, .. } | Plan::Negate(input) => {
             let above = |term: Plan| plan.clone().map_inputs(|_| term.clone());
             terms(input, changed).into_iter().map(above).collect()
         }
-        Plan::Aggregate { .. } => panic!("an aggregate is the head of a stage, not part of a body"),
+        // Only a marker: the head evaluates the whole.
+        Plan::Opaque { reads, .. } => {
+            let is_changed = reads.iter().any(|read| !terms(read, changed).is_empty());
+            if is_changed { vec![plan.clone()] } else { Vec::new() }
+        }
+        Plan::Expand { .. } => panic!("no rule yet"),
+        Plan::MarkChange { .. } => panic!("it is a change itself"),
+        Plan::Aggregate { .. } | Plan::Window { .. } => {
+            panic!("it is the head of a stage, not part of a body")
+        }
     }
+}
+
+/// `M` of the rules; `None` when `right` did not change.
+fn mark_change(
+    (left, right): (&Plan, &Plan),
+    on: Option<&Scalar>,
+    mark: &Column,
+    changed: &dyn Fn(&Source) -> bool,
+) -> Option<Plan> {
+    Some(Plan::MarkChange {
+        change: Box::new(sum(terms(right, changed))?),
+        left: Box::new(sum(old(left, changed)).expect("content has terms")),
+        right: Box::new(at(right, Version::New, changed)),
+        on: on.cloned(),
+        mark: mark.clone(),
+    })
 }
 
 /// Terms whose sum is the old content of `plan`.
@@ -98,6 +177,13 @@ fn taken_apart(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
             let pairs = lefts.iter().flat_map(|left| rights.iter().map(move |right| (left, right)));
             pairs.map(|(left, right)| join(plan, left.clone(), right.clone())).collect()
         }
+        Plan::LeftJoin { left, right, .. } | Plan::Mark { left, right, .. } => {
+            if changed_leaves(right, changed) > 0 {
+                return new_without_change(plan, changed);
+            }
+            let joined = |left| join(plan, left, right.as_ref().clone());
+            taken_apart(left, changed).into_iter().map(joined).collect()
+        }
         Plan::Sum { inputs } => {
             inputs.iter().flat_map(|input| taken_apart(input, changed)).collect()
         }
@@ -107,6 +193,12 @@ fn taken_apart(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
             taken_apart(input, changed).into_iter().map(above).collect()
         }
     }
+}
+
+/// `A' - ΔA`.
+fn new_without_change(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
+    let change = terms(plan, changed).into_iter().map(|it| Plan::Negate(Box::new(it)));
+    std::iter::once(at(plan, Version::New, changed)).chain(change).collect()
 }
 
 fn changed_leaves(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> usize {
@@ -122,8 +214,8 @@ fn version(scan: &Scan, version: Version) -> Plan {
 
 /// `like`, a join, with other inputs.
 fn join(like: &Plan, left: Plan, right: Plan) -> Plan {
-    let Plan::InnerJoin { on, .. } = like else { unreachable!("only called for joins") };
-    Plan::InnerJoin { left: Box::new(left), right: Box::new(right), on: on.clone() }
+    let mut inputs = [left, right].into_iter();
+    like.clone().map_inputs(|_| inputs.next().expect("a join has two inputs"))
 }
 
 /// `plan` over old or new content. The old content of a leaf that did not change is its new one.
@@ -132,6 +224,12 @@ pub fn at(plan: &Plan, version: Version, changed: &dyn Fn(&Source) -> bool) -> P
         Plan::Scan(scan) => {
             let version = if changed(&scan.source) { version } else { Version::New };
             Plan::Scan(Scan { version, ..scan.clone() })
+        }
+        // The matches of a row are counted in content, not in a difference of contents.
+        Plan::LeftJoin { right, .. } | Plan::Mark { right, .. }
+            if version == Version::Old && changed_leaves(right, changed) > 0 =>
+        {
+            sum(new_without_change(plan, changed)).expect("content has terms")
         }
         _ => plan.clone().map_inputs(|input| at(&input, version, changed)),
     }

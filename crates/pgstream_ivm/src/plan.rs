@@ -22,6 +22,11 @@ pub struct Column {
 }
 
 impl Column {
+    /// What [`Plan::Mark`] adds.
+    pub fn mark() -> Self {
+        Self { name: "mark".to_owned(), ty: Type::boolean(), nullable: false, scale: None }
+    }
+
     /// Whether equal values of the column have the same binary image.
     pub fn is_exact(&self) -> bool {
         const NUMERIC: u32 = 1700;
@@ -158,6 +163,81 @@ pub enum Plan {
         /// `None` for a cross join.
         on: Option<Scalar>,
     },
+    /// Each pair of rows for which the condition is true, and each row of `left` without such a
+    /// pair once, with NULLs for the columns of `right`.
+    LeftJoin {
+        /// Its columns come first.
+        left: Box<Plan>,
+        /// Its columns follow; all of them can be NULL.
+        right: Box<Plan>,
+        /// `None` for true.
+        on: Option<Scalar>,
+    },
+    /// The rows of `left`, each with one more column, a boolean that is never NULL: whether there is
+    /// a row of `right` for which the condition is true. A filter on the column makes a semi-join
+    /// or an anti-join of it.
+    Mark {
+        /// Its columns come first.
+        left: Box<Plan>,
+        /// What is looked for; its columns do not come out.
+        right: Box<Plan>,
+        /// Over the columns of `left`, then those of `right`; `None` for true.
+        on: Option<Scalar>,
+        /// The additional column: a boolean.
+        mark: Column,
+    },
+    /// The change of `Mark { left, right, on, mark }` that its right side causes. Each row of `left`
+    /// that has gained its first match, or lost its last one, comes twice: with the mark that it
+    /// has now and its own weight, and with the other mark and the opposite weight. It occurs in
+    /// deltas only.
+    MarkChange {
+        /// Old content, weighted; its columns come first.
+        left: Box<Plan>,
+        /// New content.
+        right: Box<Plan>,
+        /// The change of `right`.
+        change: Box<Plan>,
+        /// Over the columns of `left`, then those of `right`; `None` for true.
+        on: Option<Scalar>,
+        /// The additional column: a boolean.
+        mark: Column,
+    },
+    /// Each row with each row of a sub-query that reads nothing but the row itself: LATERAL without
+    /// tables, such as a call of a set-returning function.
+    Expand {
+        /// Its columns come first.
+        input: Box<Plan>,
+        /// A SELECT over the input's columns.
+        item: Scalar,
+        /// The columns of `item`, which follow.
+        columns: Schema,
+        /// Whether a row for which `item` is empty comes out once, with NULLs.
+        outer: bool,
+    },
+    /// The input's columns, then window functions, all over the same partitions; of that the rows
+    /// for which the filter is true.
+    Window {
+        /// The rows.
+        input: Box<Plan>,
+        /// Positions of the columns of PARTITION BY; none for one partition of all rows.
+        partition: Vec<usize>,
+        /// Whole calls over the input's columns, e.g. `pg_catalog.rank() OVER (PARTITION BY #0
+        /// ORDER BY #1)`, with their names.
+        calls: Vec<(Scalar, String)>,
+        /// Boolean, over the output; `None` for true. Rows that it drops need not be stored.
+        filter: Option<Scalar>,
+    },
+    /// A query that is evaluated as a whole whenever something that it reads has changed.
+    Opaque {
+        /// The query, in a form that means the same under the search path of a refresh.
+        sql: String,
+        /// The tables that it reads, with the columns that it reads.
+        reads: Vec<Plan>,
+        /// What comes out.
+        schema: Schema,
+        /// The construct that cannot be maintained otherwise.
+        reason: String,
+    },
     /// UNION ALL of inputs with the same column types.
     Sum {
         /// At least one; the schema is that of the first, nullable where any of them is.
@@ -193,6 +273,28 @@ impl Plan {
                 schema.extend(right.schema());
                 schema
             }
+            Self::LeftJoin { left, right, .. } => {
+                let mut schema = left.schema();
+                schema.extend(right.schema().into_iter().map(nullable));
+                schema
+            }
+            Self::Mark { left, mark, .. } | Self::MarkChange { left, mark, .. } => {
+                let mut schema = left.schema();
+                schema.push(mark.clone());
+                schema
+            }
+            Self::Expand { input, columns, outer, .. } => {
+                let mut schema = input.schema();
+                let columns = columns.iter().cloned();
+                schema.extend(columns.map(|it| if *outer { nullable(it) } else { it }));
+                schema
+            }
+            Self::Window { input, calls, .. } => {
+                let mut schema = input.schema();
+                schema.extend(calls.iter().map(|(call, name)| named(call, name)));
+                schema
+            }
+            Self::Opaque { schema, .. } => schema.clone(),
             Self::Sum { inputs } => {
                 let mut schemas = inputs.iter().map(Self::schema);
                 let first = schemas.next().unwrap_or_default();
@@ -222,10 +324,27 @@ impl Plan {
             Self::Filter { input, .. }
             | Self::Project { input, .. }
             | Self::Negate(input)
+            | Self::Expand { input, .. }
+            | Self::Window { input, .. }
             | Self::Aggregate { input, .. } => vec![input],
-            Self::InnerJoin { left, right, .. } => vec![left, right],
-            Self::Sum { inputs } => inputs.iter().collect(),
+            Self::InnerJoin { left, right, .. }
+            | Self::LeftJoin { left, right, .. }
+            | Self::Mark { left, right, .. } => vec![left, right],
+            Self::MarkChange { left, right, change, .. } => vec![left, right, change],
+            Self::Sum { inputs } | Self::Opaque { reads: inputs, .. } => inputs.iter().collect(),
         }
+    }
+
+    /// Whether rows are paired or matched with others.
+    pub fn has_join(&self) -> bool {
+        let is_join = matches!(
+            self,
+            Self::InnerJoin { .. }
+                | Self::LeftJoin { .. }
+                | Self::Mark { .. }
+                | Self::MarkChange { .. }
+        );
+        is_join || self.inputs().into_iter().any(Self::has_join)
     }
 
     /// The leaves, from left to right.
@@ -251,11 +370,62 @@ impl Plan {
             Self::InnerJoin { left, right, on } => {
                 Self::InnerJoin { left: Box::new(f(*left)), right: Box::new(f(*right)), on }
             }
+            Self::LeftJoin { left, right, on } => {
+                Self::LeftJoin { left: Box::new(f(*left)), right: Box::new(f(*right)), on }
+            }
+            Self::Mark { left, right, on, mark } => {
+                Self::Mark { left: Box::new(f(*left)), right: Box::new(f(*right)), on, mark }
+            }
+            Self::MarkChange { left, right, change, on, mark } => Self::MarkChange {
+                left: Box::new(f(*left)),
+                right: Box::new(f(*right)),
+                change: Box::new(f(*change)),
+                on,
+                mark,
+            },
+            Self::Expand { input, item, columns, outer } => {
+                Self::Expand { input: Box::new(f(*input)), item, columns, outer }
+            }
+            Self::Window { input, partition, calls, filter } => {
+                Self::Window { input: Box::new(f(*input)), partition, calls, filter }
+            }
+            Self::Opaque { sql, reads, schema, reason } => {
+                Self::Opaque { sql, reads: reads.into_iter().map(f).collect(), schema, reason }
+            }
             Self::Sum { inputs } => Self::Sum { inputs: inputs.into_iter().map(f).collect() },
             Self::Aggregate { input, keys, calls } => {
                 Self::Aggregate { input: Box::new(f(*input)), keys, calls }
             }
         }
+    }
+
+    /// The rows of `left` that have a match in `right`, or with `wanted` false those that have none.
+    #[must_use]
+    pub fn semi_join(left: Self, right: Self, on: Option<Scalar>, wanted: bool) -> Self {
+        let schema = left.schema();
+        let (left, right) = (Box::new(left), Box::new(right));
+        let input = Box::new(Self::Mark { left, right, on, mark: Column::mark() });
+        let predicate = Scalar::is_marked(schema.len(), wanted);
+        Self::Filter { input, predicate }.resized(schema.len())
+    }
+
+    /// The first `width` columns.
+    #[must_use]
+    pub fn resized(self, width: usize) -> Self {
+        let schema = self.schema();
+        let column = |(at, it): (usize, &Column)| (Scalar::column(at, it), it.name.clone());
+        let columns = schema.iter().enumerate().take(width).map(column).collect();
+        Self::Project { input: Box::new(self), columns }
+    }
+
+    /// The rows with NULLs for the columns of `right` after their own.
+    #[must_use]
+    pub fn with_nulls_for(self, right: &[Column]) -> Self {
+        let schema = self.schema();
+        let own = schema.iter().enumerate().map(|(at, it)| (Scalar::column(at, it), it));
+        let nulls = right.iter().map(|it| (Scalar::null(&it.ty), it));
+        let columns = own.chain(nulls).map(|(scalar, it)| (scalar, it.name.clone())).collect();
+        Self::Project { input: Box::new(self), columns }
     }
 
     /// SELECT DISTINCT: a group for each distinct row.
@@ -277,7 +447,11 @@ impl Plan {
                 .into_iter()
                 .map(|key| columns.iter().position(|(it, _)| it.as_column() == Some(key)))
                 .collect(),
-            Self::InnerJoin { left, right, .. } => {
+            Self::Mark { left, .. } => left.key(),
+            Self::Window { input, .. } => input.key(),
+            Self::Expand { .. } | Self::Opaque { .. } => None,
+            // A row without a pair has NULLs for the right key, which no pair has.
+            Self::InnerJoin { left, right, .. } | Self::LeftJoin { left, right, .. } => {
                 let width = left.schema().len();
                 let mut key = left.key()?;
                 key.extend(right.key()?.into_iter().map(|it| it + width));
@@ -287,10 +461,14 @@ impl Plan {
                 [only] => only.key(),
                 _ => None,
             },
-            Self::Negate(_) => None,
+            Self::Negate(_) | Self::MarkChange { .. } => None,
             Self::Aggregate { keys, .. } => Some((0..keys.len()).collect()),
         }
     }
+}
+
+fn nullable(column: Column) -> Column {
+    Column { nullable: true, ..column }
 }
 
 fn named(scalar: &Scalar, name: &str) -> Column {
@@ -333,6 +511,23 @@ fn write_tree(plan: &Plan, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Res
         }
         Plan::InnerJoin { on: Some(on), .. } => writeln!(f, "InnerJoin {on}")?,
         Plan::InnerJoin { on: None, .. } => writeln!(f, "InnerJoin")?,
+        Plan::LeftJoin { on: Some(on), .. } => writeln!(f, "LeftJoin {on}")?,
+        Plan::LeftJoin { on: None, .. } => writeln!(f, "LeftJoin")?,
+        Plan::Mark { on: Some(on), .. } => writeln!(f, "Mark {on}")?,
+        Plan::Mark { on: None, .. } => writeln!(f, "Mark")?,
+        Plan::MarkChange { on: Some(on), .. } => writeln!(f, "MarkChange {on}")?,
+        Plan::MarkChange { on: None, .. } => writeln!(f, "MarkChange")?,
+        Plan::Expand { item, outer, .. } => {
+            writeln!(f, "Expand{} {item}", if *outer { " outer" } else { "" })?;
+        }
+        Plan::Window { partition, calls, filter, .. } => {
+            let partition: Vec<String> = partition.iter().map(|it| format!("#{it}")).collect();
+            let calls: Vec<String> = calls.iter().map(|(it, _)| it.to_string()).collect();
+            write!(f, "Window [{}] [{}]", partition.join(", "), calls.join(", "))?;
+            filter.iter().try_for_each(|it| write!(f, " where {it}"))?;
+            writeln!(f)?;
+        }
+        Plan::Opaque { reason, .. } => writeln!(f, "Opaque ({reason})")?,
         Plan::Sum { .. } => writeln!(f, "Sum")?,
         Plan::Negate(_) => writeln!(f, "Negate")?,
         Plan::Aggregate { keys, calls, .. } => {

@@ -26,6 +26,20 @@ pub struct Type {
     pub exact: bool,
 }
 
+impl Type {
+    /// `boolean`.
+    pub fn boolean() -> Self {
+        Self {
+            oid: 16,
+            typmod: -1,
+            collation: 0,
+            sql: "boolean".to_owned(),
+            equality: Some("OPERATOR(pg_catalog.=)".to_owned()),
+            exact: true,
+        }
+    }
+}
+
 /// A piece of a scalar's template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Segment {
@@ -58,6 +72,22 @@ impl Scalar {
             nullable: column.nullable,
             scale: column.scale,
         }
+    }
+
+    /// NULL of a type.
+    pub fn null(ty: &Type) -> Self {
+        // `NULL::integer[]` would take a subscript that follows for a part of the type.
+        let segments = vec![Segment::Text(format!("(NULL::{})", ty.sql))];
+        Self { segments, ty: ty.clone(), nullable: true, scale: None }
+    }
+
+    /// A mark (see [`crate::plan::Plan::Mark`]) at `position`, or with `wanted` false its opposite.
+    pub fn is_marked(position: usize, wanted: bool) -> Self {
+        let mut segments = vec![Segment::Column(position)];
+        if !wanted {
+            segments.insert(0, Segment::Text("NOT ".to_owned()));
+        }
+        Self { segments, ty: Type::boolean(), nullable: false, scale: None }
     }
 
     /// The position, if this scalar is a bare column.

@@ -3,18 +3,24 @@
 //! The statements run with `search_path = pg_catalog, pg_temp`. A delta is an ephemeral relation
 //! (see [`delta_name`]) with the source's columns and the weight `w`.
 
+use crate::plan::Plan;
+
 mod apply;
 mod head;
 mod ident;
 mod select;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use self::{
     apply::{Apply, Matching, apply},
     head::{HeadStatements, PAIR_PREFIX, head},
     ident::{quote, quote_qualified},
-    select::{delta_column, delta_name, full_select, identified_delta, identified_rows},
+    select::{
+        delta_column, delta_name, full_select, identified_delta, identified_rows, stored_rows,
+    },
+    window::{WindowStatements, window},
 };
 
 /// Where the output of a stage is stored.
@@ -26,6 +32,8 @@ pub struct Storage {
     pub columns: Vec<String>,
     /// Quoted names and types of the state columns of the head's aggregates, in order.
     pub state: Vec<(String, String)>,
+    /// The body of a deferred stage, which takes the place of the table.
+    pub inline: Option<Plan>,
     /// Whether the table counts the rows of each group in `__pgs_count`.
     pub counted: bool,
 }

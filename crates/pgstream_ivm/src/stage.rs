@@ -3,6 +3,13 @@
 //! A stage is a stateless body under at most one stateful head, whose stored output is the old
 //! state that the head needs. A stage reads sources and the stored output of earlier stages, so
 //! nested aggregates become a pipeline. Equal sub-plans become one stage.
+//!
+//! The rules of outer joins and marks name the change and the content of their operands several
+//! times. An operand that is not just a leaf becomes a stage of its own, without head. Such a
+//! stage is deferred: its change is computed once, but its content is stored nowhere. Who reads
+//! that evaluates its body.
+
+mod window;
 
 use crate::{
     aggregate,
@@ -10,13 +17,43 @@ use crate::{
     scalar::Scalar,
 };
 
-/// The stateful operator on top of a stage: GROUP BY over the body's columns.
+/// The stateful operator on top of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub enum Head {
+    /// GROUP BY over the body's columns.
+    Group(Group),
+    /// Window functions over the body's columns.
+    Window(Window),
+    /// The body is evaluated as a whole, and compared with what is stored.
+    Whole,
+}
+
+/// GROUP BY over a body's columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
     /// Positions of the grouping columns in the body.
     pub keys: Vec<usize>,
     /// The aggregates, over the body's columns.
     pub calls: Vec<AggregateCall>,
+}
+
+/// Window functions over the partitions of a body's rows. The output is the body's columns, then
+/// the calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Positions of the columns of PARTITION BY in the body; none for one partition of all rows.
+    pub partition: Vec<usize>,
+    /// The whole calls, over the body's columns.
+    pub calls: Vec<Scalar>,
+    /// Which rows are kept, over the output.
+    pub filter: Option<Scalar>,
+}
+
+impl Window {
+    /// Names and types of the columns that a storage has beside the output.
+    pub fn state(&self) -> Vec<(String, String)> {
+        vec![("__pgs_partition".to_owned(), "bigint".to_owned())]
+    }
 }
 
 /// One step of a refresh.
@@ -24,7 +61,7 @@ pub struct Head {
 pub struct Stage {
     /// Stateless: no aggregates; leaves are tables and earlier stages.
     pub body: Plan,
-    /// `None` only in the last stage.
+    /// `None` in the last stage and in deferred ones.
     pub head: Option<Head>,
     /// What the stage puts out: the keys and aggregates of the head; without a head the body's
     /// columns, but for hidden ones at the end that only identify rows.
@@ -43,6 +80,13 @@ pub struct Pipeline {
     pub visible: Vec<usize>,
 }
 
+impl Pipeline {
+    /// Whether the output of a stage is stored nowhere.
+    pub fn is_deferred(&self, stage: usize) -> bool {
+        self.stages[stage].head.is_none() && stage + 1 < self.stages.len()
+    }
+}
+
 impl Stage {
     /// The sources that the body reads.
     pub fn sources(&self) -> Vec<&Source> {
@@ -55,10 +99,26 @@ impl Stage {
         sources
     }
 
+    /// GROUP BY, if that is the head.
+    pub fn group(&self) -> Option<&Group> {
+        match &self.head {
+            Some(Head::Group(group)) => Some(group),
+            _ => None,
+        }
+    }
+
+    /// Window functions, if those are the head.
+    pub fn window(&self) -> Option<&Window> {
+        match &self.head {
+            Some(Head::Window(window)) => Some(window),
+            _ => None,
+        }
+    }
+
     /// Positions in the output that never change while a group exists: the keys, unless equal keys
     /// can look different.
     pub fn fixed(&self) -> Vec<usize> {
-        let keys = self.head.as_ref().map_or(0, |head| head.keys.len());
+        let keys = self.group().map_or(0, |group| group.keys.len());
         (0..keys).filter(|key| self.output[*key].is_exact()).collect()
     }
 }
@@ -66,7 +126,7 @@ impl Stage {
 /// Cuts `plan` at its stateful operators.
 pub fn stage(plan: Plan) -> Pipeline {
     let mut stages = Vec::new();
-    let rest = cut(plan, &mut stages);
+    let rest = cut(window::with_filters(plan), &mut stages);
     if let Some(visible) = permutation_of_last(&rest, &stages) {
         return Pipeline { stages, visible };
     }
@@ -82,29 +142,58 @@ pub fn stage(plan: Plan) -> Pipeline {
 
 fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
     let output = plan.schema();
-    match plan.map_inputs(|input| cut(input, stages)) {
+    let needs_leaf = match plan {
+        Plan::LeftJoin { .. } | Plan::Mark { .. } => |it: &Plan| it.scans().len() > 1,
+        Plan::InnerJoin { .. } => counts_matches,
+        _ => |_: &Plan| false,
+    };
+    let cut_input = |input| {
+        let input = cut(input, stages);
+        if needs_leaf(&input) { defer(input, stages) } else { input }
+    };
+    match plan.map_inputs(cut_input) {
         Plan::Aggregate { input, keys, calls } => {
-            let key: Vec<usize> = (0..keys.len()).collect();
-            let stage = Stage {
-                body: *input,
-                head: Some(Head { keys, calls }),
-                output: output.clone(),
-                key: Some(key),
-            };
-            let index = stages.iter().position(|it| *it == stage).unwrap_or_else(|| {
-                stages.push(stage);
-                stages.len() - 1
-            });
-            Plan::Scan(Scan {
-                source: Source::Stage(index),
-                attributes: (0..output.len()).collect(),
-                columns: output,
-                key: stages[index].key.clone(),
-                version: Version::New,
-            })
+            let key = Some((0..keys.len()).collect());
+            let head = Some(Head::Group(Group { keys, calls }));
+            add(Stage { body: *input, head, output, key }, stages)
+        }
+        Plan::Window { input, partition, calls, filter } => {
+            let key = input.key();
+            let calls = calls.into_iter().map(|it| it.0).collect();
+            let head = Some(Head::Window(Window { partition, calls, filter }));
+            add(Stage { body: *input, head, output, key }, stages)
+        }
+        plan @ Plan::Opaque { .. } => {
+            add(Stage { body: plan, head: Some(Head::Whole), output, key: None }, stages)
         }
         plan => plan,
     }
+}
+
+fn counts_matches(plan: &Plan) -> bool {
+    matches!(plan, Plan::LeftJoin { .. } | Plan::Mark { .. })
+        || plan.inputs().into_iter().any(counts_matches)
+}
+
+fn defer(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
+    let (output, key) = (plan.schema(), plan.key());
+    add(Stage { body: plan, head: None, output, key }, stages)
+}
+
+/// Adds a stage, unless an equal one is there, and gives the leaf that reads its output.
+fn add(stage: Stage, stages: &mut Vec<Stage>) -> Plan {
+    let index = stages.iter().position(|it| *it == stage).unwrap_or_else(|| {
+        stages.push(stage);
+        stages.len() - 1
+    });
+    let Stage { output, key, .. } = &stages[index];
+    Plan::Scan(Scan {
+        source: Source::Stage(index),
+        attributes: (0..output.len()).collect(),
+        columns: output.clone(),
+        key: key.clone(),
+        version: Version::New,
+    })
 }
 
 /// `plan` with columns added at its end where its own do not identify a row, and the positions that
@@ -134,7 +223,23 @@ fn with_key(plan: &Plan) -> Option<(Plan, Vec<usize>)> {
             }
             Some((Plan::Project { input: Box::new(input), columns }, key))
         }
-        Plan::InnerJoin { left, right, on } => {
+        Plan::Mark { left, right, on, mark } => {
+            let width = left.schema().len();
+            let (left, key) = with_key(left)?;
+            let new_width = left.schema().len();
+            // The mark comes after the columns that were added.
+            let moved = |it: usize| if it < width { it } else { it + new_width - width };
+            let (right, mark) = (right.clone(), mark.clone());
+            let on = on.as_ref().map(|on| on.remapped(moved));
+            let plan = Plan::Mark { left: Box::new(left), right, on, mark };
+            let schema = plan.schema();
+            let order = (0..width).chain([new_width]).chain(width..new_width);
+            let column = |it: usize| (Scalar::column(it, &schema[it]), schema[it].name.clone());
+            let columns = order.map(column).collect();
+            let key = key.into_iter().map(|it| if it < width { it } else { it + 1 }).collect();
+            Some((Plan::Project { input: Box::new(plan), columns }, key))
+        }
+        Plan::InnerJoin { left, right, on } | Plan::LeftJoin { left, right, on } => {
             let (old_left, old_right) = (left.schema().len(), right.schema().len());
             let (left, left_key) = with_key(left)?;
             let (right, right_key) = with_key(right)?;
@@ -142,7 +247,11 @@ fn with_key(plan: &Plan) -> Option<(Plan, Vec<usize>)> {
             // Where a column of the join without added ones stands now.
             let moved = |it: usize| if it < old_left { it } else { width + it - old_left };
             let on = on.as_ref().map(|on| on.remapped(moved));
-            let join = Plan::InnerJoin { left: Box::new(left), right: Box::new(right), on };
+            let (left, right) = (Box::new(left), Box::new(right));
+            let join = match plan {
+                Plan::LeftJoin { .. } => Plan::LeftJoin { left, right, on },
+                _ => Plan::InnerJoin { left, right, on },
+            };
             let schema = join.schema();
             let shown = (0..old_left + old_right).map(moved);
             let mut order: Vec<usize> = shown.collect();
@@ -181,8 +290,9 @@ fn permutation_of_last(rest: &Plan, stages: &[Stage]) -> Option<Vec<usize>> {
     let mut sorted = visible.clone();
     sorted.sort_unstable();
     let is_permutation = sorted.iter().copied().eq(0..scan.columns.len());
-    let head = stages[last].head.as_ref()?;
-    let has_state = head.calls.iter().any(|call| !aggregate::state(call).is_empty());
+    let calls = stages[last].group().map_or(&[][..], |group| &group.calls);
+    let has_state = calls.iter().any(|call| !aggregate::state(call).is_empty())
+        || stages[last].window().is_some();
     let reads_last = scan.source == Source::Stage(last);
     (reads_last && is_permutation && !has_state).then_some(visible)
 }

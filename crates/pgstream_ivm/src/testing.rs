@@ -117,10 +117,6 @@ fn text() -> Type {
     type_of(25, "text")
 }
 
-fn boolean() -> Type {
-    type_of(16, "boolean")
-}
-
 /// The new content of all tables and their deltas, as a refresh finds them.
 pub fn database(history: &History) -> Database {
     let mut database = Database::new();
@@ -180,6 +176,18 @@ pub fn cross_join(left: Plan, right: Plan) -> Plan {
     Plan::InnerJoin { left: Box::new(left), right: Box::new(right), on: None }
 }
 
+/// LEFT JOIN … ON.
+pub fn left_join(left: Plan, right: Plan, on: &str) -> Plan {
+    let condition = scalar(on, &cross_join(left.clone(), right.clone()).schema());
+    Plan::LeftJoin { left: Box::new(left), right: Box::new(right), on: Some(condition) }
+}
+
+/// The rows of `left`, and whether EXISTS finds one of `right`.
+pub fn mark(left: Plan, right: Plan, on: &str) -> Plan {
+    let on = Some(scalar(on, &cross_join(left.clone(), right.clone()).schema()));
+    Plan::Mark { left: Box::new(left), right: Box::new(right), on, mark: Column::mark() }
+}
+
 /// UNION ALL.
 pub fn union_all(inputs: impl IntoIterator<Item = Plan>) -> Plan {
     Plan::Sum { inputs: inputs.into_iter().collect() }
@@ -190,6 +198,18 @@ pub fn aggregate(input: Plan, keys: &[usize], calls: &[&str]) -> Plan {
     let schema = input.schema();
     let calls = calls.iter().map(|it| aggregate_call(it, &schema)).collect();
     Plan::Aggregate { input: Box::new(input), keys: keys.to_vec(), calls }
+}
+
+/// Window functions, such as `rank() OVER (PARTITION BY #0 ORDER BY #1)`, over the partitions of
+/// these columns, and a condition on the output.
+pub fn window(input: Plan, partition: &[usize], calls: &[&str], filter: Option<&str>) -> Plan {
+    let schema = input.schema();
+    let calls = calls.iter().map(|it| (scalar(it, &schema), (*it).to_owned())).collect();
+    let partition = partition.to_vec();
+    let plan = Plan::Window { input: Box::new(input), partition, calls, filter: None };
+    let condition = filter.map(|it| scalar(it, &plan.schema()));
+    let Plan::Window { input, partition, calls, .. } = plan else { unreachable!("just made") };
+    Plan::Window { input, partition, calls, filter: condition }
 }
 
 fn aggregate_call(sql: &str, schema: &Schema) -> AggregateCall {
@@ -242,20 +262,20 @@ fn infer(expression: &Expression, schema: &Schema) -> Column {
         Expression::Hole(position) => schema[*position].clone(),
         Expression::Literal(Value::Int(_)) => column(integer(), false),
         Expression::Literal(Value::Numeric(_)) => column(numeric(), false),
-        Expression::Literal(Value::Bool(_)) => column(boolean(), false),
+        Expression::Literal(Value::Bool(_)) => column(Type::boolean(), false),
         Expression::Literal(Value::Null) => column(text(), true),
         Expression::Literal(_) => column(text(), false),
         Expression::Negated(it) => infer(it, schema),
-        Expression::Not(it) => column(boolean(), infer(it, schema).nullable),
-        Expression::IsNull(_) => column(boolean(), false),
-        Expression::In(..) => column(boolean(), true),
+        Expression::Not(it) => column(Type::boolean(), infer(it, schema).nullable),
+        Expression::IsNull(_) => column(Type::boolean(), false),
+        Expression::In(..) => column(Type::boolean(), true),
         Expression::Binary(operator, left, right) => {
             let (left, right) = (infer(left, schema), infer(right, schema));
             let nullable = left.nullable || right.nullable;
             match *operator {
                 "+" | "-" | "*" | "/" if left.ty.oid == 1700 => column(numeric(), nullable),
                 "+" | "-" | "*" | "/" => column(right.ty, nullable),
-                _ => column(boolean(), nullable),
+                _ => column(Type::boolean(), nullable),
             }
         }
         Expression::Case { arms, .. } => column(infer(&arms[0].1, schema).ty, true),
@@ -264,7 +284,10 @@ fn infer(expression: &Expression, schema: &Schema) -> Column {
             column(ty, infer(it, schema).nullable)
         }
         Expression::Call(call) => infer_call(call, schema),
-        Expression::Column(..) | Expression::Record(_) => panic!("{expression:?} in a plan"),
+        Expression::Over(over) => Column { nullable: true, ..infer_call(&over.call, schema) },
+        Expression::Column(..) | Expression::Record(_) | Expression::Exists(_) => {
+            panic!("{expression:?} in a plan")
+        }
     }
 }
 
@@ -273,11 +296,11 @@ fn infer_call(call: &Call, schema: &Schema) -> Column {
     let column =
         |ty: Type, nullable: bool| Column { name: String::new(), ty, nullable, scale: None };
     match call.name.as_str() {
-        "count" => column(bigint(), false),
+        "count" | "row_number" | "rank" | "dense_rank" => column(bigint(), false),
         "sum" if arguments[0].ty.oid == 23 => column(bigint(), true),
         "sum" | "avg" => column(numeric(), true),
-        "min" | "max" => Column { nullable: true, ..arguments[0].clone() },
+        "min" | "max" | "lag" | "lead" => Column { nullable: true, ..arguments[0].clone() },
         "coalesce" => column(arguments[0].ty.clone(), arguments.iter().all(|it| it.nullable)),
-        _ => column(boolean(), true),
+        _ => column(Type::boolean(), true),
     }
 }

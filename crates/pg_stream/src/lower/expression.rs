@@ -16,15 +16,15 @@ pub type Places = std::collections::HashMap<ColumnRef, usize>;
 /// `expression` with its columns replaced by inputs.
 pub fn place<'a>(expression: Node<'a>, places: &Places) -> Result<Node<'a>, Refusal> {
     let mut missing = None;
-    let placed = expression.with_inputs(&mut |node| match node.kind() {
-        Kind::Column(column) => {
-            let position = places.get(&column).copied();
-            if position.is_none() {
-                missing = Some(Refusal::differential("this reference").at(node.location()));
-            }
-            position
+    let placed = expression.with_inputs(&mut |node, column| {
+        let column = column?;
+        let position = places.get(&column).copied();
+        if position.is_none() {
+            let words =
+                if column.levels_up > 0 { "a correlated reference" } else { "this reference" };
+            missing = Some(Refusal::without_rule(words).at(node.location()));
         }
-        _ => None,
+        position
     });
     missing.map_or(Ok(placed), Err)
 }

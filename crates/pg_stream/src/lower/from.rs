@@ -13,8 +13,9 @@ use super::expression::{Places, place, scalar};
 use super::inventory::{Relation, RelationKind};
 use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
+use super::sub_link::Domain;
 use super::{HIDDEN_COLUMNS, Lowering, Scope};
-use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query, Step};
+use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query};
 use crate::pg::query::{all_of, check_depth, generation_expression};
 use crate::pg::table::{self, Table};
 use crate::pg::types::{self, Oid};
@@ -52,13 +53,13 @@ pub fn gather<'a>(
                 Join::Full => Some("FULL JOIN"),
             };
             if let Some(words) = words {
-                return Err(Refusal::differential(words));
+                return Err(Refusal::without_rule(words));
             }
             gather(left, leaves, conditions)?;
             gather(right, leaves, conditions)?;
             conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
         }
-        None => return Err(Refusal::differential("this kind of FROM")),
+        None => return Err(Refusal::without_rule("this kind of FROM")),
     }
     Ok(())
 }
@@ -73,8 +74,8 @@ pub fn lower<'a>(
     let mut conditions: Vec<Condition<'a>> =
         select.conditions.iter().map(|it| Condition::new(*it)).collect();
     let mut waiting = select.leaves.clone();
-    let mut joined: Option<From> = None;
-    let mut present = BTreeSet::new();
+    let mut joined = scope.domain.map(Domain::rows);
+    let mut present: BTreeSet<usize> = joined.iter().map(|_| OUTSIDE).collect();
     while !waiting.is_empty() {
         let next = waiting
             .iter()
@@ -94,6 +95,9 @@ pub fn lower<'a>(
     filtered_by_rest(joined.unwrap_or(unit), conditions)
 }
 
+/// Stands for the queries around; entries count from 1.
+const OUTSIDE: usize = 0;
+
 /// A conjunct, and the entries whose columns it reads.
 struct Condition<'a> {
     expression: Node<'a>,
@@ -102,7 +106,8 @@ struct Condition<'a> {
 
 impl<'a> Condition<'a> {
     fn new(expression: Node<'a>) -> Self {
-        let entries = columns_in(expression).into_iter().map(|it| it.entry).collect();
+        let entry = |it: ColumnRef| if it.levels_up == 0 { it.entry } else { OUTSIDE };
+        let entries = expression.free_columns().into_iter().map(entry).collect();
         Self { expression, entries }
     }
 
@@ -162,21 +167,10 @@ fn join(
     Ok(From { plan, places })
 }
 
-/// The columns that an expression reads.
-pub fn columns_in(expression: Node<'_>) -> Vec<ColumnRef> {
-    let mut columns = Vec::new();
-    expression.visit(&mut |node| {
-        if let Kind::Column(column) = node.kind() {
-            columns.push(column);
-        }
-        Step::Into
-    });
-    columns
-}
-
 fn used_columns(select: &Select<'_>) -> BTreeMap<usize, BTreeSet<i16>> {
     let mut used: BTreeMap<usize, BTreeSet<i16>> = BTreeMap::new();
-    for column in select.expressions().flat_map(columns_in) {
+    let read = select.expressions().flat_map(Node::free_columns);
+    for column in read.filter(|it| it.levels_up == 0) {
         used.entry(column.entry).or_default().insert(column.attribute);
     }
     used
@@ -189,27 +183,28 @@ fn lower_leaf<'a>(
     attributes: &BTreeSet<i16>,
 ) -> Result<From, Refusal> {
     let entry = scope.query.entry(position);
-    let entry = entry.ok_or_else(|| Refusal::differential("this kind of FROM"))?;
+    let entry = entry.ok_or_else(|| Refusal::without_rule("this kind of FROM"))?;
     lowering.leaves += 1;
     if lowering.leaves > MAX_LEAVES {
-        return Err(Refusal::differential(format!("more than {MAX_LEAVES} table references")));
+        return Err(Refusal::without_rule(format!("more than {MAX_LEAVES} table references")));
     }
     // Column `n` of a sub-query is its `n`-th output column.
     let needed: Vec<usize> =
         attributes.iter().filter_map(|it| usize::try_from(*it - 1).ok()).collect();
     let plan = match entry.kind() {
         EntryKind::Relation { oid, kind: 'r' | 'p', children } => {
-            return lower_table(lowering, entry, (oid, children), position, attributes);
+            let named = NamedTable { entry, oid, children };
+            return lower_table(lowering, &named, position, attributes);
         }
         EntryKind::SubQuery(query) => select::lower(lowering, query, Some(scope), Some(&needed))?,
         EntryKind::CommonTable { name, levels_up, recursive } => {
             if recursive {
-                return Err(Refusal::differential("WITH RECURSIVE"));
+                return Err(Refusal::without_rule("WITH RECURSIVE"));
             }
             lower_common_table(lowering, scope, &name, levels_up, &needed)?
         }
         EntryKind::Values { rows, columns } => lower_values(&rows, &columns, &needed)?,
-        other => return Err(Refusal::differential(entry_words(&other))),
+        other => return Err(Refusal::without_rule(entry_words(&other))),
     };
     let places = attributes
         .iter()
@@ -243,12 +238,12 @@ fn lower_common_table<'a>(
 ) -> Result<Plan, Refusal> {
     let mut home = *scope;
     for _ in 0..levels_up {
-        home = *home.outer.ok_or_else(|| Refusal::differential("this WITH item"))?;
+        home = *home.outer.ok_or_else(|| Refusal::without_rule("this WITH item"))?;
     }
     let item = home.query.common_table(name);
-    let item = item.ok_or_else(|| Refusal::differential("this WITH item"))?;
+    let item = item.ok_or_else(|| Refusal::without_rule("this WITH item"))?;
     if item.recursive {
-        return Err(Refusal::differential("WITH RECURSIVE"));
+        return Err(Refusal::without_rule("WITH RECURSIVE"));
     }
     if item.references == 1 {
         return select::lower(lowering, item.query, Some(&home), Some(needed));
@@ -264,7 +259,7 @@ fn lower_values(
     needed: &[usize],
 ) -> Result<Plan, Refusal> {
     if rows.len() > MAX_VALUES {
-        return Err(Refusal::differential(format!("VALUES with more than {MAX_VALUES} rows")));
+        return Err(Refusal::without_rule(format!("VALUES with more than {MAX_VALUES} rows")));
     }
     let project = |row: &Vec<Node<'_>>| {
         let column = |at: &usize| {
@@ -280,13 +275,22 @@ fn lower_values(
     Ok(Plan::Sum { inputs: rows.iter().map(project).collect::<Result<_, Refusal>>()? })
 }
 
-fn lower_table(
+/// A table as a query names it.
+pub struct NamedTable<'a> {
+    pub entry: Entry<'a>,
+    pub oid: Oid,
+    /// Whether rows of its children count as its own: not so with ONLY.
+    pub children: bool,
+}
+
+/// Lowers a table, which is entry `position` of the range table, with these columns and its key.
+pub fn lower_table(
     lowering: &mut Lowering,
-    entry: Entry<'_>,
-    (oid, children): (Oid, bool),
+    named: &NamedTable<'_>,
     position: usize,
     attributes: &BTreeSet<i16>,
 ) -> Result<From, Refusal> {
+    let &NamedTable { entry, oid, children } = named;
     let table = table::look(oid);
     check_table(lowering, entry, &table, (oid, children))?;
     // Neither keys nor NOT NULL hold for inheriting tables.

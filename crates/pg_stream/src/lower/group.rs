@@ -10,21 +10,16 @@ use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, End, Plan};
 use pgstream_ivm::scalar::{Scalar, Segment, Type};
 
 use super::expression::{Places, place, scalar};
-use super::from::{From, columns_in};
+use super::from::From;
 use super::refusal::Refusal;
 use super::select::Select;
-use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, Step};
+use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, Step, column};
 use crate::pg::types;
 
-/// The groups, with the select list over them.
-pub struct Grouped<'a> {
-    pub plan: Plan,
-    pub targets: Vec<Node<'a>>,
-}
-
-/// Lowers the grouping of `select` over the rows of FROM and WHERE.
-pub fn lower<'a>(from: From, select: &Select<'a>) -> Result<Grouped<'a>, Refusal> {
-    let parts = Parts::of(select);
+/// Lowers the grouping of `select` over the rows of FROM and WHERE. The prefix comes first, as further
+/// keys; aggregates in the select list and in HAVING become columns.
+pub fn lower<'a>(from: From, select: &mut Select<'a>) -> Result<From, Refusal> {
+    let parts = Parts::of(select)?;
     let below = Below::new(from, select, &parts)?;
     let schema = below.plan.schema();
     let mut calls: Vec<AggregateCall> = Vec::new();
@@ -37,22 +32,18 @@ pub fn lower<'a>(from: From, select: &Select<'a>) -> Result<Grouped<'a>, Refusal
         calls.push(call);
     }
     for column in &parts.unequal {
-        calls.push(any_value(&schema, below.places[&column.0]));
+        calls.push(any_value(&schema, below.places[column]));
     }
     if calls.is_empty() && below.keys.is_empty() {
         calls.push(count_rows());
     }
-    let above = Above::new(select, &parts, below.keys.len());
-    let aggregate = Plan::Aggregate { input: Box::new(below.plan), keys: below.keys, calls };
-    let plan = match select.having {
-        Some(having) => {
-            let predicate = scalar(above.place(having)?, &aggregate.schema());
-            Plan::Filter { input: Box::new(aggregate), predicate }
-        }
-        None => aggregate,
-    };
-    let targets = select.targets.iter().map(|it| above.place(it.expression));
-    Ok(Grouped { plan, targets: targets.collect::<Result<_, _>>()? })
+    let places = places_above(select, &parts, below.keys.len());
+    let plan = Plan::Aggregate { input: Box::new(below.plan), keys: below.keys, calls };
+    for target in &mut select.targets {
+        target.expression = parts.with_columns(target.expression);
+    }
+    select.having = select.having.map(|it| parts.with_columns(it));
+    Ok(From { plan, places })
 }
 
 /// What the select list and HAVING are made of.
@@ -60,21 +51,22 @@ struct Parts<'a> {
     /// The different aggregate calls.
     aggregates: Vec<Aggregate<'a>>,
     /// Columns outside of aggregates that are not grouped, with equality and without.
-    dependent: Vec<(ColumnRef, Node<'a>)>,
-    unequal: Vec<(ColumnRef, Node<'a>)>,
+    dependent: Vec<ColumnRef>,
+    unequal: Vec<ColumnRef>,
 }
 
 impl<'a> Parts<'a> {
-    fn of(select: &Select<'a>) -> Self {
+    fn of(select: &Select<'a>) -> Result<Self, Refusal> {
         let mut parts = Self { aggregates: Vec::new(), dependent: Vec::new(), unequal: Vec::new() };
         let outputs = select.targets.iter().map(|it| it.expression).chain(select.having);
         for output in outputs {
-            parts.take(output, select.group_entry);
+            parts.take(output, select.group_entry)?;
         }
-        parts
+        Ok(parts)
     }
 
-    fn take(&mut self, expression: Node<'a>, group_entry: Option<usize>) {
+    fn take(&mut self, expression: Node<'a>, group_entry: Option<usize>) -> Result<(), Refusal> {
+        let mut refusal = None;
         expression.visit(&mut |node| match node.kind() {
             Kind::Aggregate(aggregate) => {
                 if !self.aggregates.iter().any(|it| it.node().equals(node)) {
@@ -82,20 +74,45 @@ impl<'a> Parts<'a> {
                 }
                 Step::Over
             }
-            Kind::Column(column) if Some(column.entry) != group_entry => {
+            Kind::Column(column) if column.levels_up == 0 && Some(column.entry) != group_entry => {
                 let list = if types::equality(node.type_oid()).is_some() {
                     &mut self.dependent
                 } else {
                     &mut self.unequal
                 };
-                if !list.iter().any(|it| it.0 == column) {
-                    list.push((column, node));
+                if !list.contains(&column) {
+                    list.push(column);
+                }
+                Step::Over
+            }
+            // It sees the groups only.
+            Kind::SubLink(words) => {
+                let own = node.free_columns().into_iter().filter(|it| it.levels_up == 0);
+                if own.into_iter().any(|it| Some(it.entry) != group_entry) {
+                    refusal = Some(Refusal::without_rule(words).at(node.location()));
                 }
                 Step::Over
             }
             _ => Step::Into,
         });
+        refusal.map_or(Ok(()), Err)
     }
+
+    /// `expression` with columns in the place of aggregates.
+    fn with_columns(&self, expression: Node<'a>) -> Node<'a> {
+        expression.replace(&mut |node| match node.kind() {
+            Kind::Aggregate(_) => {
+                let call = self.aggregates.iter().position(|it| it.node().equals(node))?;
+                Some(column(call_column(call), node))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// The calls stand in a range table entry that no query has.
+fn call_column(call: usize) -> ColumnRef {
+    ColumnRef { entry: 1 << 24, attribute: call as i16 + 1, levels_up: 0 }
 }
 
 /// The projection below the aggregate.
@@ -111,23 +128,32 @@ impl Below {
         let schema = from.plan.schema();
         let mut columns = Vec::new();
         let mut places = Places::new();
+        for (index, node) in select.prefix.iter().enumerate() {
+            columns.push((
+                scalar(place(*node, &from.places)?, &schema),
+                format!("outer{}", index + 1),
+            ));
+            if let Kind::Column(column) = node.kind() {
+                places.insert(column, index);
+            }
+        }
         for (index, key) in select.keys.iter().enumerate() {
             let scalar = scalar(place(*key, &from.places)?, &schema);
             if let Some(entry) = select.group_entry {
-                places.insert(group_column(entry, index), index);
+                places.insert(group_column(entry, index), columns.len());
             }
             if let Kind::Column(column) = key.kind() {
-                places.insert(column, index);
+                places.insert(column, columns.len());
             }
             let name = key_name(select, index, &scalar, &schema);
             columns.push((scalar, name));
         }
-        for (column, _) in &parts.dependent {
+        for column in &parts.dependent {
             add_column(&from, &schema, *column, &mut columns, &mut places);
         }
         let keys = (0..columns.len()).collect();
-        let read = parts.aggregates.iter().flat_map(|it| columns_in(it.node()));
-        for column in read.chain(parts.unequal.iter().map(|it| it.0)) {
+        let read = parts.aggregates.iter().flat_map(|it| it.node().free_columns());
+        for column in read.chain(parts.unequal.iter().copied()) {
             if Some(column.entry) != select.group_entry {
                 add_column(&from, &schema, column, &mut columns, &mut places);
             }
@@ -168,38 +194,25 @@ fn key_name(select: &Select<'_>, index: usize, scalar: &Scalar, schema: &[Column
     }
 }
 
-/// Where things are in the output of the aggregate.
-struct Above<'p, 'a> {
-    parts: &'p Parts<'a>,
-    places: Places,
-    /// Position of the first call.
-    first_call: usize,
-}
-
-impl<'p, 'a> Above<'p, 'a> {
-    fn new(select: &Select<'a>, parts: &'p Parts<'a>, keys: usize) -> Self {
-        let mut places = Places::new();
-        if let Some(entry) = select.group_entry {
-            places.extend((0..select.keys.len()).map(|it| (group_column(entry, it), it)));
+/// Where things are in the output of the aggregate, whose calls start at `first_call`.
+fn places_above(select: &Select<'_>, parts: &Parts<'_>, first_call: usize) -> Places {
+    let prefix = select.prefix.len();
+    let mut places = Places::new();
+    for (position, node) in select.prefix.iter().enumerate() {
+        if let Kind::Column(column) = node.kind() {
+            places.insert(column, position);
         }
-        let dependent = parts.dependent.iter().enumerate();
-        places.extend(dependent.map(|(index, (column, _))| (*column, select.keys.len() + index)));
-        let unequal = parts.unequal.iter().enumerate();
-        let first = keys + parts.aggregates.len();
-        places.extend(unequal.map(|(index, (column, _))| (*column, first + index)));
-        Self { parts, places, first_call: keys }
     }
-
-    fn place(&self, expression: Node<'a>) -> Result<Node<'a>, Refusal> {
-        let calls = expression.with_inputs(&mut |node| match node.kind() {
-            Kind::Aggregate(_) => {
-                let call = self.parts.aggregates.iter().position(|it| it.node().equals(node))?;
-                Some(self.first_call + call)
-            }
-            _ => None,
-        });
-        place(calls, &self.places)
+    if let Some(entry) = select.group_entry {
+        places.extend((0..select.keys.len()).map(|it| (group_column(entry, it), prefix + it)));
     }
+    let dependent = parts.dependent.iter().enumerate();
+    places.extend(dependent.map(|(index, it)| (*it, prefix + select.keys.len() + index)));
+    let calls = parts.aggregates.len();
+    places.extend((0..calls).map(|it| (call_column(it), first_call + it)));
+    let unequal = parts.unequal.iter().enumerate();
+    places.extend(unequal.map(|(index, it)| (*it, first_call + calls + index)));
+    places
 }
 
 fn aggregate_call(
@@ -210,7 +223,7 @@ fn aggregate_call(
     let call = place(aggregate.node(), places)?;
     let placed = match call.kind() {
         Kind::Aggregate(placed) => placed,
-        _ => return Err(Refusal::differential("this aggregate")),
+        _ => return Err(Refusal::without_rule("this aggregate")),
     };
     let function = classify(placed, schema);
     let filter = match function {

@@ -5,7 +5,6 @@ use std::ffi::CString;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::from::columns_in;
 use super::inventory::{Inventory, RelationKind};
 use crate::pg::node::{ColumnRef, Kind, Node, Query, Step};
 use crate::pg::query::PositionKeeper;
@@ -21,6 +20,8 @@ pub struct Refusal {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// Whether the query around it can still be kept up to date by evaluating it as a whole.
+    pub is_evaluable: bool,
     /// The byte offset in `text`.
     pub location: Option<i32>,
     /// The user's query.
@@ -32,15 +33,20 @@ impl Refusal {
     pub fn always(construct: impl Into<String>, reason: &str) -> Self {
         let construct = construct.into();
         let message = format!("{construct} is not supported in a stream table: {reason}");
-        Self { construct, message, hint: None, location: None, text: None }
+        Self { construct, message, hint: None, is_evaluable: false, location: None, text: None }
     }
 
-    /// Refused in DIFFERENTIAL mode.
+    /// Refused in DIFFERENTIAL mode, whatever is around it.
     pub fn differential(construct: impl Into<String>) -> Self {
         let construct = construct.into();
         let message = format!("{construct} is not supported in DIFFERENTIAL mode");
         let hint = Some("Rewrite the query without it, or use refresh_mode => 'FULL'.".to_owned());
-        Self { construct, message, hint, location: None, text: None }
+        Self { construct, message, hint, is_evaluable: false, location: None, text: None }
+    }
+
+    /// There is no rule for the change of it: the query around it is evaluated as a whole.
+    pub fn without_rule(construct: impl Into<String>) -> Self {
+        Self { is_evaluable: true, ..Self::differential(construct) }
     }
 
     #[must_use]
@@ -148,18 +154,13 @@ pub fn check_differential(inventory: &Inventory) -> Result<(), Refusal> {
 
 /// Refuses clauses of one query.
 pub fn check_clauses(query: Query<'_>) -> Result<(), Refusal> {
-    let location = [query.limit(), query.offset()].into_iter().flatten().find_map(Node::location);
     let clauses = [
-        (query.limit().is_some(), "LIMIT in a sub-query"),
-        (query.offset().is_some(), "OFFSET in a sub-query"),
         (query.has_row_locks(), "FOR UPDATE or FOR SHARE"),
-        (query.has_distinct_on(), "DISTINCT ON"),
         (query.has_grouping_sets(), "GROUPING SETS, CUBE or ROLLUP"),
-        (query.has_windows(), "a window function"),
         (query.has_set_returning_targets(), "a set-returning function in the select list"),
     ];
     match clauses.iter().find(|(found, _)| *found) {
-        Some((_, words)) => Err(Refusal::differential(*words).at(location)),
+        Some((_, words)) => Err(Refusal::without_rule(*words)),
         None => Ok(()),
     }
 }
@@ -170,14 +171,13 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
     expression.visit(&mut |node| {
         let found = match node.kind() {
             Kind::Column(column) => column_words(column),
-            Kind::SubLink(words) => Some(words),
             Kind::Aggregate(call)
-                if call.direct_arguments().into_iter().any(|it| !columns_in(it).is_empty()) =>
+                if call.direct_arguments().into_iter().any(|it| !it.free_columns().is_empty()) =>
             {
                 Some("a grouping column as the direct argument of an ordered-set aggregate")
             }
+            Kind::Aggregate(call) if call.levels_up() > 0 => Some("an aggregate of an outer query"),
             Kind::Grouping => Some("GROUPING"),
-            Kind::Window => Some("a window function"),
             Kind::Field(row)
                 if matches!(row.kind(), Kind::Column(_)) && types::is_record(row.type_oid()) =>
             {
@@ -185,8 +185,11 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
             }
             _ => None,
         };
+        if matches!(node.kind(), Kind::SubLink(_)) {
+            return Step::Over;
+        }
         if let Some(words) = found {
-            refusal.get_or_insert_with(|| Refusal::differential(words).at(node.location()));
+            refusal.get_or_insert_with(|| Refusal::without_rule(words).at(node.location()));
             return Step::Over;
         }
         Step::Into
@@ -196,7 +199,6 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
 
 fn column_words(column: ColumnRef) -> Option<&'static str> {
     match column {
-        ColumnRef { levels_up: 1.., .. } => Some("LATERAL"),
         ColumnRef { attribute: 0, .. } => Some("a whole-row reference"),
         ColumnRef { attribute: ..0, .. } => Some("a system column"),
         _ => None,

@@ -1,4 +1,5 @@
-//! One query: FROM and WHERE, then grouping, then the select list, then DISTINCT.
+//! One query: FROM and WHERE, then grouping, then window functions, then the select list, then
+//! DISTINCT, then LIMIT.
 
 use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::scalar::Scalar;
@@ -6,7 +7,8 @@ use pgstream_ivm::scalar::Scalar;
 use super::expression::{place, scalar};
 use super::from::From;
 use super::refusal::{Refusal, check_clauses, check_expression};
-use super::{Lowering, Scope, from, group, set_operation};
+use super::sub_link::{self, Attaching, Domain};
+use super::{Lowering, Scope, from, group, limit, opaque, set_operation, window};
 use crate::pg::node::{EntryKind, Node, Query, SortGroup, Target};
 use crate::pg::{query as analysis, types};
 
@@ -18,18 +20,50 @@ pub fn lower<'a>(
     outer: Option<&Scope<'_, 'a>>,
     needed: Option<&[usize]>,
 ) -> Result<Plan, Refusal> {
-    analysis::check_depth();
-    check_clauses(query)?;
-    let scope = Scope { query, outer };
+    match lower_for(lowering, query, outer, None, needed) {
+        Err(refusal) => Ok(columns_of(opaque::lower(lowering, query, refusal)?, needed)),
+        lowered => lowered,
+    }
+}
+
+/// Lowers a query that refers to columns of those around it: its result for each row of the domain,
+/// whose columns come first.
+pub fn lower_for<'a>(
+    lowering: &mut Lowering,
+    query: Query<'a>,
+    outer: Option<&Scope<'_, 'a>>,
+    domain: Option<&Domain<'a>>,
+    needed: Option<&[usize]>,
+) -> Result<Plan, Refusal> {
+    check_fit(query)?;
+    let scope = Scope { query, outer, domain };
+    if domain.is_some() {
+        sub_link::check_for_domain(query)?;
+    }
+    if limit::is_in(query)? {
+        return limit::lower(lowering, &scope, needed);
+    }
     if let Some(tree) = query.set_operations() {
         return set_operation::lower(lowering, &scope, tree, needed, &output_names(query));
     }
     if query.distinct().is_empty() {
         return lower_rows(lowering, &scope, needed);
     }
-    check_distinct(query)?;
-    let distinct = lower_rows(lowering, &scope, None)?.distinct();
-    Ok(columns_of(distinct, needed))
+    let distinct = lower_distinct(lowering, &scope)?;
+    let Some(needed) = needed else { return Ok(distinct) };
+    Ok(columns_of(distinct, Some(&scope.after_domain(needed))))
+}
+
+/// SELECT DISTINCT with all of its columns.
+pub fn lower_distinct<'a>(lowering: &mut Lowering, scope: &Scope<'_, 'a>) -> Result<Plan, Refusal> {
+    check_distinct(scope.query)?;
+    Ok(lower_rows(lowering, scope, None)?.distinct())
+}
+
+/// Refuses clauses without a rule.
+pub fn check_fit(query: Query<'_>) -> Result<(), Refusal> {
+    analysis::check_depth();
+    check_clauses(query)
 }
 
 /// Names of the output columns.
@@ -54,28 +88,63 @@ pub fn columns_of(plan: Plan, needed: Option<&[usize]>) -> Plan {
     Plan::Project { input: Box::new(plan), columns }
 }
 
-/// The rows before DISTINCT.
-fn lower_rows<'a>(
+/// The rows before DISTINCT and LIMIT: the domain's columns, then the needed ones, which can be junk.
+pub fn lower_rows<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
     needed: Option<&[usize]>,
 ) -> Result<Plan, Refusal> {
-    let select = Select::new(scope.query, needed)?;
+    let mut select = Select::new(scope.query, needed)?;
+    select.prefix = scope.domain_nodes().to_vec();
     let from = from::lower(lowering, scope, &select)?;
-    let (input, expressions) = if scope.query.has_aggregation() {
-        let grouped = group::lower(from, &select)?;
-        (grouped.plan, grouped.targets)
+    finish(lowering, scope, select, from)
+}
+
+/// What stands above FROM: conditions with sub-queries, grouping, the select list. The columns of
+/// the prefix come first.
+pub fn finish<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    mut select: Select<'a>,
+    from: From,
+) -> Result<Plan, Refusal> {
+    let mut attaching = Attaching::new(lowering, scope, from);
+    attaching.filter(&std::mem::take(&mut select.late))?;
+    let prefix = select.prefix.len();
+    let from = if scope.query.has_aggregation() {
+        attaching.inside_aggregates(&mut select)?;
+        let mut from = group::lower(attaching.into_from(), &mut select)?;
+        // The prefix is grouped by, and stands first.
+        select.prefix = Vec::new();
+        let mut attaching = Attaching::new(lowering, scope, from);
+        if let Some(having) = select.having.take() {
+            attaching.filter(&having.conjuncts())?;
+        }
+        attaching.targets(&mut select)?;
+        from = attaching.into_from();
+        from
     } else {
-        let From { plan, places } = from;
-        let targets = select.targets.iter().map(|it| place(it.expression, &places));
-        (plan, targets.collect::<Result<Vec<_>, _>>()?)
+        attaching.targets(&mut select)?;
+        attaching.into_from()
     };
+    let schema = from.plan.schema();
+    let mut outside = Vec::new();
+    for position in 0..prefix {
+        outside.push(match select.prefix.get(position) {
+            Some(node) => scalar(place(*node, &from.places)?, &schema),
+            None => Scalar::column(position, &schema[position]),
+        });
+    }
+    let expressions = select.targets.iter().map(|it| place(it.expression, &from.places));
+    let expressions = expressions.collect::<Result<Vec<_>, _>>()?;
+    let domain: Vec<usize> = outside.iter().filter_map(Scalar::as_column).collect();
+    let (input, expressions) = window::lower(&select, from.plan, expressions, &domain)?;
     let schema = input.schema();
-    let columns: Vec<_> = expressions
-        .into_iter()
-        .zip(&select.targets)
-        .map(|(expression, target)| (scalar(expression, &schema), target.name.clone()))
-        .collect();
+    let outside = outside.into_iter().enumerate();
+    let outside = outside.map(|(position, it)| (it, format!("outer{}", position + 1)));
+    let shown = expressions.into_iter().zip(&select.targets);
+    let shown = shown.map(|(it, target)| (scalar(it, &schema), target.name.clone()));
+    let columns: Vec<_> = outside.chain(shown).collect();
     if is_identity(&columns, &schema) {
         return Ok(input);
     }
@@ -95,7 +164,10 @@ fn is_identity(columns: &[(Scalar, String)], schema: &[Column]) -> bool {
 /// The expressions of a query, over the columns of its tables and sub-queries only: those of
 /// joins and virtual generated columns are replaced by what they stand for.
 pub struct Select<'a> {
+    pub query: Query<'a>,
+    /// What is shown, then what else the windows refer to.
     pub targets: Vec<Target<'a>>,
+    pub shown: usize,
     pub having: Option<Node<'a>>,
     /// Position of the grouping entry in the range table.
     pub group_entry: Option<usize>,
@@ -105,22 +177,33 @@ pub struct Select<'a> {
     pub leaves: Vec<usize>,
     /// The conditions of WHERE and of the joins, taken apart.
     pub conditions: Vec<Node<'a>>,
+    /// Those of them with sub-queries, which are looked at when all rows are joined.
+    pub late: Vec<Node<'a>>,
+    /// Expressions that come out first, and that are grouped by before all others.
+    pub prefix: Vec<Node<'a>>,
 }
 
 impl<'a> Select<'a> {
-    fn new(query: Query<'a>, needed: Option<&[usize]>) -> Result<Self, Refusal> {
+    pub fn new(query: Query<'a>, needed: Option<&[usize]>) -> Result<Self, Refusal> {
         let query = analysis::without_join_aliases(query);
-        let mut all: Vec<_> = query.targets().into_iter().filter(|it| !it.junk).collect();
-        if let Some(needed) = needed {
-            all = needed.iter().map(|it| all[*it].clone()).collect();
-        }
+        let all = query.targets();
+        let mut targets: Vec<_> = match needed {
+            Some(needed) => needed.iter().map(|it| all[*it].clone()).collect(),
+            None => all.iter().filter(|it| !it.junk).cloned().collect(),
+        };
+        let shown = targets.len();
+        targets.extend(window::referenced(query, &targets, &all));
         let mut select = Self {
-            targets: all,
+            query,
+            targets,
+            shown,
             having: query.having(),
             group_entry: None,
             keys: Vec::new(),
             leaves: Vec::new(),
             conditions: Vec::new(),
+            late: Vec::new(),
+            prefix: Vec::new(),
         };
         for (index, entry) in query.entries().into_iter().enumerate() {
             if let EntryKind::Group(keys) = entry.kind() {
@@ -135,6 +218,7 @@ impl<'a> Select<'a> {
         let expand = from::VirtualColumns::of(query);
         select.map_expressions(|it| expand.expanded(it));
         select.expressions().try_for_each(check_expression)?;
+        select.late = select.conditions.extract_if(.., |it| sub_link::is_in(*it)).collect();
         Ok(select)
     }
 
@@ -150,7 +234,12 @@ impl<'a> Select<'a> {
     /// Every expression in it.
     pub fn expressions(&self) -> impl Iterator<Item = Node<'a>> {
         let targets = self.targets.iter().map(|it| it.expression);
-        targets.chain(self.keys.iter().chain(&self.conditions).chain(&self.having).copied())
+        targets.chain(self.keys.iter().copied()).chain(self.rest())
+    }
+
+    fn rest(&self) -> impl Iterator<Item = Node<'a>> {
+        let conditions = self.conditions.iter().chain(&self.late);
+        conditions.chain(&self.having).chain(&self.prefix).copied()
     }
 }
 
@@ -170,10 +259,10 @@ fn check_distinct(query: Query<'_>) -> Result<(), Refusal> {
 }
 
 /// Grouping must go by the type's own equality; `ORDER BY … USING` can bring another one.
-fn check_equality(expression: Node<'_>, item: &SortGroup) -> Result<(), Refusal> {
+pub fn check_equality(expression: Node<'_>, item: &SortGroup) -> Result<(), Refusal> {
     if types::equality(expression.type_oid()) == Some(item.equality) {
         return Ok(());
     }
     let words = "grouping by an equality other than the type's own";
-    Err(Refusal::differential(words).at(expression.location()))
+    Err(Refusal::without_rule(words).at(expression.location()))
 }

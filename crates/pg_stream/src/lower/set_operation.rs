@@ -21,7 +21,7 @@ pub fn lower<'a>(
 ) -> Result<Plan, Refusal> {
     let types = match tree.as_set_tree() {
         Some(SetTree::Operation(operation)) => operation.columns,
-        _ => return Err(Refusal::differential("this set operation")),
+        _ => return Err(Refusal::without_rule("this set operation")),
     };
     let all: Vec<usize> = (0..types.len()).collect();
     let names: Vec<_> = needed.unwrap_or(&all).iter().map(|it| names[*it].clone()).collect();
@@ -46,11 +46,11 @@ fn lower_tree<'a>(
             let distinct = lower_sum(lowering, scope, &operation, None)?.distinct();
             return Ok(columns_of(distinct, needed));
         }
-        None => return Err(Refusal::differential("this set operation")),
+        None => return Err(Refusal::without_rule("this set operation")),
     };
     match scope.query.entry(entry).map(|it| it.kind()) {
         Some(EntryKind::SubQuery(query)) => select::lower(lowering, query, Some(scope), needed),
-        _ => Err(Refusal::differential("this set operation")),
+        _ => Err(Refusal::without_rule("this set operation")),
     }
 }
 
@@ -62,8 +62,8 @@ fn lower_sum<'a>(
 ) -> Result<Plan, Refusal> {
     match operation.kind {
         SetKind::Union => {}
-        SetKind::Intersect => return Err(Refusal::differential("INTERSECT")),
-        SetKind::Except => return Err(Refusal::differential("EXCEPT")),
+        SetKind::Intersect => return Err(Refusal::without_rule("INTERSECT")),
+        SetKind::Except => return Err(Refusal::without_rule("EXCEPT")),
     }
     let columns: Vec<_> = match needed {
         Some(needed) => needed.iter().map(|it| operation.columns[*it]).collect(),
@@ -85,7 +85,7 @@ fn check_equalities(operation: &SetOperation<'_>) -> Result<(), Refusal> {
     if columns.all(|((ty, ..), equality)| types::equality(*ty) == Some(*equality)) {
         return Ok(());
     }
-    Err(Refusal::differential("UNION by an equality other than the type's own"))
+    Err(Refusal::without_rule("UNION by an equality other than the type's own"))
 }
 
 /// The plan with its columns as the set operation has them.

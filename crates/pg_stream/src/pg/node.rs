@@ -12,6 +12,7 @@ use pgrx::pg_sys::NodeTag;
 use pgrx::prelude::*;
 
 use super::types::Oid;
+use super::window::WindowCall;
 
 /// A memory context that is current while the value lives, and that goes with it.
 pub struct Arena {
@@ -100,7 +101,7 @@ pub enum Kind<'a> {
     /// GROUPING(…).
     Grouping,
     /// A window function.
-    Window,
+    Window(WindowCall<'a>),
     /// A sub-query in an expression, with the words for it.
     SubLink(&'static str),
     /// A query.
@@ -160,9 +161,14 @@ impl<'a> Node<'a> {
                 NodeTag::T_Aggref => Kind::Aggregate(Aggregate { whole: self, call: self }),
                 NodeTag::T_JsonConstructorExpr => {
                     let call = Self::from_ptr(self.cast::<pg_sys::JsonConstructorExpr>().func);
-                    match call.filter(|it| it.tag() == NodeTag::T_Aggref) {
-                        Some(call) => Kind::Aggregate(Aggregate { whole: self, call }),
-                        None => Kind::Other,
+                    match call.map(|it| (it, it.tag())) {
+                        Some((call, NodeTag::T_Aggref)) => {
+                            Kind::Aggregate(Aggregate { whole: self, call })
+                        }
+                        Some((call, NodeTag::T_WindowFunc)) => {
+                            Kind::Window(WindowCall { whole: self, call })
+                        }
+                        _ => Kind::Other,
                     }
                 }
                 NodeTag::T_BoolExpr => {
@@ -195,7 +201,7 @@ impl<'a> Node<'a> {
                     Self::from_ptr(arg).map_or(Kind::Other, Kind::Field)
                 }
                 NodeTag::T_GroupingFunc => Kind::Grouping,
-                NodeTag::T_WindowFunc => Kind::Window,
+                NodeTag::T_WindowFunc => Kind::Window(WindowCall { whole: self, call: self }),
                 NodeTag::T_SubLink => {
                     Kind::SubLink(sub_link_words(self.cast::<pg_sys::SubLink>().subLinkType))
                 }
@@ -286,21 +292,117 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A copy in which each node for which `f` gives a position is the plan's input at that
-    /// position, with the type that the node had. Only columns and aggregates can be replaced.
-    pub fn with_inputs(self, f: &mut dyn FnMut(Node<'a>) -> Option<usize>) -> Node<'a> {
+    /// The columns that an expression or a query takes from around it: those of the expression's own
+    /// query have level 0. What sub-queries take from their own range tables is not among them.
+    pub fn free_columns(self) -> Vec<ColumnRef> {
+        self.free_column_nodes().into_iter().map(|it| it.0).collect()
+    }
+
+    /// The same, each with its node.
+    pub fn free_column_nodes(self) -> Vec<(ColumnRef, Node<'a>)> {
+        let mut columns = Vec::new();
+        let mut waiting = vec![(self, 0)];
+        while let Some((node, depth)) = waiting.pop() {
+            if let Kind::Column(column) = node.kind() {
+                if let Some(levels_up) = column.levels_up.checked_sub(depth) {
+                    columns.push((ColumnRef { levels_up, ..column }, node));
+                }
+                continue;
+            }
+            let depth = depth + u32::from(node.tag() == NodeTag::T_Query);
+            let mut children = Vec::new();
+            node.push_children(&mut children);
+            waiting.extend(children.into_iter().rev().map(|it| (it, depth)));
+        }
+        columns
+    }
+
+    /// AND, OR or NOT with its arguments.
+    pub fn as_boolean(self) -> Option<(BooleanOperator, Vec<Node<'a>>)> {
+        if self.tag() != NodeTag::T_BoolExpr {
+            return None;
+        }
+        // SAFETY: the tag was checked; the arguments are expressions.
+        let (operator, arguments) = unsafe {
+            let expression = self.cast::<pg_sys::BoolExpr>();
+            (expression.boolop, nodes(expression.args))
+        };
+        let operator = match operator {
+            pg_sys::BoolExprType::AND_EXPR => BooleanOperator::And,
+            pg_sys::BoolExprType::OR_EXPR => BooleanOperator::Or,
+            _ => BooleanOperator::Not,
+        };
+        Some((operator, arguments))
+    }
+
+    /// This sub-query in an expression.
+    pub fn as_sub_link(self) -> Option<SubLink<'a>> {
+        if self.tag() != NodeTag::T_SubLink {
+            return None;
+        }
+        // SAFETY: the tag was checked; an analyzed sub-link has a query.
+        unsafe {
+            let link = self.cast::<pg_sys::SubLink>();
+            let kind = match link.subLinkType {
+                pg_sys::SubLinkType::EXISTS_SUBLINK => SubLinkKind::Exists,
+                pg_sys::SubLinkType::ANY_SUBLINK => SubLinkKind::Any,
+                pg_sys::SubLinkType::ALL_SUBLINK => SubLinkKind::All,
+                pg_sys::SubLinkType::EXPR_SUBLINK => SubLinkKind::Scalar,
+                pg_sys::SubLinkType::ARRAY_SUBLINK => SubLinkKind::Array,
+                _ => SubLinkKind::Other,
+            };
+            Some(SubLink {
+                kind,
+                words: sub_link_words(link.subLinkType),
+                query: Query(Node::from_ptr(link.subselect)?),
+                test: Node::from_ptr(link.testexpr),
+            })
+        }
+    }
+
+    /// The number, from 1, of the output column of a sub-query for which this node stands in its
+    /// test.
+    pub fn as_sub_link_output(self) -> Option<i32> {
+        if self.tag() != NodeTag::T_Param {
+            return None;
+        }
+        // SAFETY: the tag was checked.
+        let param = unsafe { self.cast::<pg_sys::Param>() };
+        (param.paramkind == pg_sys::ParamKind::PARAM_SUBLINK).then_some(param.paramid)
+    }
+
+    /// A copy in which each column, aggregate and window function for which `f` gives a position is the plan's
+    /// input at that position, with the type that it had. `f` gets the node and, for a column, what it
+    /// refers to as seen from the top of the expression. Columns of sub-queries' own are left alone.
+    pub fn with_inputs(
+        self,
+        f: &mut dyn FnMut(Node<'a>, Option<ColumnRef>) -> Option<usize>,
+    ) -> Node<'a> {
         // SAFETY: the copy is ours to change, and no two places in it share a node.
         let copy = unsafe { Self::from_ptr(pg_sys::copyObjectImpl(self.as_ptr())) };
         let copy = copy.unwrap_or(self);
-        copy.visit(&mut |node| {
-            let is_large = matches!(node.kind(), Kind::Column(_) | Kind::Aggregate(_));
-            let Some(position) = f(node).filter(|_| is_large) else { return Step::Into };
-            let (ty, typmod, collation) = (node.type_oid(), node.typmod(), node.collation());
-            // SAFETY: a Param is smaller than a Var, an Aggref and a JsonConstructorExpr, each of
-            // which is an allocation of its own.
-            unsafe { fill_input(node.as_ptr(), position, (ty, typmod, collation)) };
-            Step::Over
-        });
+        let mut waiting = vec![(copy, 0)];
+        while let Some((node, depth)) = waiting.pop() {
+            let position = match node.kind() {
+                Kind::Column(column) => match column.levels_up.checked_sub(depth) {
+                    Some(levels_up) => f(node, Some(ColumnRef { levels_up, ..column })),
+                    None => None,
+                },
+                Kind::Aggregate(_) | Kind::Window(_) if depth == 0 => f(node, None),
+                _ => None,
+            };
+            if let Some(position) = position {
+                let (ty, typmod, collation) = (node.type_oid(), node.typmod(), node.collation());
+                // SAFETY: a Param is smaller than a Var, an Aggref, a WindowFunc and a
+                // JsonConstructorExpr, each of which is an allocation of its own.
+                unsafe { fill_input(node.as_ptr(), position, (ty, typmod, collation)) };
+                continue;
+            }
+            let depth = depth + u32::from(node.tag() == NodeTag::T_Query);
+            let mut children = Vec::new();
+            node.push_children(&mut children);
+            waiting.extend(children.into_iter().rev().map(|it| (it, depth)));
+        }
         copy
     }
 
@@ -398,6 +500,39 @@ fn sub_link_words(kind: pg_sys::SubLinkType::Type) -> &'static str {
     }
 }
 
+/// A column of the range table with the type of `like`.
+pub fn column<'a>(reference: ColumnRef, like: Node<'_>) -> Node<'a> {
+    // SAFETY: the variable is allocated here.
+    unsafe {
+        let var = pg_sys::makeVar(
+            reference.entry as i32,
+            reference.attribute,
+            like.type_oid(),
+            like.typmod(),
+            like.collation(),
+            reference.levels_up,
+        );
+        Node { pointer: NonNull::new_unchecked(var.cast()), arena: PhantomData }
+    }
+}
+
+/// AND, OR or NOT of these.
+pub fn boolean<'a>(operator: BooleanOperator, arguments: &[Node<'a>]) -> Node<'a> {
+    let operator = match operator {
+        BooleanOperator::And => pg_sys::BoolExprType::AND_EXPR,
+        BooleanOperator::Or => pg_sys::BoolExprType::OR_EXPR,
+        BooleanOperator::Not => pg_sys::BoolExprType::NOT_EXPR,
+    };
+    // SAFETY: a list of expressions, allocated here.
+    unsafe {
+        let list = arguments
+            .iter()
+            .fold(ptr::null_mut(), |list, it| pg_sys::lappend(list, it.as_ptr::<c_void>()));
+        let pointer = pg_sys::makeBoolExpr(operator, list, -1);
+        Node { pointer: NonNull::new_unchecked(pointer.cast()), arena: PhantomData }
+    }
+}
+
 /// The column of a plan's input at `position`, as an expression of the given type.
 pub fn input<'a>(position: usize, ty: Oid, typmod: i32, collation: Oid) -> Node<'a> {
     // SAFETY: the allocation is of the right size.
@@ -411,6 +546,7 @@ pub fn input<'a>(position: usize, ty: Oid, typmod: i32, collation: Oid) -> Node<
 const _: () = {
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::Var>());
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::Aggref>());
+    assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::WindowFunc>());
     assert!(size_of::<pg_sys::Param>() <= size_of::<pg_sys::JsonConstructorExpr>());
 };
 
@@ -491,6 +627,11 @@ impl<'a> Aggregate<'a> {
         self.get().aggfnoid
     }
 
+    /// Whose aggregate it is: 0 of the query itself, 1 of the one around it.
+    pub fn levels_up(self) -> u32 {
+        self.get().agglevelsup
+    }
+
     /// Whether it is `count(*)`.
     pub fn is_star(self) -> bool {
         self.get().aggstar
@@ -552,6 +693,36 @@ impl<'a> Aggregate<'a> {
             functions.into_iter().filter(|it| *it != pg_sys::InvalidOid).collect()
         }
     }
+}
+
+/// AND, OR, NOT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BooleanOperator {
+    And,
+    Or,
+    Not,
+}
+
+/// A sub-query in an expression.
+#[derive(Clone, Copy)]
+pub struct SubLink<'a> {
+    pub kind: SubLinkKind,
+    /// What the manual calls it.
+    pub words: &'static str,
+    pub query: Query<'a>,
+    /// For ANY and ALL the comparison, with [`Node::as_sub_link_output`] for the query's columns.
+    pub test: Option<Node<'a>>,
+}
+
+/// Kinds of sub-query in an expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubLinkKind {
+    Exists,
+    Any,
+    All,
+    Scalar,
+    Array,
+    Other,
 }
 
 /// An analyzed SELECT.
@@ -973,7 +1144,7 @@ unsafe fn nodes<'a>(list: *mut pg_sys::List) -> Vec<Node<'a>> {
 
 /// # Safety
 /// The list, if not null, must be a list of sort-group clauses.
-unsafe fn sort_groups(list: *mut pg_sys::List) -> Vec<SortGroup> {
+pub(super) unsafe fn sort_groups(list: *mut pg_sys::List) -> Vec<SortGroup> {
     // SAFETY: by the caller's promise.
     unsafe {
         pointers::<pg_sys::SortGroupClause>(list)

@@ -124,6 +124,16 @@ pub fn rewritten(query: Query<'_>) -> Option<Query<'_>> {
     }
 }
 
+/// Whether the query refers to nothing of a query around it.
+pub fn is_closed(query: Query<'_>) -> bool {
+    // SAFETY: a copy is changed; PostgreSQL moves all references that lead outside one level up.
+    unsafe {
+        let copy = pg_sys::copyObjectImpl(query.node().as_ptr());
+        pg_sys::IncrementVarSublevelsUp(copy.cast(), 1, 1);
+        pg_sys::equal(copy, query.node().as_ptr())
+    }
+}
+
 /// The query with the output columns of joins replaced by the columns of what is joined. Only
 /// this query: sub-queries are left as they are.
 pub fn without_join_aliases(query: Query<'_>) -> Query<'_> {
@@ -166,6 +176,15 @@ pub fn generation_expression(table: Oid, column: ColumnRef) -> Option<Node<'stat
         pg_sys::ChangeVarNodes(expression, 1, column.entry as i32, 0);
         pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         Node::from_ptr(expression)
+    }
+}
+
+/// An expression with what it can be known to be now: an expression of constants is a constant.
+pub fn folded(expression: Node<'_>) -> Node<'_> {
+    // SAFETY: a valid tree in, a valid tree out.
+    unsafe {
+        let folded = pg_sys::eval_const_expressions(ptr::null_mut(), expression.as_ptr());
+        Node::from_ptr(folded).unwrap_or(expression)
     }
 }
 

@@ -44,12 +44,7 @@ pub fn type_named(name: &str) -> Oid {
     let (mut ty, mut typmod) = (Oid::INVALID, 0);
     // SAFETY: the pointers are to live locals; an unknown name is an ERROR.
     unsafe {
-        pg_sys::parseTypeString(
-            name.as_ptr(),
-            &raw mut ty,
-            &raw mut typmod,
-            std::ptr::null_mut(),
-        );
+        pg_sys::parseTypeString(name.as_ptr(), &raw mut ty, &raw mut typmod, std::ptr::null_mut());
     }
     ty
 }
@@ -255,8 +250,10 @@ pub fn collation_clause(collation: Oid) -> String {
 pub fn is_sortable(ty: Oid) -> bool {
     // SAFETY: the type cache entry is never freed.
     unsafe {
-        let entry =
-            pg_sys::lookup_type_cache(ty, pg_sys::TYPECACHE_BTREE_OPFAMILY.try_into().expect("a flag"));
+        let entry = pg_sys::lookup_type_cache(
+            ty,
+            pg_sys::TYPECACHE_BTREE_OPFAMILY.try_into().expect("a flag"),
+        );
         (*entry).btree_opf != Oid::INVALID
     }
 }

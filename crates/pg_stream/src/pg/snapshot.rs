@@ -14,11 +14,8 @@ impl Snapshot {
         // SAFETY: plain calls inside a transaction.
         unsafe {
             let strict = pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32;
-            let snapshot = if strict {
-                pg_sys::GetTransactionSnapshot()
-            } else {
-                pg_sys::GetLatestSnapshot()
-            };
+            let snapshot =
+                if strict { pg_sys::GetTransactionSnapshot() } else { pg_sys::GetLatestSnapshot() };
             Self { snapshot: pg_sys::RegisterSnapshot(snapshot) }
         }
     }

@@ -278,8 +278,7 @@ pub fn run(sql: &str, args: &[Arg], mut each: impl FnMut(Row<'_>)) -> u64 {
     let _session = Session::open();
     let text = CString::new(sql).expect("SQL text has no NUL");
     let mut types: Vec<Oid> = args.iter().map(|it| it.ty).collect();
-    let mut values: Vec<Datum> =
-        args.iter().map(|it| it.datum.unwrap_or(Datum::from(0))).collect();
+    let mut values: Vec<Datum> = args.iter().map(|it| it.datum.unwrap_or(Datum::from(0))).collect();
     let nulls: Vec<std::ffi::c_char> = args
         .iter()
         .map(|it| if it.datum.is_some() { b' ' } else { b'n' } as std::ffi::c_char)

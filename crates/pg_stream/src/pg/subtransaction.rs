@@ -14,9 +14,8 @@ pub fn unless_data_exception<T>(work: impl FnOnce() -> T) -> Option<T> {
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
         let work = Unwinding(work);
-        let result = PgTryBuilder::new(AssertUnwindSafe(move || Ok(work.run())))
-            .catch_others(Err)
-            .execute();
+        let result =
+            PgTryBuilder::new(AssertUnwindSafe(move || Ok(work.run()))).catch_others(Err).execute();
         if result.is_ok() {
             pg_sys::ReleaseCurrentSubTransaction();
         } else {
@@ -46,7 +45,9 @@ impl<F: FnOnce() -> T, T> Unwinding<F> {
 
 fn is_data_exception(error: &CaughtError) -> bool {
     let code = match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.sql_error_code(),
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+            report.sql_error_code()
+        }
         CaughtError::RustPanic { ereport, .. } => ereport.sql_error_code(),
     };
     // Five characters of six bits, the class first.

@@ -94,6 +94,30 @@ pub fn builtin_function(function: Oid) -> Option<String> {
     Some(plain_function_name(function))
 }
 
+/// Whether a function compares two values and gives NULL for a NULL only. Rows are not meant: IS NULL
+/// looks into them.
+pub fn is_comparison(function: Oid) -> bool {
+    const ENDS: [&str; 6] = ["eq", "ne", "lt", "le", "gt", "ge"];
+    // SAFETY: the function exists, as an analyzed query refers to it.
+    let is_boolean = unsafe { pg_sys::get_func_rettype(function) } == BOOLEAN;
+    is_boolean
+        && builtin_function(function)
+            .filter(|name| !name.starts_with("record"))
+            .is_some_and(|name| ENDS.iter().any(|it| name.ends_with(it)))
+}
+
+/// Whether a function is the default equality of a type, or that of two integers of any size.
+pub fn is_equality_of(function: Oid, ty: Oid) -> bool {
+    const INTEGERS: [&str; 9] = [
+        "int2eq", "int4eq", "int8eq", "int24eq", "int42eq", "int28eq", "int82eq", "int48eq",
+        "int84eq",
+    ];
+    // SAFETY: the operator exists.
+    let own = equality(ty).map(|it| unsafe { pg_sys::get_opcode(it) });
+    own == Some(function)
+        || builtin_function(function).is_some_and(|name| INTEGERS.contains(&name.as_str()))
+}
+
 /// A function's bare name.
 pub fn plain_function_name(function: Oid) -> String {
     // SAFETY: a look-up by OID gives null or a string.
@@ -134,6 +158,15 @@ pub fn is_numeric(oid: Oid) -> bool {
 pub fn is_record(oid: Oid) -> bool {
     oid == pg_sys::RECORDOID
 }
+
+/// Composite types and the anonymous row type.
+pub fn is_row(oid: Oid) -> bool {
+    // SAFETY: the type exists.
+    is_record(oid) || unsafe { pg_sys::type_is_rowtype(oid) }
+}
+
+/// `boolean`.
+pub const BOOLEAN: Oid = pg_sys::BOOLOID;
 
 /// `bigint`.
 pub const BIGINT: Oid = pg_sys::INT8OID;

@@ -1,7 +1,7 @@
 //! What a backend knows about a stream table, loaded once and dropped when anything that it was
 //! made from changes.
 
-use std::{ffi::CString, cell::RefCell, collections::HashMap, mem::ManuallyDrop, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, ffi::CString, mem::ManuallyDrop, rc::Rc};
 
 use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
@@ -71,14 +71,13 @@ impl Differential {
 
     /// Types of the values of a storage: the output, then the state.
     pub fn value_columns(&self, stage: usize) -> Vec<StoreColumn> {
-        let output = self.pipeline.stages[stage].output.iter().enumerate().map(|(i, column)| {
-            StoreColumn {
+        let output =
+            self.pipeline.stages[stage].output.iter().enumerate().map(|(i, column)| StoreColumn {
                 name: format!("v{i}"),
                 ty: Oid::from(column.ty.oid),
                 typmod: column.ty.typmod,
                 collation: Oid::from(column.ty.collation),
-            }
-        });
+            });
         let first_state = self.pipeline.stages[stage].output.len();
         let state = self.storages[stage].state.iter().enumerate().map(|(i, (_, ty))| StoreColumn {
             name: format!("v{}", first_state + i),
@@ -178,7 +177,8 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         if !lowered.uses_stable {
             settings.clear();
         }
-        let differential = differential(pgs_id, &table, &columns, lowered.plan, lowered.depends_on_moment);
+        let differential =
+            differential(pgs_id, &table, &columns, lowered.plan, lowered.depends_on_moment);
         let locked = lowered.dependencies.iter().map(|it| it.oid).collect();
         dependencies = lowered.dependencies;
         (Some(differential), locked)
@@ -218,23 +218,25 @@ fn differential(
         .enumerate()
         .map(|(index, stage)| {
             let state = state_columns(stage);
-            let counted = stage.head.is_some();
+            let counted = stage.group().is_some();
+            let inline = pipeline.is_deferred(index).then(|| stage.body.clone());
             if index == last {
                 let mut names = vec![String::new(); stage.output.len()];
                 for (column, position) in columns.iter().zip(&pipeline.visible) {
                     names[*position] = quote(column);
                 }
-                Storage { table: table.to_owned(), columns: names, state, counted }
+                Storage { table: table.to_owned(), columns: names, state, inline, counted }
             } else {
                 let columns = (0..stage.output.len()).map(|it| format!("c{it}")).collect();
-                Storage { table: stage_table(pgs_id, index), columns, state, counted }
+                Storage { table: stage_table(pgs_id, index), columns, state, inline, counted }
             }
         })
         .collect();
     let sources = tracked_sources(&pipeline);
-    let fingerprint = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(
-        format!("1 {pipeline:?} {storages:?}").as_bytes(),
-    ));
+    let fingerprint = format!(
+        "{:016x}",
+        xxhash_rust::xxh3::xxh3_64(format!("1 {pipeline:?} {storages:?}").as_bytes(),)
+    );
     Differential { pipeline, storages, sources, depends_on_moment, fingerprint }
 }
 
@@ -244,7 +246,10 @@ pub fn stage_table(pgs_id: i64, stage: usize) -> String {
 }
 
 fn state_columns(stage: &Stage) -> Vec<(String, String)> {
-    let calls = stage.head.iter().flat_map(|head| head.calls.iter().enumerate());
+    if let Some(window) = stage.window() {
+        return window.state();
+    }
+    let calls = stage.group().into_iter().flat_map(|group| group.calls.iter().enumerate());
     calls
         .flat_map(|(index, call)| {
             aggregate::state(call)

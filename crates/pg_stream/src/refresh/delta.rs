@@ -19,7 +19,12 @@ use crate::{
 };
 
 fn column(name: &str, ty: BuiltinOid) -> StoreColumn {
-    StoreColumn { name: name.to_owned(), ty: spi::type_oid(ty), typmod: -1, collation: Oid::INVALID }
+    StoreColumn {
+        name: name.to_owned(),
+        ty: spi::type_oid(ty),
+        typmod: -1,
+        collation: Oid::INVALID,
+    }
 }
 
 fn prefixed(prefix: char, columns: &[StoreColumn]) -> impl Iterator<Item = StoreColumn> + '_ {
@@ -50,15 +55,15 @@ impl Change {
         Self::with(removed, &updated, values, output_width, wants_output)
     }
 
-    /// For a storage whose rows are found by row id and content.
-    pub fn by_content(values: &[StoreColumn], wants_output: bool) -> Self {
+    /// For a storage whose rows are found by row id and content. `values` are output and state.
+    pub fn by_content(values: &[StoreColumn], output_width: usize, wants_output: bool) -> Self {
         let rid = column("rid", BuiltinOid::INT8OID);
         let old: Vec<_> = std::iter::once(rid).chain(prefixed('o', values)).collect();
         let mut removed = old.clone();
         removed.push(column("n", BuiltinOid::INT8OID));
         removed.push(column("ordinal", BuiltinOid::INT8OID));
         let updated: Vec<_> = old.into_iter().chain(prefixed('v', values)).collect();
-        Self::with(Store::new(&removed), &updated, values, values.len(), wants_output)
+        Self::with(Store::new(&removed), &updated, values, output_width, wants_output)
     }
 
     fn with(

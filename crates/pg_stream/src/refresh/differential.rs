@@ -10,8 +10,8 @@ use pgrx::pg_sys::{BuiltinOid, Datum, Oid};
 use pgstream_ivm::{
     derive,
     plan::{Plan, Source},
-    sql::{self, HeadStatements, Matching, PAIR_PREFIX, delta_name},
-    stage::{Head, Stage},
+    sql::{self, HeadStatements, Matching, PAIR_PREFIX, WindowStatements, delta_name},
+    stage::{Group, Head, Stage, Window},
 };
 
 use crate::{
@@ -73,7 +73,9 @@ pub fn run(
                 .filter_map(|source| Some(store_of(source)?.register(&delta_name(source))))
                 .collect();
             match &stage.head {
-                Some(head) => run.with_head(head, &delta)?,
+                Some(Head::Group(head)) => run.with_group(head, &delta)?,
+                Some(Head::Window(head)) => run.with_window(head, &delta)?,
+                Some(Head::Whole) => run.whole()?,
                 None => run.without_head(&delta)?,
             }
         };
@@ -99,12 +101,15 @@ struct StageRun<'a> {
 }
 
 impl StageRun<'_> {
-    fn query(&self, kind: Kind, sizes: Vec<u8>, text: impl FnOnce() -> String, each: impl FnMut(Row<'_>)) {
-        let statement = self
-            .definition
-            .statements
-            .borrow_mut()
-            .get((self.index, kind, sizes), text);
+    fn query(
+        &self,
+        kind: Kind,
+        sizes: Vec<u8>,
+        text: impl FnOnce() -> String,
+        each: impl FnMut(Row<'_>),
+    ) {
+        let statement =
+            self.definition.statements.borrow_mut().get((self.index, kind, sizes), text);
         statement.query(&[], self.snapshot, each);
     }
 
@@ -121,13 +126,15 @@ impl StageRun<'_> {
         )
     }
 
-    fn with_head(&self, head: &Head, delta: &Plan) -> Result<(Counts, Option<Store>), Error> {
+    fn with_group(&self, head: &Group, delta: &Plan) -> Result<(Counts, Option<Store>), Error> {
         let storages = &self.differential.storages;
         let texts = std::cell::OnceCell::<HeadStatements>::new();
         let text = || {
-            texts.get_or_init(|| sql::head(self.stage, head, delta, &storages[self.index], storages))
+            texts
+                .get_or_init(|| sql::head(self.stage, head, delta, &storages[self.index], storages))
         };
-        let pairs = RefCell::new(Pairs::new(self.differential, self.index, head, self.wants_output));
+        let pairs =
+            RefCell::new(Pairs::new(self.differential, self.index, head, self.wants_output));
         pairs.borrow_mut().is_every_group_lost = self.is_altered();
         let each = |row: Row<'_>| pairs.borrow_mut().add(&row);
         self.query(Kind::Changed, self.sizes.clone(), || text().changed.clone(), each);
@@ -156,17 +163,83 @@ impl StageRun<'_> {
         Ok((counts, change.output))
     }
 
+    /// Evaluates the window functions again over the partitions that the delta touches.
+    fn with_window(&self, head: &Window, delta: &Plan) -> Result<(Counts, Option<Store>), Error> {
+        let storages = &self.differential.storages;
+        let texts = std::cell::OnceCell::<WindowStatements>::new();
+        let text = || {
+            texts.get_or_init(|| {
+                sql::window(self.stage, head, delta, &storages[self.index], storages)
+            })
+        };
+        let columns = self.partition_columns(head);
+        let (mut keys, mut null_keys) = (Store::new(&columns), Store::new(&columns));
+        let each = |row: Row<'_>| {
+            let store = if row.nulls.contains(&true) { &mut null_keys } else { &mut keys };
+            store.put(row.values, row.nulls);
+        };
+        self.query(Kind::Changed, self.sizes.clone(), || text().touched.clone(), each);
+
+        let values = self.differential.value_columns(self.index);
+        let mut rows = Consolidator::new(&identified(&values));
+        for (kind, keys) in [(Kind::Rescan, keys), (Kind::RescanNull, null_keys)] {
+            if keys.rows() == 0 {
+                continue;
+            }
+            let sizes = vec![size_class(keys.rows())];
+            let _relation = keys.register("__pgs_keys");
+            let stored = || text().stored.clone();
+            self.query(Kind::Stored, sizes.clone(), stored, |it| rows.add(it.values, it.nulls, -1));
+            let evaluated = || match kind {
+                Kind::RescanNull => {
+                    text().evaluated_null.clone().expect("a NULL key comes from a nullable column")
+                }
+                _ => text().evaluated.clone(),
+            };
+            self.query(kind, sizes, evaluated, |it| rows.add(it.values, it.nulls, 1));
+        }
+        let is_keyed = self.stage.key.is_some();
+        let change = content_change(&rows, &values, is_keyed, self.output_width());
+        let counts = self.apply(&change, &matching(is_keyed));
+        self.check(&change, counts)?;
+        Ok((counts, change.output))
+    }
+
+    /// The hash of a partition, then its key.
+    fn partition_columns(&self, head: &Window) -> Vec<StoreColumn> {
+        let values = self.differential.value_columns(self.index);
+        let key = |(index, position): (usize, &usize)| StoreColumn {
+            name: format!("k{index}"),
+            ..values[*position].clone()
+        };
+        identified(&head.partition.iter().enumerate().map(key).collect::<Vec<_>>())
+    }
+
+    /// How many values are output, when somebody reads the change of it.
+    fn output_width(&self) -> Option<usize> {
+        self.wants_output.then_some(self.stage.output.len())
+    }
+
+    /// Compares what the body is now with what is stored.
+    fn whole(&self) -> Result<(Counts, Option<Store>), Error> {
+        let values = self.differential.value_columns(self.index);
+        let storage = &self.differential.storages[self.index];
+        let mut rows = Consolidator::new(&identified(&values));
+        let stored = || sql::stored_rows(storage);
+        self.query(Kind::Stored, Vec::new(), stored, |row| rows.add(row.values, row.nulls, -1));
+        let storages = &self.differential.storages;
+        let new = || sql::identified_rows(&self.stage.body, None, values.len(), storages);
+        self.query(Kind::Changed, Vec::new(), new, |row| rows.add(row.values, row.nulls, 1));
+        let change = content_change(&rows, &values, false, self.output_width());
+        let counts = self.apply(&change, &self.matching());
+        self.check(&change, counts)?;
+        Ok((counts, change.output))
+    }
+
     fn without_head(&self, delta: &Plan) -> Result<(Counts, Option<Store>), Error> {
         let values = self.differential.value_columns(self.index);
         let key = self.stage.key.as_deref();
-        let mut columns = vec![StoreColumn {
-            name: "rid".to_owned(),
-            ty: spi::type_oid(BuiltinOid::INT8OID),
-            typmod: -1,
-            collation: Oid::INVALID,
-        }];
-        columns.extend(values.iter().cloned());
-        let mut rows = Consolidator::new(&columns);
+        let mut rows = Consolidator::new(&identified(&values));
         self.query(
             Kind::Changed,
             self.sizes.clone(),
@@ -177,7 +250,10 @@ impl StageRun<'_> {
                 rows.add(&row.values[..width], &row.nulls[..width], weight);
             },
         );
-        let change = content_change(&rows, &values, key.is_some(), self.wants_output);
+        let change = content_change(&rows, &values, key.is_some(), self.output_width());
+        if self.differential.pipeline.is_deferred(self.index) {
+            return Ok((Counts::default(), change.output));
+        }
         let counts = self.apply(&change, &self.matching());
         self.check(&change, counts)?;
         Ok((counts, change.output))
@@ -220,20 +296,32 @@ impl StageRun<'_> {
     }
 }
 
+/// A row id, then these values.
+fn identified(values: &[StoreColumn]) -> Vec<StoreColumn> {
+    let row_id = StoreColumn {
+        name: "rid".to_owned(),
+        ty: spi::type_oid(BuiltinOid::INT8OID),
+        typmod: -1,
+        collation: Oid::INVALID,
+    };
+    std::iter::once(row_id).chain(values.iter().cloned()).collect()
+}
+
 /// How the rows of a storage without head are found.
 pub fn matching(is_keyed: bool) -> Matching {
     if is_keyed { Matching::Content } else { Matching::ContentCopies }
 }
 
 /// Turns net rows (row id, values) into rows that go, change and come. In a keyed storage a row
-/// that goes and one that comes under the same row id are one update.
+/// that goes and one that comes under the same row id are one update. `output` is how many of the
+/// values are output, when somebody reads the change of it.
 pub fn content_change(
     rows: &Consolidator,
     values: &[StoreColumn],
     is_keyed: bool,
-    wants_output: bool,
+    output: Option<usize>,
 ) -> Change {
-    let mut change = Change::by_content(values, wants_output);
+    let mut change = Change::by_content(values, output.unwrap_or(values.len()), output.is_some());
     let net = rows.net();
     // Row id, values, weight.
     let width = values.len() + 2;
@@ -314,7 +402,7 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn new(differential: &Differential, index: usize, head: &Head, wants_output: bool) -> Self {
+    fn new(differential: &Differential, index: usize, head: &Group, wants_output: bool) -> Self {
         let stage = &differential.pipeline.stages[index];
         let mut values = differential.value_columns(index);
         let width = values.len();

@@ -4,7 +4,7 @@ use pgstream_ivm::{
     aggregate, derive,
     plan::{AggregateFunction, Plan, Source},
     sql::{self, delta_name},
-    stage::{Head, Stage},
+    stage::{Group, Head, Stage, Window},
 };
 
 use crate::{
@@ -26,8 +26,14 @@ pub fn explain(pgs_id: i64) -> Result<Vec<(String, String)>, Error> {
          FROM pgstream.pgs_stream_tables WHERE pgs_id = $1",
         &[pgs_id.into()],
         |row| {
-            let names =
-                ["pgs_name", "defining_query", "refresh_mode", "status", "is_populated", "frontier"];
+            let names = [
+                "pgs_name",
+                "defining_query",
+                "refresh_mode",
+                "status",
+                "is_populated",
+                "frontier",
+            ];
             for (position, name) in names.iter().enumerate() {
                 rows.push(((*name).to_owned(), row.get::<String>(position).unwrap_or_default()));
             }
@@ -80,8 +86,8 @@ fn operator_tree(differential: &Differential) -> String {
     for (index, stage) in differential.pipeline.stages.iter().enumerate() {
         text += &format!("Stage {index}\n");
         let mut depth = "  ";
-        if let Some(head) = &stage.head {
-            text += &format!("  {}\n", describe_head(head));
+        if let Some(head) = stage.head.as_ref().and_then(describe_head) {
+            text += &format!("  {head}\n");
             depth = "    ";
         }
         for line in stage.body.to_string().lines() {
@@ -91,7 +97,24 @@ fn operator_tree(differential: &Differential) -> String {
     text
 }
 
-fn describe_head(head: &Head) -> String {
+/// `None` for a body that is evaluated as a whole, which says so itself.
+fn describe_head(head: &Head) -> Option<String> {
+    match head {
+        Head::Group(head) => Some(describe_group(head)),
+        Head::Window(head) => Some(describe_window(head)),
+        Head::Whole => None,
+    }
+}
+
+fn describe_window(head: &Window) -> String {
+    let partition: Vec<String> = head.partition.iter().map(|it| format!("#{it}")).collect();
+    let calls: Vec<String> = head.calls.iter().map(ToString::to_string).collect();
+    let filter = head.filter.iter().map(|it| format!(" where {it}"));
+    let filter: String = filter.collect();
+    format!("Window [{}] [{}]{filter}", partition.join(", "), calls.join(", "))
+}
+
+fn describe_group(head: &Group) -> String {
     let keys: Vec<String> = head.keys.iter().map(|it| format!("#{it}")).collect();
     if head.calls.is_empty() {
         return format!("Distinct [{}]", keys.join(", "));
@@ -107,14 +130,19 @@ fn explain_stage(
     rows: &mut Vec<(String, String)>,
 ) {
     let storage = &differential.storages[index];
-    rows.push((format!("stage_{index}_storage"), storage.table.clone()));
+    let is_deferred = storage.inline.is_some();
+    let place = if is_deferred { "none; it is evaluated where it is read" } else { &storage.table };
+    rows.push((format!("stage_{index}_storage"), place.to_owned()));
     let (strategy, cost) = strategy(stage);
     rows.push((format!("stage_{index}_strategy"), strategy));
     rows.push((format!("stage_{index}_cost"), cost));
     for (name, statement) in delta_statements(differential, index) {
         rows.push((format!("stage_{index}_{name}"), statement));
     }
-    let how = match &stage.head {
+    if is_deferred {
+        return;
+    }
+    let how = match stage.group() {
         Some(_) => sql::Matching::Ctid,
         None => matching(stage.key.is_some()),
     };
@@ -133,17 +161,34 @@ fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, S
         return Vec::new();
     }
     match &stage.head {
-        Some(head) => {
+        Some(Head::Whole) => {
+            let storages = &differential.storages;
+            let text = sql::identified_rows(&stage.body, None, stage.output.len(), storages);
+            vec![("query".to_owned(), text)]
+        }
+        Some(Head::Window(head)) => {
+            let all = sql::window(stage, head, &delta, &storages[index], storages);
+            let titles = ["delta_query", "stored_query", "rescan_query"];
+            let statements = [all.touched, all.stored, all.evaluated];
+            titles.into_iter().map(str::to_owned).zip(statements).collect()
+        }
+        Some(Head::Group(head)) => {
             let all = sql::head(stage, head, &delta, &storages[index], storages);
             let mut statements = vec![("delta_query".to_owned(), all.changed)];
             statements.push(("rescan_query".to_owned(), all.rescan));
             statements
         }
         None => {
-            let text = sql::identified_delta(&delta, stage.key.as_deref(), stage.output.len(), storages);
+            let text =
+                sql::identified_delta(&delta, stage.key.as_deref(), stage.output.len(), storages);
             vec![("delta_query".to_owned(), text)]
         }
     }
+}
+
+fn counts_matches(plan: &Plan) -> bool {
+    matches!(plan, Plan::LeftJoin { .. } | Plan::Mark { .. })
+        || plan.inputs().into_iter().any(counts_matches)
 }
 
 /// How a stage is maintained, and what its cost follows.
@@ -157,7 +202,27 @@ fn strategy(stage: &Stage) -> (String, String) {
         })
         .collect();
     let reads = format!("reads changes of {}", inputs.join(", "));
-    let Some(head) = &stage.head else {
+    if let Plan::Opaque { reason, .. } = &stage.body {
+        return (
+            format!("evaluated as a whole, for {reason}, and the difference applied; {reads}"),
+            "follows the size of what it reads, whenever any of it changed".to_owned(),
+        );
+    }
+    if let Some(window) = stage.window() {
+        return window_strategy(stage, window, &reads);
+    }
+    let Some(head) = stage.group() else {
+        if counts_matches(&stage.body) {
+            return (
+                format!(
+                    "match counts: rows that the change touches, and those among them that have \
+                     gained their first match or lost their last one; {reads}"
+                ),
+                "follows the change and the matches of what it touches, through the indexes on \
+                 the join columns of both sides where there are any"
+                    .to_owned(),
+            );
+        }
         return (
             format!("linear: the change is computed from the changes alone; {reads}"),
             "follows the change; a join looks up the other tables, through their indexes where \
@@ -173,7 +238,10 @@ fn strategy(stage: &Stage) -> (String, String) {
         .collect();
     if !rescanned.is_empty() {
         return (
-            format!("group rescan: affected groups are evaluated again for {}; {reads}", rescanned.join(", ")),
+            format!(
+                "group rescan: affected groups are evaluated again for {}; {reads}",
+                rescanned.join(", ")
+            ),
             "follows the size of the affected groups; needs an index on the grouping columns of \
              the sources"
                 .to_owned(),
@@ -181,9 +249,7 @@ fn strategy(stage: &Stage) -> (String, String) {
     }
     if head.calls.iter().any(|it| matches!(it.function, AggregateFunction::Extremum { .. })) {
         return (
-            format!(
-                "algebraic, with rescan of a group whose minimum or maximum left; {reads}"
-            ),
+            format!("algebraic, with rescan of a group whose minimum or maximum left; {reads}"),
             "follows the change; a group whose extremum left is read again, through an index on \
              the grouping columns of the sources where there is one"
                 .to_owned(),
@@ -191,4 +257,25 @@ fn strategy(stage: &Stage) -> (String, String) {
     }
     let how = if head.calls.is_empty() { "counts of equal rows" } else { "algebraic" };
     (format!("{how}: old values plus the change; {reads}"), "follows the change".to_owned())
+}
+
+fn window_strategy(stage: &Stage, window: &Window, reads: &str) -> (String, String) {
+    if window.partition.is_empty() {
+        return (
+            format!("window functions over all rows are evaluated again; {reads}"),
+            "grows with the table: without PARTITION BY each change can touch every row".to_owned(),
+        );
+    }
+    let names: Vec<&str> =
+        window.partition.iter().map(|it| stage.output[*it].name.as_str()).collect();
+    (
+        format!(
+            "partition rescan: window functions are evaluated again over the affected partitions; {reads}"
+        ),
+        format!(
+            "follows the size of the affected partitions; needs an index on the columns of \
+             PARTITION BY ({}) of the sources",
+            names.join(", ")
+        ),
+    )
 }

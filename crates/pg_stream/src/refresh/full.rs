@@ -8,7 +8,7 @@ use pgrx::pg_sys::{BuiltinOid, Oid};
 use pgstream_ivm::{
     derive,
     sql::{self, COUNT, ROW_ID, Storage},
-    stage::Stage,
+    stage::{Head, Stage},
 };
 
 use crate::{
@@ -67,6 +67,7 @@ fn run_view(
         table: definition.table.clone(),
         columns: names.clone(),
         state: Vec::new(),
+        inline: None,
         counted: false,
     };
     let new = view_rows(definition, &names);
@@ -103,14 +104,11 @@ fn replace(
     let mut columns = vec![bigint("rid")];
     columns.extend(values.iter().cloned());
     let mut rows = Consolidator::new(&columns);
-    let stored: String = storage.columns.iter().map(|it| format!(", s.{it}")).collect();
-    let old = format!("SELECT s.{ROW_ID}{stored} FROM {} AS s", storage.table);
-    Prepared::new(&old, &[]).query(&[], snapshot, |row| rows.add(row.values, row.nulls, -1));
+    Prepared::new(&sql::stored_rows(storage), &[])
+        .query(&[], snapshot, |row| rows.add(row.values, row.nulls, -1));
     Prepared::new(new, &[]).query(&[], snapshot, |row| rows.add(row.values, row.nulls, 1));
-    let mut change = content_change(&rows, values, false, wants_output);
-    if wants_output && output_width < values.len() {
-        change.output = change.output.map(|output| narrowed(&output, values, output_width));
-    }
+    let output = wants_output.then_some(output_width);
+    let change = content_change(&rows, values, false, output);
     // The statements are for one use: their sizes are those of whole tables.
     let counts = delta::apply(
         &change,
@@ -127,24 +125,6 @@ fn replace(
         return Err(Error::broken(&definition.table, "a row to be replaced was not found"));
     }
     Ok((counts, change.output))
-}
-
-/// The output columns and the weight, without the count.
-fn narrowed(output: &Store, values: &[StoreColumn], width: usize) -> Store {
-    let mut columns: Vec<StoreColumn> = values[..width].to_vec();
-    for (index, column) in columns.iter_mut().enumerate() {
-        column.name = format!("a{index}");
-    }
-    columns.push(bigint("w"));
-    let mut store = Store::new(&columns);
-    output.each(|row, nulls| {
-        let last = row.len() - 1;
-        let pick = |range: std::ops::Range<usize>| range.chain([last]);
-        let row: Vec<_> = pick(0..width).map(|it| row[it]).collect();
-        let nulls: Vec<_> = pick(0..width).map(|it| nulls[it]).collect();
-        store.put(&row, &nulls);
-    });
-    store
 }
 
 /// Fills storages that are known to be empty: the fast path of creation.
@@ -175,8 +155,8 @@ pub fn fill(
 
 fn fill_inner_stages(differential: &Differential, snapshot: &Snapshot, _session: &Session) {
     let last = differential.pipeline.stages.len() - 1;
-    for (stage, storage) in differential.pipeline.stages.iter().zip(&differential.storages).take(last)
-    {
+    let inner = differential.pipeline.stages.iter().zip(&differential.storages).take(last);
+    for (stage, storage) in inner.filter(|it| it.1.inline.is_none()) {
         let rows = rows_of_stage(stage, storage, &differential.storages);
         let columns = column_list(storage);
         Prepared::new(&format!("DELETE FROM {}", storage.table), &[]).execute(&[], snapshot);
@@ -197,7 +177,7 @@ fn column_list(storage: &Storage) -> String {
 /// All rows of a stage from scratch: row id, output, state, count.
 fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> String {
     match &stage.head {
-        Some(head) => {
+        Some(Head::Group(head)) => {
             let delta = derive::delta(&stage.body, &|_| false);
             let all = sql::head(stage, head, &delta, storage, storages).all;
             let keys = (0..head.keys.len()).map(|it| format!(", q.k{it}"));
@@ -206,7 +186,13 @@ fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> Stri
             let columns: String = keys.chain(values).collect();
             format!("SELECT q.{ROW_ID}{columns}, q.n FROM ({all}) AS q")
         }
-        None => sql::identified_rows(&stage.body, stage.key.as_deref(), stage.output.len(), storages),
+        Some(Head::Window(head)) => {
+            let delta = derive::delta(&stage.body, &|_| false);
+            sql::window(stage, head, &delta, storage, storages).all
+        }
+        Some(Head::Whole) | None => {
+            sql::identified_rows(&stage.body, stage.key.as_deref(), stage.output.len(), storages)
+        }
     }
 }
 

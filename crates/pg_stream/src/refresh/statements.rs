@@ -11,6 +11,7 @@ use crate::pg::spi::Prepared;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     Changed,
+    Stored,
     Rescan,
     RescanNull,
     Delete,
@@ -44,8 +45,7 @@ impl Statements {
         if self.kept.len() >= LIMIT && !self.kept.contains_key(&key) {
             self.kept.clear();
         }
-        let statement =
-            self.kept.entry(key).or_insert_with(|| Rc::new(Prepared::new(&sql(), &[])));
+        let statement = self.kept.entry(key).or_insert_with(|| Rc::new(Prepared::new(&sql(), &[])));
         Rc::clone(statement)
     }
 }

@@ -2,7 +2,6 @@
 
 use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
-    plan::Plan,
     sql::{COUNT, ROW_ID, Storage, quote_qualified},
     stage::Stage,
 };
@@ -13,8 +12,8 @@ use crate::{
     pg::{relation, security::Identity, snapshot::Snapshot, spi, spi::Session, time::Stopwatch},
     refresh::{
         self, Action, InitiatedBy, advance, definition,
-        delta::Counts,
         definition::{Definition, Differential},
+        delta::Counts,
         full, guard,
     },
 };
@@ -56,8 +55,11 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         advance::store(&definition, &outcome, &frontier, InitiatedBy::Initial, &clock, &snapshot);
     }
     let tables = definition.differential.iter().flat_map(|it| &it.storages);
+    let tables = tables.filter(|it| it.inline.is_none());
     let tables: Vec<&str> = tables.map(|it| it.table.as_str()).collect();
-    for table in tables.iter().copied().chain(tables.is_empty().then_some(definition.table.as_str())) {
+    for table in
+        tables.iter().copied().chain(tables.is_empty().then_some(definition.table.as_str()))
+    {
         index_row_id(table);
     }
     // The fresh indexes and statistics must be seen by the first refresh.
@@ -90,8 +92,8 @@ fn create_table(pgs_id: i64, owner: Oid) -> Result<Oid, Error> {
             spi::run(&statement, &[], |_| {});
         }
     }
-    let relation: Oid =
-        spi::get_one("SELECT $1::text::regclass::oid", &[table.clone().into()]).expect("just created");
+    let relation: Oid = spi::get_one("SELECT $1::text::regclass::oid", &[table.clone().into()])
+        .expect("just created");
     spi::run(
         "UPDATE pgstream.pgs_stream_tables SET pgs_relid = $2 WHERE pgs_id = $1",
         &[pgs_id.into(), relation.into()],
@@ -127,10 +129,14 @@ fn create_stages(definition: &Definition, differential: &Differential, owner: Oi
     let owner_name: String =
         spi::get_one("SELECT quote_ident(rolname) FROM pg_roles WHERE oid = $1", &[owner.into()])
             .expect("the owner exists");
-    for (index, (stage, storage)) in inner {
+    for (index, (stage, storage)) in inner.filter(|(_, it)| it.1.inline.is_none()) {
         debug_assert_eq!(storage.table, definition::stage_table(definition.pgs_id, index));
         create_stage(stage, storage);
         spi::run(&format!("ALTER TABLE {} OWNER TO {owner_name}", storage.table), &[], |_| {});
+        if stage.window().is_some_and(|it| !it.partition.is_empty()) {
+            let column = &storage.state[0].0;
+            spi::run(&format!("CREATE INDEX ON {} ({column})", storage.table), &[], |_| {});
+        }
         if is_joined(differential, index) {
             index_keys(stage, storage);
         }
@@ -143,10 +149,11 @@ fn create_stage(stage: &Stage, storage: &Storage) {
         format!(", {name} {}{collation}", column.ty.sql)
     });
     let state = storage.state.iter().map(|(name, ty)| format!(", {name} {ty}"));
-    let columns: String = output.chain(state).collect();
+    let count = storage.counted.then(|| format!(", {COUNT} bigint NOT NULL"));
+    let columns: String = output.chain(state).chain(count).collect();
     spi::run(
         &format!(
-            "CREATE TABLE {} ({ROW_ID} bigint NOT NULL{columns}, {COUNT} bigint NOT NULL) \
+            "CREATE TABLE {} ({ROW_ID} bigint NOT NULL{columns}) \
              WITH (fillfactor = 90)",
             storage.table
         ),
@@ -158,19 +165,19 @@ fn create_stage(stage: &Stage, storage: &Storage) {
 /// Whether a later stage joins the output of this one.
 fn is_joined(differential: &Differential, stage: usize) -> bool {
     let source = pgstream_ivm::plan::Source::Stage(stage);
-    differential.pipeline.stages.iter().any(|it| {
-        it.sources().contains(&&source) && contains_join(&it.body)
+    let pipeline = &differential.pipeline;
+    pipeline.stages.iter().enumerate().any(|(index, it)| {
+        let joins =
+            || it.body.has_join() || (pipeline.is_deferred(index) && is_joined(differential, index));
+        it.sources().contains(&&source) && joins()
     })
-}
-
-pub fn contains_join(plan: &Plan) -> bool {
-    matches!(plan, Plan::InnerJoin { .. }) || plan.inputs().into_iter().any(contains_join)
 }
 
 /// Joins look up an inner stage by its key.
 fn index_keys(stage: &Stage, storage: &Storage) {
     let keys = stage.key.clone().unwrap_or_default();
-    let sortable = keys.iter().all(|key| relation::is_sortable(Oid::from(stage.output[*key].ty.oid)));
+    let sortable =
+        keys.iter().all(|key| relation::is_sortable(Oid::from(stage.output[*key].ty.oid)));
     if keys.is_empty() || keys.len() > 32 || !sortable {
         return;
     }
@@ -226,7 +233,8 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
     let owner = relation::owner(definition.relation);
     set_count_column(&definition.table, differential);
     create_stages(definition, differential, owner);
-    for storage in &differential.storages[..differential.storages.len() - 1] {
+    let inner = &differential.storages[..differential.storages.len() - 1];
+    for storage in inner.iter().filter(|it| it.inline.is_none()) {
         index_row_id(&storage.table);
     }
     catalog::set_dependencies(definition.pgs_id, &definition.dependencies);

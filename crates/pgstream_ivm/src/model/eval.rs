@@ -37,15 +37,11 @@ pub fn eval(plan: &Plan, history: &History) -> ZSet {
             eval(input, history).iter().map(|(row, weight)| (project(row), weight)).collect()
         }
         Plan::InnerJoin { left, right, on } => {
-            let on = on.as_ref().map(parsed);
-            let (left, right) = (eval(left, history), eval(right, history));
+            let right = eval(right, history);
             let mut pairs = ZSet::default();
-            for (a, v) in left.iter() {
-                for (b, w) in right.iter() {
-                    let row: Row = a.iter().chain(b).cloned().collect();
-                    if on.as_ref().is_none_or(|it| it.evaluate_scalar(&row) == Value::Bool(true)) {
-                        pairs.add(row, v * w);
-                    }
+            for (row, weight) in eval(left, history).iter() {
+                for (pair, w) in matches(row, &right, on.as_ref()).iter() {
+                    pairs.add(pair.clone(), weight * w);
                 }
             }
             pairs
@@ -55,11 +51,78 @@ pub fn eval(plan: &Plan, history: &History) -> ZSet {
             .map(|it| eval(it, history))
             .fold(ZSet::default(), |all, next| all.plus(&next)),
         Plan::Negate(input) => eval(input, history).negated(),
+        Plan::LeftJoin { left, right, on } => {
+            let width = left.schema().len() + right.schema().len();
+            let (left, right) = (eval(left, history), eval(right, history));
+            let mut all = ZSet::default();
+            for (row, weight) in left.iter() {
+                let matches = matches(row, &right, on.as_ref());
+                if count(&matches) == 0 {
+                    let mut row = row.clone();
+                    row.resize(width, Value::Null);
+                    all.add(row, weight);
+                }
+                for (row, w) in matches.iter() {
+                    all.add(row.clone(), weight * w);
+                }
+            }
+            all
+        }
+        Plan::Mark { left, right, on, .. } => {
+            let right = eval(right, history);
+            let mark = |row: &Row| Value::Bool(count(&matches(row, &right, on.as_ref())) > 0);
+            let marked = |row: &Row| row.iter().cloned().chain([mark(row)]).collect();
+            eval(left, history).iter().map(|(row, weight)| (marked(row), weight)).collect()
+        }
+        Plan::MarkChange { left, right, change, on, .. } => {
+            let (right, change) = (eval(right, history), eval(change, history));
+            let mut all = ZSet::default();
+            for (row, weight) in eval(left, history).iter() {
+                let new = count(&matches(row, &right, on.as_ref()));
+                let old = new - count(&matches(row, &change, on.as_ref()));
+                let marked = |count: i64| {
+                    row.iter().cloned().chain([Value::Bool(count > 0)]).collect::<Row>()
+                };
+                all.add(marked(new), weight);
+                all.add(marked(old), -weight);
+            }
+            all
+        }
+        Plan::Expand { .. } => panic!("no model yet"),
+        Plan::Window { input, calls, filter, .. } => {
+            let calls: Vec<_> = calls.iter().map(|(it, _)| parsed(it)).collect();
+            let filter = filter.as_ref().map(parsed);
+            let input = eval(input, history);
+            let rows = input.rows();
+            let row = |at: usize| {
+                let calls = calls.iter().map(|it| it.evaluate_window(&rows, at));
+                rows[at].iter().cloned().chain(calls).collect::<Row>()
+            };
+            let is_kept = |row: &Row| {
+                filter.as_ref().is_none_or(|it| it.evaluate_scalar(row) == Value::Bool(true))
+            };
+            (0..rows.len()).map(row).filter(is_kept).collect()
+        }
+        Plan::Opaque { .. } => panic!("its query is text"),
         Plan::Aggregate { input, keys, calls } => {
             let calls: Vec<_> = calls.iter().map(|it| parsed(&it.call)).collect();
             aggregate(&eval(input, history), keys, &calls)
         }
     }
+}
+
+/// The pairs of a row with those of `right` for which the condition is true.
+fn matches(row: &Row, right: &ZSet, on: Option<&Scalar>) -> ZSet {
+    let on = on.map(parsed);
+    let pair = |other: &Row| row.iter().chain(other).cloned().collect::<Row>();
+    let holds =
+        |pair: &Row| on.as_ref().is_none_or(|it| it.evaluate_scalar(pair) == Value::Bool(true));
+    right.iter().map(|(other, weight)| (pair(other), weight)).filter(|it| holds(&it.0)).collect()
+}
+
+/// How many rows there are.
+fn count(rows: &ZSet) -> i64 {
+    rows.iter().map(|it| it.1).sum()
 }
 
 fn aggregate(input: &ZSet, keys: &[usize], calls: &[Expression]) -> ZSet {

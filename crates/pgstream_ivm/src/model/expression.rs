@@ -6,7 +6,11 @@
 
 use std::{cmp::Ordering, collections::BTreeSet};
 
-use crate::model::{Row, value::Value};
+use crate::model::{
+    Row,
+    select::{Database, Query},
+    value::Value,
+};
 
 /// An expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +44,23 @@ pub enum Expression {
     In(Box<Expression>, Vec<Expression>),
     /// `ROW(…)`.
     Record(Vec<Expression>),
+    /// `EXISTS (…)`.
+    Exists(Box<Query>),
     /// A function or an aggregate.
     Call(Call),
+    /// A window function.
+    Over(Box<Over>),
+}
+
+/// `f(…) OVER (PARTITION BY … ORDER BY …)`, with the default frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// What is called.
+    pub call: Call,
+    /// PARTITION BY.
+    pub partition: Vec<Expression>,
+    /// ORDER BY, with whether DESC follows.
+    pub order: Vec<(Expression, bool)>,
 }
 
 /// A function call.
@@ -87,38 +106,65 @@ pub struct Context<'a> {
     pub rows: &'a [&'a Row],
     /// The GROUP BY expressions, if there is grouping.
     pub grouping: Option<&'a [Expression]>,
+    /// All rows, for window functions, and which of them the row is.
+    pub among: (&'a [&'a Row], usize),
+    /// What the expression stands in.
+    pub scope: Scope<'a>,
+}
+
+/// What stands around an expression of a query.
+#[derive(Clone, Copy, Default)]
+pub struct Scope<'a> {
+    /// The tables; scalars of plans have none.
+    pub database: Option<&'a Database>,
+    /// Where the columns are looked for that the query itself does not have.
+    pub outer: Option<&'a Context<'a>>,
 }
 
 impl<'a> Context<'a> {
+    /// For columns of these names.
+    pub fn of(names: &'a [(String, String)], rows: &'a [&'a Row]) -> Self {
+        Self { names, rows, grouping: None, among: (&[], 0), scope: Scope::default() }
+    }
+
     fn ungrouped(self, rows: &'a [&'a Row]) -> Self {
         Self { rows, grouping: None, ..self }
     }
 
-    fn place(&self, qualifier: Option<&str>, name: &str) -> usize {
+    fn column(&self, qualifier: Option<&str>, name: &str) -> &'a Value {
         let fits = |(owner, column): &(String, String)| {
             column == name && qualifier.is_none_or(|it| it == owner)
         };
         let Some(place) = self.names.iter().position(fits) else {
-            panic!("no column {qualifier:?} {name} in {:?}", self.names)
+            let Some(outer) = self.scope.outer else {
+                panic!("no column {qualifier:?} {name} in {:?}", self.names)
+            };
+            return outer.column(qualifier, name);
         };
+        assert!(self.grouping.is_none(), "{qualifier:?} {name} must appear in GROUP BY");
         assert!(
             !self.names[place + 1..].iter().any(fits),
             "column {qualifier:?} {name} is ambiguous in {:?}",
             self.names
         );
-        place
+        &self.rows[0][place]
     }
 }
 
 impl Expression {
     /// The value over one row, for the printed form of a scalar.
     pub fn evaluate_scalar(&self, row: &Row) -> Value {
-        self.evaluate(Context { names: &[], rows: &[row], grouping: None })
+        self.evaluate(Context::of(&[], &[row]))
     }
 
     /// The value of an aggregate's printed form over the rows of a group.
     pub fn evaluate_aggregate(&self, rows: &[&Row]) -> Value {
-        self.evaluate(Context { names: &[], rows, grouping: Some(&[]) })
+        self.evaluate(Context { grouping: Some(&[]), ..Context::of(&[], rows) })
+    }
+
+    /// The value of a window function's printed form for one of these rows.
+    pub fn evaluate_window(&self, rows: &[&Row], at: usize) -> Value {
+        self.evaluate(Context { among: (rows, at), ..Context::of(&[], &[rows[at]]) })
     }
 
     /// Whether an aggregate occurs.
@@ -127,7 +173,11 @@ impl Expression {
             Self::Call(call) => {
                 call.is_aggregate() || call.arguments.iter().any(Self::has_aggregate)
             }
-            Self::Literal(_) | Self::Hole(_) | Self::Column(..) => false,
+            Self::Literal(_)
+            | Self::Hole(_)
+            | Self::Column(..)
+            | Self::Exists(_)
+            | Self::Over(_) => false,
             Self::Not(it) | Self::Negated(it) | Self::IsNull(it) | Self::Cast(it, _) => {
                 it.has_aggregate()
             }
@@ -152,12 +202,14 @@ impl Expression {
         let of = |it: &Self| it.evaluate(context);
         match self {
             Self::Literal(value) => value.clone(),
-            Self::Hole(_) | Self::Column(..) if context.grouping.is_some() => {
+            Self::Hole(_) if context.grouping.is_some() => {
                 panic!("{self:?} must appear in GROUP BY")
             }
             Self::Hole(position) => context.rows[0][*position].clone(),
-            Self::Column(qualifier, name) => {
-                context.rows[0][context.place(qualifier.as_deref(), name)].clone()
+            Self::Column(qualifier, name) => context.column(qualifier.as_deref(), name).clone(),
+            Self::Exists(query) => {
+                let scope = Scope { outer: Some(&context), ..context.scope };
+                Value::Bool(!query.run(scope).rows.is_empty())
             }
             Self::Not(it) => match of(it) {
                 Value::Bool(it) => Value::Bool(!it),
@@ -184,6 +236,7 @@ impl Expression {
                 tests.fold(Value::Bool(false), |all, next| binary("OR", &all, &next))
             }
             Self::Record(fields) => Value::Record(fields.iter().map(of).collect()),
+            Self::Over(over) => over.evaluate(context),
             Self::Call(call) if call.is_aggregate() => {
                 assert!(context.grouping.is_some(), "{call:?} is not allowed here");
                 call.aggregate(context)
@@ -191,6 +244,52 @@ impl Expression {
             Self::Call(call) => function(call, &call.arguments.iter().map(of).collect::<Vec<_>>()),
         }
     }
+}
+
+impl Over {
+    fn evaluate(&self, context: Context<'_>) -> Value {
+        let (all, at) = context.among;
+        assert!(!all.is_empty(), "{self:?} is not allowed here");
+        let of = |it: &Expression, row: usize| it.evaluate(context.ungrouped(&all[row..=row]));
+        let key = |row: usize| -> Row {
+            self.partition.iter().map(|it| of(it, row).canonical()).collect()
+        };
+        let order = |a: usize, b: usize| {
+            let by = self.order.iter().map(|(it, is_descending)| {
+                let order = sort_order(&of(it, a), &of(it, b));
+                if *is_descending { order.reverse() } else { order }
+            });
+            by.fold(Ordering::Equal, Ordering::then)
+        };
+        // What ORDER BY leaves open follows the rows' images, so that it is the same everywhere.
+        let mut rows: Vec<usize> = (0..all.len()).filter(|it| key(*it) == key(at)).collect();
+        rows.sort_by(|a, b| order(*a, *b).then_with(|| all[*a].cmp(all[*b])).then(a.cmp(b)));
+        let place = rows.iter().position(|it| *it == at).expect("a row is in its partition");
+        let before = rows.iter().filter(|it| order(**it, at).is_lt()).count();
+        let argument = |row: usize| of(&self.call.arguments[0], row);
+        let neighbour = |row: Option<&usize>| row.map_or(Value::Null, |it| argument(*it));
+        match self.call.name.as_str() {
+            "row_number" => Value::Int(length(&rows[..=place])),
+            "rank" => Value::Int(length(&rows[..before]) + 1),
+            "dense_rank" => {
+                let is_first = |it: usize| it == 0 || order(rows[it - 1], rows[it]).is_lt();
+                let groups: Vec<usize> = (0..=place).filter(|it| is_first(*it)).collect();
+                Value::Int(length(&groups))
+            }
+            "lag" => neighbour(place.checked_sub(1).map(|it| &rows[it])),
+            "lead" => neighbour(rows.get(place + 1)),
+            _ => {
+                let in_frame = |it: &&usize| order(**it, at).is_le();
+                let frame: Vec<&Row> = rows.iter().filter(in_frame).map(|it| all[*it]).collect();
+                self.call.aggregate(Context { rows: &frame, ..context })
+            }
+        }
+    }
+}
+
+/// NULLs last.
+fn sort_order(a: &Value, b: &Value) -> Ordering {
+    a.compare(b).unwrap_or_else(|| a.is_null().cmp(&b.is_null()))
 }
 
 impl Call {

@@ -1,7 +1,7 @@
 //! Reads expressions, with PostgreSQL's precedences.
 
 use crate::model::{
-    expression::{Call, Expression},
+    expression::{Call, Expression, Over},
     lexer::{Token, tokens},
     value::{Numeric, Value},
 };
@@ -59,6 +59,18 @@ impl Parser {
 
     pub(crate) fn expect_words(&mut self, words: &[&str]) {
         assert!(self.accept_words(words), "{words:?} expected at {:?}", &self.tokens[self.next..]);
+    }
+
+    /// Accepts `alias.*`.
+    pub(crate) fn accept_all_of(&mut self) -> Option<String> {
+        match self.tokens.get(self.next..self.next + 3)? {
+            [Token::Word(alias), Token::Symbol("."), Token::Symbol("*")] => {
+                let alias = alias.clone();
+                self.next += 3;
+                Some(alias)
+            }
+            _ => None,
+        }
     }
 
     pub(crate) fn comma_separated<T>(&mut self, mut item: impl FnMut(&mut Self) -> T) -> Vec<T> {
@@ -215,6 +227,12 @@ impl Parser {
                 "true" => Expression::Literal(Value::Bool(true)),
                 "false" => Expression::Literal(Value::Bool(false)),
                 "CASE" => self.case(),
+                "EXISTS" => {
+                    self.expect("(");
+                    let query = self.query();
+                    self.expect(")");
+                    Expression::Exists(Box::new(query))
+                }
                 "ROW" => {
                     self.expect("(");
                     let fields = self.comma_separated(Self::expression);
@@ -276,7 +294,24 @@ impl Parser {
             self.expect(")");
             Box::new(condition)
         });
-        Expression::Call(Call { name, arguments, is_distinct, filter })
+        let call = Call { name, arguments, is_distinct, filter };
+        if self.accept_words(&["OVER"]) { self.over(call) } else { Expression::Call(call) }
+    }
+
+    fn over(&mut self, call: Call) -> Expression {
+        self.expect("(");
+        let partition = if self.accept_words(&["PARTITION", "BY"]) {
+            self.comma_separated(Self::expression)
+        } else {
+            Vec::new()
+        };
+        let order = if self.accept_words(&["ORDER", "BY"]) {
+            self.comma_separated(|it| (it.expression(), it.accept_words(&["DESC"])))
+        } else {
+            Vec::new()
+        };
+        self.expect(")");
+        Expression::Over(Box::new(Over { call, partition, order }))
     }
 }
 

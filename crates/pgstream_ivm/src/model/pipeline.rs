@@ -9,9 +9,9 @@ use crate::{
     plan::{Source, Version},
     sql::{
         COUNT, PAIR_PREFIX, ROW_ID, Storage, delta_column, delta_name, head, identified_delta,
-        identified_rows, quote,
+        identified_rows, quote, window,
     },
-    stage::{Head, Pipeline, Stage},
+    stage::{Group, Head, Pipeline, Stage, Window},
 };
 
 /// Names that a careless printer would confuse with its own.
@@ -22,15 +22,17 @@ const NAMES: [&str; 16] =
 pub fn storage(index: usize, stage: &Stage) -> Storage {
     let name =
         |it: usize| NAMES.get(it).map_or_else(|| format!("column {it}"), |it| (*it).to_owned());
-    let calls = stage.head.iter().flat_map(|head| &head.calls).enumerate();
+    let calls = stage.group().into_iter().flat_map(|group| &group.calls).enumerate();
     Storage {
         table: format!("state.stage_{index}"),
         columns: (0..stage.output.len()).map(|it| quote(&name(it))).collect(),
         state: calls
             .flat_map(|(call, it)| aggregate::state(it).into_iter().map(move |it| (call, it)))
             .map(|(call, it)| (quote(&format!("{call} {}", it.name)), it.ty.to_owned()))
+            .chain(stage.window().into_iter().flat_map(Window::state))
             .collect(),
-        counted: stage.head.is_some(),
+        counted: stage.group().is_some(),
+        inline: stage.head.is_none().then(|| stage.body.clone()),
     }
 }
 
@@ -66,9 +68,11 @@ impl Runner {
             pipeline.stages.iter().enumerate().map(|(index, it)| storage(index, it)).collect();
         let mut runner = Self { pipeline, storages, stored: Vec::new(), next_ctid: 1 };
         for index in 0..runner.storages.len() {
-            let rows = runner.recomputed(index, tables);
             runner.stored.push(BTreeMap::new());
-            for row in rows {
+            if runner.pipeline.is_deferred(index) {
+                continue;
+            }
+            for row in runner.recomputed(index, tables) {
                 runner.insert(index, row);
             }
         }
@@ -87,7 +91,13 @@ impl Runner {
             };
             self.add_storages(&mut database, index + 1);
             let change = match &stage.head {
-                Some(head) => self.refresh_head(index, head, &is_changed, &mut database),
+                Some(Head::Group(group)) => {
+                    self.refresh_group(index, group, &is_changed, &mut database)
+                }
+                Some(Head::Window(window)) => {
+                    self.refresh_window(index, window, &is_changed, &mut database)
+                }
+                Some(Head::Whole) => self.refresh_whole(index, tables),
                 None => self.refresh_body(index, &stage, &is_changed, &database),
             };
             let name = delta_name(&Source::Stage(index));
@@ -111,7 +121,8 @@ impl Runner {
     /// Panics unless each storage, with its counts, state and row ids, is what it would be if it
     /// were filled now.
     pub fn check(&self, tables: &Database) {
-        for index in 0..self.storages.len() {
+        let stages = 0..self.storages.len();
+        for index in stages.filter(|it| !self.pipeline.is_deferred(*it)) {
             let sorted = |mut rows: Vec<Stored>| {
                 rows.sort();
                 rows
@@ -133,7 +144,8 @@ impl Runner {
     }
 
     fn add_storages(&self, database: &mut Database, count: usize) {
-        for (storage, rows) in self.storages.iter().zip(&self.stored).take(count) {
+        let stored = self.storages.iter().zip(&self.stored).enumerate().take(count);
+        for (_, (storage, rows)) in stored.filter(|it| !self.pipeline.is_deferred(it.0)) {
             let unquoted = |it: &String| it.trim_matches('"').to_owned();
             let mut columns = vec!["ctid".to_owned(), ROW_ID.to_owned(), COUNT.to_owned()];
             columns.extend(storage.columns.iter().map(unquoted));
@@ -152,9 +164,16 @@ impl Runner {
         self.add_storages(&mut database, index);
         let stage = &self.pipeline.stages[index];
         let body = at(&stage.body, Version::New, &|_| true);
-        let Some(of_head) = &stage.head else {
-            let sql =
-                identified_rows(&body, stage.key.as_deref(), stage.output.len(), &self.storages);
+        let Some(group) = stage.group() else {
+            let sql = match stage.window() {
+                Some(head) => {
+                    let empty = delta(&stage.body, &|_| false);
+                    window(stage, head, &empty, &self.storages[index], &self.storages).all
+                }
+                None => {
+                    identified_rows(&body, stage.key.as_deref(), stage.output.len(), &self.storages)
+                }
+            };
             let stored = |mut row: Row| {
                 let values = row.split_off(1);
                 Stored { row_id: row.remove(0), count: Value::Null, values }
@@ -162,7 +181,7 @@ impl Runner {
             return run(&sql, &database).rows.into_iter().map(stored).collect();
         };
         let empty = delta(&stage.body, &|_| false);
-        let sql = head(stage, of_head, &empty, &self.storages[index], &self.storages).all;
+        let sql = head(stage, group, &empty, &self.storages[index], &self.storages).all;
         let stored = |mut row: Row| {
             let values = row.split_off(2);
             Stored { count: row.remove(1), row_id: row.remove(0), values }
@@ -188,6 +207,59 @@ impl Runner {
             (row, weight)
         });
         let change: ZSet = rows.collect();
+        if !self.pipeline.is_deferred(index) {
+            self.replace(index, &change);
+        }
+        change.iter().map(|(row, weight)| (row[1..].to_vec(), weight)).collect()
+    }
+
+    fn refresh_whole(&mut self, index: usize, tables: &Database) -> ZSet {
+        let old = self.output(index);
+        let rows = self.recomputed(index, tables);
+        self.stored[index].clear();
+        rows.into_iter().for_each(|row| self.insert(index, row));
+        self.output(index).plus(&old.negated())
+    }
+
+    fn refresh_window(
+        &mut self,
+        index: usize,
+        head: &Window,
+        changed: &dyn Fn(&Source) -> bool,
+        database: &mut Database,
+    ) -> ZSet {
+        let stage = self.pipeline.stages[index].clone();
+        let body = delta(&stage.body, changed);
+        let statements = window(&stage, head, &body, &self.storages[index], &self.storages);
+        let touched = run(&statements.touched, database);
+        let has_null = |row: &Row| row.contains(&Value::Null);
+        let (null_keys, keys): (Vec<Row>, Vec<Row>) =
+            touched.rows.into_iter().partition(|it| has_null(it));
+        let evaluations =
+            [(Some(statements.evaluated), keys), (statements.evaluated_null, null_keys)];
+        // Row id, output, hash of the partition.
+        let mut rows = ZSet::default();
+        for (sql, keys) in evaluations {
+            if keys.is_empty() {
+                continue;
+            }
+            let relation = Relation { columns: touched.columns.clone(), rows: keys };
+            database.insert("__pgs_keys".to_owned(), relation);
+            let sql = sql.expect("only a nullable key is NULL");
+            for row in run(&statements.stored, database).rows {
+                rows.add(row, -1);
+            }
+            for row in run(&sql, database).rows {
+                rows.add(row, 1);
+            }
+        }
+        self.replace(index, &rows);
+        let width = stage.output.len();
+        rows.iter().map(|(row, weight)| (row[1..=width].to_vec(), weight)).collect()
+    }
+
+    /// Takes rows (row id, values) out of a storage, and puts others into it.
+    fn replace(&mut self, index: usize, change: &ZSet) {
         for (row, weight) in change.iter() {
             let (row_id, values) = (row[0].clone(), row[1..].to_vec());
             let stored = Stored { row_id, count: Value::Null, values };
@@ -200,20 +272,19 @@ impl Runner {
                 self.stored[index].remove(&ctid);
             }
         }
-        change.iter().map(|(row, weight)| (row[1..].to_vec(), weight)).collect()
     }
 
-    fn refresh_head(
+    fn refresh_group(
         &mut self,
         index: usize,
-        of_head: &Head,
+        group: &Group,
         changed: &dyn Fn(&Source) -> bool,
         database: &mut Database,
     ) -> ZSet {
         let stage = self.pipeline.stages[index].clone();
         let body = delta(&stage.body, changed);
-        let statements = head(&stage, of_head, &body, &self.storages[index], &self.storages);
-        let keys = of_head.keys.len();
+        let statements = head(&stage, group, &body, &self.storages[index], &self.storages);
+        let keys = group.keys.len();
         let mut pairs = Vec::new();
         let (mut lost, mut lost_null) = (Vec::new(), Vec::new());
         for row in run(&statements.changed, database).rows {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{
     Row,
-    expression::{Context, Expression},
+    expression::{Context, Expression, Scope},
     lexer::Token,
     parser::Parser,
     value::Value,
@@ -31,12 +31,14 @@ pub fn run(sql: &str, database: &Database) -> Relation {
     let mut parser = Parser::new(sql);
     let query = parser.query();
     parser.finish();
-    query.run(database)
+    query.run(Scope { database: Some(database), outer: None })
 }
 
 /// Branches of UNION ALL.
-struct Query(Vec<Select>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query(Vec<Select>);
 
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Select {
     items: Vec<Item>,
     from: Vec<FromItem>,
@@ -45,31 +47,37 @@ struct Select {
     having: Option<Expression>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
     All(String),
     One(Expression, String),
+    /// `row_number() OVER ()`.
+    Number(String),
 }
 
+/// The first source, joined to the others from left to right.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct FromItem {
-    source: Source,
-    alias: String,
+    first: Source,
     joins: Vec<Join>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Join {
     is_left: bool,
-    source: Source,
-    alias: String,
-    on: Expression,
+    right: Source,
+    on: Option<Expression>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
-    Table(String),
-    Query(Box<Query>),
+    Table(String, String),
+    Query(Query, String),
+    Joined(Box<FromItem>),
 }
 
 impl Parser {
-    fn query(&mut self) -> Query {
+    pub(super) fn query(&mut self) -> Query {
         let mut branches = vec![self.select()];
         while self.accept_words(&["UNION", "ALL"]) {
             if self.accept("(") {
@@ -113,13 +121,17 @@ impl Parser {
     }
 
     fn item(&mut self) -> Item {
-        if self.accept_words(&["h"]) {
-            self.expect(".");
-            if self.accept("*") {
-                return Item::All("h".to_owned());
-            }
-            let name = self.name();
-            return Item::One(Expression::Column(Some("h".to_owned()), name.clone()), name);
+        if self.accept_words(&["row_number"]) {
+            self.expect("(");
+            self.expect(")");
+            self.expect_words(&["OVER"]);
+            self.expect("(");
+            self.expect(")");
+            self.expect_words(&["AS"]);
+            return Item::Number(self.name());
+        }
+        if let Some(alias) = self.accept_all_of() {
+            return Item::All(alias);
         }
         let expression = self.expression();
         let name = match &expression {
@@ -138,42 +150,53 @@ impl Parser {
     }
 
     fn from_item(&mut self) -> FromItem {
-        let (source, alias) = self.source();
+        let first = self.source();
         let mut joins = Vec::new();
         loop {
             let is_left = self.accept_words(&["LEFT", "JOIN"]);
-            if !is_left && !self.accept_words(&["JOIN"]) {
-                return FromItem { source, alias, joins };
+            if !is_left && self.accept_words(&["CROSS", "JOIN"]) {
+                joins.push(Join { is_left, right: self.source(), on: None });
+                continue;
             }
-            let (source, alias) = self.source();
+            if !is_left && !self.accept_words(&["JOIN"]) {
+                return FromItem { first, joins };
+            }
+            let right = self.source();
             self.expect_words(&["ON"]);
-            joins.push(Join { is_left, source, alias, on: self.expression() });
+            joins.push(Join { is_left, right, on: Some(self.expression()) });
         }
     }
 
-    fn source(&mut self) -> (Source, String) {
-        let (source, mut alias) = if self.accept("(") {
-            let query = self.query();
-            self.expect(")");
-            (Source::Query(Box::new(query)), String::new())
-        } else {
+    fn source(&mut self) -> Source {
+        if !self.accept("(") {
             self.accept_words(&["ONLY"]);
             let mut name = self.name();
             while self.accept(".") {
                 name = format!("{name}.{}", self.name());
             }
-            (Source::Table(name.clone()), name)
-        };
-        if self.accept_words(&["AS"]) {
-            alias = self.name();
+            let alias = self.alias().unwrap_or_else(|| name.clone());
+            return Source::Table(name, alias);
         }
-        (source, alias)
+        if !matches!(self.peek(), Some(Token::Word(it)) if it == "SELECT") {
+            let item = self.from_item();
+            assert!(!item.joins.is_empty(), "parentheses stand around a join");
+            self.expect(")");
+            return Source::Joined(Box::new(item));
+        }
+        let query = self.query();
+        self.expect(")");
+        Source::Query(query, self.alias().unwrap_or_default())
+    }
+
+    fn alias(&mut self) -> Option<String> {
+        self.accept_words(&["AS"]).then(|| self.name())
     }
 }
 
 impl Query {
-    fn run(&self, database: &Database) -> Relation {
-        let mut results = self.0.iter().map(|it| it.run(database));
+    /// The rows; `scope` is what the query stands in.
+    pub fn run(&self, scope: Scope<'_>) -> Relation {
+        let mut results = self.0.iter().map(|it| it.run(scope));
         let mut all = results.next().expect("at least one branch");
         for next in results {
             assert_eq!(all.columns.len(), next.columns.len(), "branches of UNION ALL");
@@ -184,44 +207,44 @@ impl Query {
 }
 
 impl Source {
-    fn run(&self, database: &Database) -> Relation {
-        match self {
-            Self::Table(name) => database
-                .get(name)
-                .unwrap_or_else(|| panic!("no relation {name} among {:?}", database.keys()))
-                .clone(),
-            Self::Query(query) => query.run(database),
-        }
+    fn run<'a>(&self, scope: Scope<'a>) -> Product<'a> {
+        let (relation, alias) = match self {
+            Self::Table(name, alias) => {
+                let database = scope.database.expect("a query has tables");
+                let relation = database.get(name);
+                let relation = relation
+                    .unwrap_or_else(|| panic!("no relation {name} among {:?}", database.keys()));
+                (relation.clone(), alias)
+            }
+            // It does not see its neighbours in FROM.
+            Self::Query(query, alias) => (query.run(scope), alias),
+            Self::Joined(item) => return item.run(scope),
+        };
+        let names = relation.columns.into_iter().map(|it| (alias.clone(), it)).collect();
+        Product { names, rows: relation.rows, scope }
     }
 }
 
 /// The rows of a FROM list, with qualified names.
-struct Product {
+struct Product<'a> {
     names: Vec<(String, String)>,
     rows: Vec<Row>,
+    scope: Scope<'a>,
 }
 
-impl Product {
-    fn add_names(&mut self, alias: &str, relation: &Relation) {
-        assert!(
-            self.names.iter().all(|(owner, _)| owner != alias),
-            "table name {alias} specified more than once"
-        );
-        self.names.extend(relation.columns.iter().map(|it| (alias.to_owned(), it.clone())));
-    }
-
-    fn join(
-        self,
-        alias: &str,
-        relation: &Relation,
-        on: Option<&Expression>,
-        is_left: bool,
-    ) -> Self {
-        let mut product = Self { names: self.names, rows: Vec::new() };
-        product.add_names(alias, relation);
+impl Product<'_> {
+    fn join(self, right: Self, on: Option<&Expression>, is_left: bool) -> Self {
+        for (alias, _) in &right.names {
+            assert!(
+                self.names.iter().all(|(owner, _)| owner != alias),
+                "table name {alias} specified more than once"
+            );
+        }
+        let names = [self.names, right.names].concat();
+        let mut product = Self { names, rows: Vec::new(), scope: self.scope };
         for left in &self.rows {
             let mut is_matched = false;
-            for right in &relation.rows {
+            for right in &right.rows {
                 let row: Row = left.iter().chain(right).cloned().collect();
                 if on.is_none_or(|on| product.value(on, &row) == Value::Bool(true)) {
                     is_matched = true;
@@ -238,41 +261,24 @@ impl Product {
     }
 
     fn value(&self, expression: &Expression, row: &Row) -> Value {
-        expression.evaluate(Context { names: &self.names, rows: &[row], grouping: None })
+        let context = Context::of(&self.names, std::slice::from_ref(&row));
+        expression.evaluate(Context { scope: self.scope, ..context })
     }
 }
 
 impl FromItem {
-    fn run(&self, database: &Database) -> Product {
-        let first = self.source.run(database);
-        let mut product = Product { names: Vec::new(), rows: first.rows.clone() };
-        product.add_names(&self.alias, &first);
-        for join in &self.joins {
-            let relation = join.source.run(database);
-            product = product.join(&join.alias, &relation, Some(&join.on), join.is_left);
-        }
-        product
+    fn run<'a>(&self, scope: Scope<'a>) -> Product<'a> {
+        self.joins.iter().fold(self.first.run(scope), |product, join| {
+            product.join(join.right.run(scope), join.on.as_ref(), join.is_left)
+        })
     }
 }
 
 impl Select {
-    fn run(&self, database: &Database) -> Relation {
-        let mut product = Product { names: Vec::new(), rows: vec![Vec::new()] };
-        for from in &self.from {
-            let next = from.run(database);
-            assert!(
-                next.names.iter().all(|(alias, _)| product.names.iter().all(|it| it.0 != *alias)),
-                "an alias is used twice in FROM"
-            );
-            product.names.extend(next.names);
-            product.rows = product
-                .rows
-                .iter()
-                .flat_map(|left| {
-                    next.rows.iter().map(|right| left.iter().chain(right).cloned().collect())
-                })
-                .collect();
-        }
+    fn run(&self, scope: Scope<'_>) -> Relation {
+        let unit = Product { names: Vec::new(), rows: vec![Vec::new()], scope };
+        let mut product =
+            self.from.iter().fold(unit, |product, from| product.join(from.run(scope), None, false));
         if let Some(condition) = &self.condition {
             let rows = std::mem::take(&mut product.rows);
             product.rows = rows
@@ -284,28 +290,39 @@ impl Select {
         let columns = items.iter().map(|(_, name)| name.clone()).collect();
         let is_grouped = !self.grouping.is_empty()
             || self.having.is_some()
-            || items.iter().any(|(it, _)| it.has_aggregate());
+            || items.iter().any(|(it, _)| it.as_ref().is_some_and(Expression::has_aggregate));
         let rows = if is_grouped {
             self.grouped(&product, &items)
         } else {
-            product
-                .rows
-                .iter()
-                .map(|row| items.iter().map(|(it, _)| product.value(it, row)).collect())
-                .collect()
+            let rows: Vec<&Row> = product.rows.iter().collect();
+            let context = |at: usize| Context {
+                among: (&rows, at),
+                scope: product.scope,
+                ..Context::of(&product.names, &rows[at..=at])
+            };
+            let number = |at: usize| Value::Int(i64::try_from(at).expect("few rows") + 1);
+            let value = |at: usize, item: &Option<Expression>| match item {
+                Some(expression) => expression.evaluate(context(at)),
+                None => number(at),
+            };
+            let row = |at| items.iter().map(|(it, _)| value(at, it)).collect();
+            (0..rows.len()).map(row).collect()
         };
         Relation { columns, rows }
     }
 
-    fn expanded_items(&self, product: &Product) -> Vec<(Expression, String)> {
+    /// Expressions, or `None` for the row's number, with their names.
+    fn expanded_items(&self, product: &Product<'_>) -> Vec<(Option<Expression>, String)> {
         let mut items = Vec::new();
         for item in &self.items {
             match item {
-                Item::One(expression, name) => items.push((expression.clone(), name.clone())),
+                Item::One(expression, name) => items.push((Some(expression.clone()), name.clone())),
+                Item::Number(name) => items.push((None, name.clone())),
                 Item::All(alias) => {
                     items.extend(product.names.iter().filter(|(owner, _)| owner == alias).map(
                         |(owner, name)| {
-                            (Expression::Column(Some(owner.clone()), name.clone()), name.clone())
+                            let column = Expression::Column(Some(owner.clone()), name.clone());
+                            (Some(column), name.clone())
                         },
                     ))
                 }
@@ -314,7 +331,7 @@ impl Select {
         items
     }
 
-    fn grouped(&self, product: &Product, items: &[(Expression, String)]) -> Vec<Row> {
+    fn grouped(&self, product: &Product<'_>, items: &[(Option<Expression>, String)]) -> Vec<Row> {
         let mut groups: BTreeMap<Row, Vec<&Row>> = BTreeMap::new();
         if self.grouping.is_empty() {
             groups.insert(Vec::new(), Vec::new());
@@ -325,11 +342,18 @@ impl Select {
         }
         let mut result = Vec::new();
         for rows in groups.values() {
-            let context = Context { names: &product.names, rows, grouping: Some(&self.grouping) };
+            let context = Context {
+                grouping: Some(&self.grouping),
+                scope: product.scope,
+                ..Context::of(&product.names, rows)
+            };
+            let value = |it: &Option<Expression>| {
+                it.as_ref().expect("rows are numbered before grouping").evaluate(context)
+            };
             let is_kept =
                 self.having.as_ref().is_none_or(|it| it.evaluate(context) == Value::Bool(true));
             if is_kept {
-                result.push(items.iter().map(|(it, _)| it.evaluate(context)).collect());
+                result.push(items.iter().map(|(it, _)| value(it)).collect());
             }
         }
         result

@@ -20,9 +20,9 @@
 
 use crate::{
     aggregate::{self, Maintenance, Operands},
-    plan::{Plan, Schema},
+    plan::{Column, Plan, Schema},
     sql::{COUNT, ROW_ID, Storage, select::Printer, select::hash, select::row_id},
-    stage::{Head, Stage},
+    stage::{Group, Stage},
 };
 
 /// How many columns stand before the old count in the output: `ctid`, lost, row id.
@@ -45,7 +45,7 @@ pub struct HeadStatements {
 /// Writes the statements. `delta` is the body's delta.
 pub fn head(
     stage: &Stage,
-    head: &Head,
+    head: &Group,
     delta: &Plan,
     storage: &Storage,
     storages: &[Storage],
@@ -62,7 +62,7 @@ pub fn head(
 
 struct Writer<'a> {
     stage: &'a Stage,
-    head: &'a Head,
+    head: &'a Group,
     storage: &'a Storage,
     storages: &'a [Storage],
     schema: Schema,
@@ -146,24 +146,15 @@ impl Writer<'_> {
         (format!("{picks}, bool_or(w < 0) AS is_left"), Some(lost))
     }
 
-    /// Whether the keys of `left` and `right` are the same group, given names of both.
+    /// See [`same_keys`].
     fn same_keys(
         &self,
         left: &dyn Fn(usize) -> String,
         right: &dyn Fn(usize) -> String,
         nulls_match: bool,
     ) -> Vec<String> {
-        let same = |(index, key): (usize, &usize)| {
-            let column = &self.schema[*key];
-            let equality = column.ty.equality.as_deref().expect("a grouping column has equality");
-            let (left, right) = (left(index), right(index));
-            if column.nullable && nulls_match {
-                format!("({left} {equality} {right} OR ({left} IS NULL AND {right} IS NULL))")
-            } else {
-                format!("{left} {equality} {right}")
-            }
-        };
-        self.head.keys.iter().enumerate().map(same).collect()
+        let keys: Schema = self.head.keys.iter().map(|it| self.schema[*it].clone()).collect();
+        same_keys(&keys, left, right, nulls_match)
     }
 
     fn join_storage(&self, from: &str) -> String {
@@ -330,20 +321,38 @@ impl Writer<'_> {
 
 /// Whether the plan adds up terms of a join, in which the same row can come and go.
 fn sums_joins(plan: &Plan) -> bool {
-    fn joins(plan: &Plan) -> bool {
-        matches!(plan, Plan::InnerJoin { .. }) || plan.inputs().into_iter().any(joins)
-    }
     match plan {
-        Plan::Sum { .. } => joins(plan),
+        Plan::Sum { .. } => plan.has_join(),
+        // It adds up the terms of old content.
+        Plan::MarkChange { .. } => true,
         _ => plan.inputs().into_iter().any(sums_joins),
     }
 }
 
-fn group_by(keys: &[String]) -> String {
+/// Conditions for the keys of `left` and `right` to be the same, given names of both.
+pub(super) fn same_keys(
+    keys: &Schema,
+    left: &dyn Fn(usize) -> String,
+    right: &dyn Fn(usize) -> String,
+    nulls_match: bool,
+) -> Vec<String> {
+    let same = |(index, column): (usize, &Column)| {
+        let equality = column.ty.equality.as_deref().expect("a grouping column has equality");
+        let (left, right) = (left(index), right(index));
+        if column.nullable && nulls_match {
+            format!("({left} {equality} {right} OR ({left} IS NULL AND {right} IS NULL))")
+        } else {
+            format!("{left} {equality} {right}")
+        }
+    };
+    keys.iter().enumerate().map(same).collect()
+}
+
+pub(super) fn group_by(keys: &[String]) -> String {
     if keys.is_empty() { String::new() } else { format!(" GROUP BY {}", keys.join(", ")) }
 }
 
 /// The items, each followed by a comma.
-fn list(items: impl IntoIterator<Item = String>) -> String {
+pub(super) fn list(items: impl IntoIterator<Item = String>) -> String {
     items.into_iter().map(|it| it + ", ").collect()
 }

@@ -4,10 +4,13 @@
 //! start from the smallest relation, which is the delta. A projection that computes something
 //! becomes a sub-select, which the planner pulls up; printing it inline could double the text at
 //! every level.
+//!
+//! An outer join is one item of the FROM list, and a mark is an EXISTS. A filter on a mark is then
+//! WHERE [NOT] EXISTS, which the planner turns into a semi-join or an anti-join.
 
 use crate::{
     plan::{Plan, Scan, Schema, Source, Version},
-    scalar::Type,
+    scalar::Scalar,
     sql::{ROW_ID, Storage, ident::quote},
 };
 
@@ -37,6 +40,9 @@ struct Select {
     columns: Vec<String>,
     /// Factors of the weight.
     weight: Vec<String>,
+    /// Whether a column can be something other than a column of `from`. Then it need not be NULL
+    /// where those are.
+    computes: bool,
 }
 
 /// Prints plans; numbers the aliases.
@@ -74,12 +80,14 @@ impl<'a> Printer<'a> {
                 conditions: Vec::new(),
                 columns: Vec::new(),
                 weight: Vec::new(),
+                computes: false,
             },
             Plan::Empty(schema) => Select {
                 from: Vec::new(),
                 conditions: vec!["false".to_owned()],
-                columns: schema.iter().map(|it| null_of(&it.ty)).collect(),
+                columns: schema.iter().map(|it| Scalar::null(&it.ty).to_string()).collect(),
                 weight: Vec::new(),
+                computes: true,
             },
             Plan::Scan(scan) => self.scan(scan),
             Plan::Filter { input, predicate } => {
@@ -103,6 +111,7 @@ impl<'a> Printer<'a> {
                 select.conditions.extend(right.conditions);
                 select.columns.extend(right.columns);
                 select.weight.extend(right.weight);
+                select.computes |= right.computes;
                 if let Some(on) = on {
                     select.conditions.push(on.print(|it| select.columns[it].clone()));
                 }
@@ -125,8 +134,132 @@ impl<'a> Printer<'a> {
                 select.weight.push("-1::int8".to_owned());
                 select
             }
-            Plan::Aggregate { .. } => panic!("an aggregate is the head of a stage"),
+            Plan::Opaque { sql, schema, .. } => {
+                let alias = self.alias();
+                let names: Vec<String> = (0..schema.len()).map(|it| format!("c{it}")).collect();
+                // A sub-query without columns has no column list.
+                let list = if names.is_empty() {
+                    String::new()
+                } else {
+                    format!("({})", names.join(", "))
+                };
+                Select {
+                    from: vec![format!("({sql}) AS {alias}{list}")],
+                    conditions: Vec::new(),
+                    columns: names.iter().map(|it| format!("{alias}.{it}")).collect(),
+                    weight: Vec::new(),
+                    computes: false,
+                }
+            }
+            Plan::LeftJoin { left, right, on } => {
+                let mut left = self.select(left);
+                let (left_width, right_width) = (left.columns.len(), right.schema().len());
+                if left.from.is_empty() {
+                    left = self.nested(&left, left_width);
+                }
+                let mut right = self.content(right);
+                if right.from.is_empty() || right.computes {
+                    right = self.nested(&right, right_width);
+                }
+                left.columns.extend(right.columns);
+                let on = on.iter().map(|on| on.print(|it| left.columns[it].clone()));
+                let on = conjunction(right.conditions.into_iter().chain(on));
+                let join = format!(
+                    "({} LEFT JOIN {} ON {})",
+                    cross_join(&left.from),
+                    cross_join(&right.from),
+                    on.unwrap_or_else(|| "true".to_owned())
+                );
+                left.from = vec![join];
+                left
+            }
+            Plan::Mark { left, right, on, .. } => {
+                let mut select = self.select(left);
+                let right = self.content(right);
+                let exists = exists(&select.columns, right, on.as_ref());
+                select.columns.push(exists);
+                select.computes = true;
+                select
+            }
+            Plan::MarkChange { left, right, change, on, .. } => {
+                self.mark_change((left, right, change), on.as_ref())
+            }
+            Plan::Expand { .. } => panic!("no rule yet"),
+            Plan::Aggregate { .. } | Plan::Window { .. } => panic!("it is the head of a stage"),
         }
+    }
+
+    /// Rows that all have weight 1.
+    fn content(&mut self, plan: &Plan) -> Select {
+        let select = self.select(plan);
+        assert!(select.weight.is_empty(), "matches are counted in content");
+        select
+    }
+
+    /// The rows of `left` that `change` touches are numbered, as nothing else tells them apart. For
+    /// each, the weights of its matches in `change` are added up; where that is not 0, its matches
+    /// in `right` are counted.
+    fn mark_change(
+        &mut self,
+        (left, right, change): (&Plan, &Plan, &Plan),
+        on: Option<&Scalar>,
+    ) -> Select {
+        let terms = match left {
+            Plan::Sum { inputs } => inputs.as_slice(),
+            _ => std::slice::from_ref(left),
+        };
+        let touched = terms.iter().map(|term| {
+            let mut select = self.select(term);
+            let change = self.select(change);
+            select.conditions.push(exists(&select.columns, change, on));
+            let weight = select.print_weight();
+            select.print_with(Some(&weight))
+        });
+        let touched = touched.collect::<Vec<_>>().join(" UNION ALL ");
+        let width = left.schema().len();
+        let [u, q, p, r, g, s] = std::array::from_fn(|_| self.alias());
+        let any = |row: &str| -> String {
+            (0..width).map(|it| format!("any_value({row}.c{it}) AS c{it}, ")).collect()
+        };
+        let on_text = |row: &str| match on {
+            Some(on) => on.print(|it| match it.checked_sub(width) {
+                None => format!("{row}.c{it}"),
+                Some(it) => format!("{r}.c{it}"),
+            }),
+            None => "true".to_owned(),
+        };
+        let change = self.weighted(change);
+        let weighed = format!(
+            "SELECT {q}.n, {}any_value({q}.w) AS w, sum({r}.w) AS d FROM \
+             (SELECT row_number() OVER () AS n, {u}.* FROM ({touched}) AS {u}) AS {q} \
+             JOIN {change} AS {r} ON {} GROUP BY {q}.n HAVING sum({r}.w) <> 0",
+            any(&q),
+            on_text(&q),
+        );
+        let mut content = self.content(right);
+        content.columns.push("true".to_owned());
+        let content = content.print_with(None);
+        let m = format!("{r}.c{}", right.schema().len());
+        let counted = format!(
+            "SELECT {}any_value({p}.w) AS w, count({m}) > 0 AS m FROM \
+             ({weighed}) AS {p} LEFT JOIN ({content}) AS {r} ON {} GROUP BY {p}.n \
+             HAVING (count({m}) = 0) <> (count({m}) = any_value({p}.d))",
+            any(&p),
+            on_text(&p),
+        );
+        let mut columns: Vec<String> = (0..width).map(|it| format!("{g}.c{it}")).collect();
+        columns.push(format!("({g}.m = ({s}.s > 0))"));
+        let select = Select {
+            from: vec![
+                format!("({counted}) AS {g}"),
+                format!("(SELECT 1::int8 AS s UNION ALL SELECT -1::int8 AS s) AS {s}"),
+            ],
+            conditions: Vec::new(),
+            columns,
+            weight: vec![format!("{g}.w"), format!("{s}.s")],
+            computes: true,
+        };
+        self.nested(&select, width + 1)
     }
 
     /// Wraps `select` as a sub-select in FROM.
@@ -143,6 +276,7 @@ impl<'a> Printer<'a> {
             conditions: Vec::new(),
             columns: (0..width).map(|it| format!("{alias}.c{it}")).collect(),
             weight: if is_weighted { vec![format!("{alias}.w")] } else { Vec::new() },
+            computes: false,
         }
     }
 
@@ -153,8 +287,21 @@ impl<'a> Printer<'a> {
             }
             Source::Stage(stage) => {
                 let storage = &self.storages[*stage];
-                let names = scan.attributes.iter().map(|it| storage.columns[*it].clone());
-                (storage.table.clone(), names.collect())
+                let name = |it: &usize| match storage.inline {
+                    Some(_) => format!("c{it}"),
+                    None => storage.columns[*it].clone(),
+                };
+                let table = match (&storage.inline, scan.version) {
+                    (Some(body), Version::New) => {
+                        let body = self.select(body);
+                        let pick = |it: &usize| body.columns[*it].clone();
+                        let columns = scan.attributes.iter().map(pick).collect();
+                        return Select { columns, ..body };
+                    }
+                    (Some(body), Version::Old) => format!("{} AS i", self.unweighted(body)),
+                    _ => storage.table.clone(),
+                };
+                (table, scan.attributes.iter().map(name).collect())
             }
         };
         let delta = delta_name(&scan.source);
@@ -171,12 +318,14 @@ impl<'a> Printer<'a> {
                 conditions: Vec::new(),
                 columns: qualified(&names),
                 weight: Vec::new(),
+                computes: false,
             },
             Version::Delta => Select {
                 from: vec![format!("{delta} AS {alias}")],
                 conditions: Vec::new(),
                 columns: qualified(&delta_columns),
                 weight: vec![format!("{alias}.w")],
+                computes: false,
             },
             Version::Old => {
                 let list = |names: &[String], weight: &str| {
@@ -227,9 +376,32 @@ fn is_weighted(plan: &Plan) -> bool {
     }
 }
 
-fn null_of(ty: &Type) -> String {
-    // `NULL::integer[]` would take a subscript that follows for a part of the type.
-    format!("(NULL::{})", ty.sql)
+/// `EXISTS (SELECT … )`: whether `right` has a row that fits one with these columns.
+fn exists(left: &[String], right: Select, on: Option<&Scalar>) -> String {
+    let columns: Vec<&String> = left.iter().chain(&right.columns).collect();
+    let on = on.map(|on| on.print(|it| columns[it].clone()));
+    let from = if right.from.is_empty() {
+        String::new()
+    } else {
+        format!(" FROM {}", right.from.join(", "))
+    };
+    let condition = conjunction(right.conditions.iter().cloned().chain(on));
+    let condition = condition.map_or_else(String::new, |it| format!(" WHERE {it}"));
+    format!("EXISTS (SELECT{from}{condition})")
+}
+
+/// The conditions in one; `None` for none.
+fn conjunction(conditions: impl Iterator<Item = String>) -> Option<String> {
+    let conditions: Vec<String> = conditions.map(|it| format!("({it})")).collect();
+    (!conditions.is_empty()).then(|| conditions.join(" AND "))
+}
+
+/// The items of a FROM list as one operand of a join.
+fn cross_join(items: &[String]) -> String {
+    match items {
+        [only] => only.clone(),
+        _ => format!("({})", items.join(" CROSS JOIN ")),
+    }
 }
 
 /// The rows of `plan` as they are now: `SELECT … AS c0, …`.
@@ -270,6 +442,12 @@ pub fn identified_rows(
         row_id(key, &schema, "b.c"),
         Printer::new(storages).unweighted(plan)
     )
+}
+
+/// What a storage without state and counts holds: `SELECT <row id>, c0, …`.
+pub fn stored_rows(storage: &Storage) -> String {
+    let columns: String = storage.columns.iter().map(|it| format!(", s.{it}")).collect();
+    format!("SELECT s.{ROW_ID}{columns} FROM {} AS s", storage.table)
 }
 
 fn column_list(width: usize, prefix: &str) -> String {

@@ -131,7 +131,7 @@ fn head_of(plan: &Plan, tables: &[u32]) -> [String; 4] {
     let (stages, storages) = storages(plan);
     let changed =
         |source: &Source| matches!(source, Source::Table { oid, .. } if tables.contains(oid));
-    let of_head = stages[0].head.as_ref().expect("a head");
+    let of_head = stages[0].group().expect("a head");
     let delta = delta(&stages[0].body, &changed);
     let statements = head(&stages[0], of_head, &delta, &storages[0], &storages);
     let null = statements.rescan_null.unwrap_or_else(|| "none".to_owned());

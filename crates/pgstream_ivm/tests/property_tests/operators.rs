@@ -5,8 +5,8 @@ use pgstream_ivm::{
     plan::{Plan, Source},
     stage::stage,
     testing::{
-        TABLES, aggregate, cross_join, database, filter, join, project, scan, scan_columns,
-        union_all,
+        TABLES, aggregate, cross_join, database, filter, join, left_join, mark, project, scan,
+        scan_columns, union_all, window,
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -151,6 +151,69 @@ fn distinct() {
 }
 
 #[test]
+fn windows() {
+    let by = |key: &str| {
+        ["rank()", "dense_rank()", "row_number()", "lag(#1)", "lead(#0)", "sum(#1)", "count(*)"]
+            .map(|it| format!("{it} OVER ({key}ORDER BY #1, #0 DESC)"))
+    };
+    for input in ["a", "b", "c", "d", "e"] {
+        let schema = scan(input).schema();
+        let is_text = schema[1].ty.oid == 25;
+        for (partition, key) in [
+            (&[][..], ""),
+            (&[0], "PARTITION BY #0 "),
+            (&[1], "PARTITION BY #1 "),
+            (&[1, 0], "PARTITION BY #0, #1 "),
+        ] {
+            let mut calls = by(key).to_vec();
+            calls.push(format!("count(#1) OVER ({})", key.trim_end()));
+            calls.retain(|it| !is_text || !it.starts_with("sum"));
+            let calls: Vec<&str> = calls.iter().map(String::as_str).collect();
+            check(&window(scan(input), partition, &calls, None));
+            check(&window(scan(input), partition, &calls, Some("#4 = 1")));
+        }
+    }
+}
+
+#[test]
+fn windows_among_other_operators() {
+    let ranks = |input: Plan| {
+        window(
+            input,
+            &[0],
+            &["rank() OVER (PARTITION BY #0 ORDER BY #1)", "count(*) OVER (PARTITION BY #0)"],
+            None,
+        )
+    };
+    let counts = || aggregate(scan("a"), &[0], &["count(*)"]);
+    check(&ranks(counts()));
+    check(&ranks(project(join(scan("a"), scan("b"), "#0 = #2"), &["#1", "#3", "#0"])));
+    check(&ranks(union_all([scan("a"), project(scan("d"), &["#0", "#0"])])));
+    check(&ranks(scan("a").distinct()));
+    check(&aggregate(ranks(scan("a")), &[2], &["sum(#0)", "count(*)"]));
+    check(&filter(ranks(scan("a")), "#2 <= 1"));
+    check(&filter(project(ranks(scan("b")), &["#2", "#1", "#0"]), "#0 = 1"));
+    check(&filter(project(ranks(scan("a")), &["#2 + #3", "#1", "#0"]), "#0 > 2 OR #1 = 1"));
+    check(&project(ranks(scan("a")), &["#2", "#3"]));
+    check(&project(ranks(scan("a")), &["#2", "#3"]).distinct());
+    check(&join(ranks(scan("a")), ranks(scan("a")), "#0 = #4 AND #2 < #6"));
+    check(&join(
+        filter(ranks(scan("a")), "#2 = 1"),
+        filter(ranks(scan("a")), "#2 <> 1"),
+        "#0 = #4",
+    ));
+    check(&join(scan("c"), ranks(scan("b")), "#0 = #2"));
+    let twice = window(
+        ranks(scan("a")),
+        &[2],
+        &["row_number() OVER (PARTITION BY #2 ORDER BY #0, #1, #3)"],
+        None,
+    );
+    check(&twice);
+    check(&window(twice, &[], &["sum(#4) OVER (ORDER BY #0)"], Some("#5 < 4")));
+}
+
+#[test]
 fn stages_on_stages() {
     let counts = || aggregate(scan("a"), &[0], &["count(*)", "max(#1)"]);
     check(&filter(counts(), "#1 > 1"));
@@ -165,6 +228,104 @@ fn stages_on_stages() {
     check(&cross_join(scan("a"), aggregate(scan("a"), &[], &["max(#0)"])));
     check(&join(scan("a"), aggregate(scan("b"), &[], &["avg(#0)", "sum(#1)"]), "#0 > #2"));
     check(&join(scan("a").distinct(), scan("c"), "#0 = #2").distinct());
+}
+
+#[test]
+fn outer_joins() {
+    let equal = || left_join(scan("a"), scan("b"), "#0 = #2");
+    check(&equal());
+    check(&left_join(scan("a"), scan("a"), "#0 = #2"));
+    check(&left_join(scan("a"), scan("b"), "#0 < #2 OR #1 IS NULL"));
+    check(&left_join(scan("a"), scan("c"), "#0 = #2 AND #1 > 1"));
+    check(&left_join(scan("a"), scan("c"), "#0 = #2 AND #2 > 1"));
+    check(&left_join(scan("a"), scan("b"), "#0 = 1"));
+    check(&left_join(scan("a"), filter(scan("b"), "#0 > 1"), "#0 = #2"));
+    check(&left_join(filter(scan("a"), "#1 > 0"), project(scan("b"), &["#0 + 1", "1"]), "#0 = #2"));
+    check(&left_join(scan_columns("a", &[]), scan_columns("b", &[]), "true"));
+    check(&project(left_join(scan("c"), scan("e"), "#0 = #3"), &["#1", "#2"]));
+    check(&filter(equal(), "#2 IS NULL"));
+    check(&filter(equal(), "#3 > 1 OR #1 = 1"));
+    check(&project(equal(), &["coalesce(#2, #1)", "#3"]));
+}
+
+#[test]
+fn outer_joins_of_joins() {
+    let pair = || left_join(scan("a"), scan("b"), "#0 = #2");
+    check(&left_join(pair(), scan("c"), "#1 = #4"));
+    check(&left_join(pair(), scan("c"), "#2 = #4"));
+    check(&left_join(scan("d"), pair(), "#0 = #2"));
+    check(&left_join(pair(), pair(), "#1 = #4"));
+    check(&join(pair(), scan("a"), "#2 = #4"));
+    check(&join(scan("a"), pair(), "#1 = #4"));
+    check(&left_join(join(scan("a"), scan("b"), "#0 = #2"), scan("c"), "#1 = #4"));
+    check(&left_join(scan("a"), join(scan("a"), scan("b"), "#0 = #2"), "#0 = #3"));
+    check(&left_join(
+        union_all([scan("a"), scan("a")]),
+        union_all([scan("a"), scan("a")]),
+        "#0 = #2",
+    ));
+    check(&left_join(left_join(pair(), scan("a"), "#0 = #4"), scan("b"), "#5 = #6"));
+}
+
+#[test]
+fn marks() {
+    let equal = || mark(scan("a"), scan("b"), "#0 = #2");
+    check(&equal());
+    check(&filter(equal(), "#2"));
+    check(&filter(equal(), "NOT #2"));
+    check(&filter(equal(), "#2 OR #1 = 1"));
+    check(&mark(scan("a"), scan("a"), "#0 = #2 AND #1 < #3"));
+    check(&mark(scan("a"), scan("b"), "true"));
+    check(&filter(mark(equal(), scan("c"), "#1 = #3"), "#2 OR NOT #3"));
+    check(&mark(filter(equal(), "NOT #2"), filter(equal(), "#2"), "#0 = #3"));
+    check(&join(filter(equal(), "NOT #2"), scan("c"), "#0 = #3"));
+    check(&left_join(scan("a"), equal(), "#0 = #2 AND #4"));
+    check(&mark(join(scan("a"), scan("c"), "#0 = #2"), scan("b"), "#3 IS NULL OR #2 = #4"));
+    check(&Plan::semi_join(scan("a"), scan("b"), None, false));
+}
+
+/// A FULL JOIN, as lowering makes it.
+fn full_join(left: Plan, right: Plan, on: &str, mirrored: &str) -> Plan {
+    let Plan::Mark { left: r, right: l, on: condition, .. } =
+        mark(right.clone(), left.clone(), mirrored)
+    else {
+        unreachable!("a mark")
+    };
+    let (left_width, right_width) = (left.schema().len(), right.schema().len());
+    let alone = Plan::semi_join(*r, *l, condition, false).with_nulls_for(&left.schema());
+    let order: Vec<String> = (right_width..right_width + left_width)
+        .chain(0..right_width)
+        .map(|it| format!("#{it}"))
+        .collect();
+    let alone = project(alone, &order.iter().map(String::as_str).collect::<Vec<_>>());
+    union_all([left_join(left, right, on), alone])
+}
+
+#[test]
+fn full_joins() {
+    let pairs = || full_join(scan("a"), scan("b"), "#0 = #2", "#2 = #0");
+    check(&pairs());
+    check(&full_join(scan("a"), scan("a"), "#0 = #2", "#2 = #0"));
+    check(&full_join(pairs(), scan("c"), "#2 = #4", "#4 = #0"));
+    check(&aggregate(pairs(), &[0], &["count(*)", "max(#2)", "sum(#3)"]));
+}
+
+#[test]
+fn aggregates_over_outer_joins() {
+    let pairs = || left_join(scan("a"), scan("b"), "#0 = #2");
+    check(&aggregate(pairs(), &[0], &["count(*)", "count(#2)", "sum(#3)"]));
+    check(&aggregate(pairs(), &[2], &["min(#1)", "max(#3)"]));
+    check(&aggregate(pairs(), &[], &["min(#3)", "max(1)"]));
+    check(&project(pairs(), &["#2"]).distinct());
+    let marked = || mark(scan("a"), scan("b"), "#0 = #2");
+    check(&aggregate(marked(), &[0], &["count(*)", "min(#1)", "max(#1)"]));
+    check(&aggregate(marked(), &[], &["min(#1)", "count(*) FILTER (WHERE #2)"]));
+    check(&aggregate(filter(marked(), "NOT #2"), &[1], &["max(#0)"]));
+    let counts = || aggregate(scan("b"), &[0], &["count(*)"]);
+    check(&left_join(scan("a"), counts(), "#0 = #2"));
+    check(&left_join(counts(), scan("a"), "#0 = #2"));
+    check(&filter(mark(counts(), counts(), "#0 < #2"), "NOT #2"));
+    check(&aggregate(left_join(counts(), pairs(), "#0 = #4"), &[1], &["count(*)", "max(#2)"]));
 }
 
 /// Where equal values have several images, the result must show one that is there.

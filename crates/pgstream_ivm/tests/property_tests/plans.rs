@@ -2,7 +2,10 @@
 
 use pgstream_ivm::{
     plan::Plan,
-    testing::{aggregate, cross_join, filter, join, project, scan, scan_columns, union_all},
+    testing::{
+        aggregate, cross_join, filter, join, left_join, mark, project, scan, scan_columns,
+        union_all,
+    },
 };
 
 use crate::tape::Tape;
@@ -124,8 +127,21 @@ fn grouped(tape: &mut Tape<'_>, input: Plan) -> Plan {
     aggregate(input, &keys, &calls.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+/// EXISTS as a value, as a condition, and under OR.
+fn marked(tape: &mut Tape<'_>, left: Plan, right: Plan, on: &str) -> Plan {
+    let width = left.schema().len();
+    let integers = columns_of(&left, &INTEGERS);
+    let marked = mark(left, right, on);
+    match tape.pick(4) {
+        0 => filter(marked, &format!("#{width}")),
+        1 => filter(marked, &format!("NOT #{width}")),
+        2 => filter(marked, &format!("#{width} OR {} = 1", operand(tape, &integers))),
+        _ => marked,
+    }
+}
+
 fn grow(tape: &mut Tape<'_>, depth: usize, shape: &mut Shape) -> Plan {
-    let choice = if depth == 0 { 0 } else { tape.pick(10) };
+    let choice = if depth == 0 { 0 } else { tape.pick(14) };
     match choice {
         1 => {
             let input = grow(tape, depth - 1, shape);
@@ -153,6 +169,12 @@ fn grow(tape: &mut Tape<'_>, depth: usize, shape: &mut Shape) -> Plan {
         8 | 9 if shape.has_aggregates => {
             let input = grow(tape, depth - 1, shape);
             grouped(tape, input)
+        }
+        10..=13 if shape.leaves > 1 => {
+            let left = grow(tape, depth - 1, shape);
+            let right = grow(tape, depth - 1, shape);
+            let on = predicate(tape, &cross_join(left.clone(), right.clone()), 1);
+            if choice < 12 { left_join(left, right, &on) } else { marked(tape, left, right, &on) }
         }
         _ => {
             shape.leaves = shape.leaves.saturating_sub(1);

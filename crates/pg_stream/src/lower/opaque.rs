@@ -1,0 +1,83 @@
+//! Queries for whose change there is no rule: evaluated as a whole, and the difference taken.
+//!
+//! This is the universal rule: Δ = Q' − Q, with Q being what is stored. It is exact for whatever
+//! PostgreSQL can evaluate, and its cost follows the size of what the query reads; it reads nothing
+//! while none of that has changed. The smallest query that refers to nothing outside of it is taken,
+//! so that what stands around it keeps its own rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgstream_ivm::plan::{Column, Plan};
+
+use super::from::{self, NamedTable};
+use super::refusal::Refusal;
+use super::{HIDDEN_COLUMNS, Lowering};
+use crate::pg::node::{EntryKind, Kind, Query, Step};
+use crate::pg::{deparse, query as analysis, table, types};
+
+/// The plan of a query that is evaluated as a whole because of `refusal`, which is given back when
+/// that is not possible either.
+pub fn lower(lowering: &mut Lowering, query: Query<'_>, refusal: Refusal) -> Result<Plan, Refusal> {
+    if !refusal.is_evaluable || !analysis::is_closed(query) {
+        return Err(refusal);
+    }
+    let reads = reads(lowering, query)?;
+    let targets = query.targets().into_iter().filter(|it| !it.junk);
+    let schema = targets
+        .map(|it| {
+            let value = it.expression;
+            let ty = types::describe(value.type_oid(), value.typmod(), value.collation());
+            Column { name: it.name, ty, nullable: true, scale: None }
+        })
+        .collect();
+    Ok(Plan::Opaque { sql: deparse::query(query), reads, schema, reason: refusal.construct })
+}
+
+/// A scan of each table in the query, with the columns that are read anywhere in it.
+fn reads(lowering: &mut Lowering, query: Query<'_>) -> Result<Vec<Plan>, Refusal> {
+    let mut tables = Vec::new();
+    let mut columns: BTreeMap<u32, BTreeSet<i16>> = BTreeMap::new();
+    query.node().visit(&mut |node| {
+        if let Kind::Query(query) = node.kind() {
+            for (oid, read) in query.columns_read() {
+                columns.entry(oid.to_u32()).or_default().extend(read);
+            }
+            for entry in query.entries() {
+                if let EntryKind::Relation { oid, children, .. } = entry.kind() {
+                    tables.push((entry, oid, children));
+                }
+            }
+        }
+        Step::Into
+    });
+    let mut plans = Vec::new();
+    for (entry, oid, children) in tables {
+        let read = columns.get(&oid.to_u32()).cloned().unwrap_or_default();
+        let attributes = with_implied(oid, &read)?;
+        let table = NamedTable { entry, oid, children };
+        let plan = from::lower_table(lowering, &table, 0, &attributes)?.plan;
+        if !plans.contains(&plan) {
+            plans.push(plan);
+        }
+    }
+    Ok(plans)
+}
+
+/// The columns to capture for columns that are read: the whole row is all of them, and a virtual
+/// column can be made of any.
+fn with_implied(oid: types::Oid, read: &BTreeSet<i16>) -> Result<BTreeSet<i16>, Refusal> {
+    let table = table::look(oid);
+    if read.iter().any(|it| *it < 0) {
+        return Err(Refusal::differential(format!("a system column of {}", table.sql)));
+    }
+    let is_virtual =
+        |number: &i16| table.columns.iter().any(|it| it.number == *number && it.is_virtual);
+    if !read.contains(&0) && !read.iter().any(is_virtual) {
+        return Ok(read.clone());
+    }
+    if table.columns.iter().any(|it| HIDDEN_COLUMNS.contains(&it.name.as_str())) {
+        let words = format!("a whole-row reference to the stream table {}", table.sql);
+        return Err(Refusal::differential(words));
+    }
+    Ok(table.columns.iter().filter(|it| !it.is_virtual).map(|it| it.number).collect())
+}

@@ -1,0 +1,1032 @@
+//! Sub-queries in expressions: EXISTS, IN, ANY, ALL and scalar ones.
+//!
+//! Each becomes a column of the rows around it, so that whatever stands above sees a plain column.
+//! EXISTS and the quantified ones are marks: whether a row has a match. A scalar sub-query is a
+//! left join with at most one row. What a sub-query takes from the rows around it is a condition of
+//! that join where it stands in WHERE. Where it stands deeper, the sub-query is evaluated for all
+//! rows of its *domain*, the distinct values of the columns that it takes from outside, and its
+//! result, which starts with these columns, is joined by them.
+//!
+//! Source: Neumann and Kemper, *Unnesting Arbitrary Queries*, BTW 2015.
+
+use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, Plan};
+use pgstream_ivm::scalar::{Scalar, Segment, Type};
+
+use super::expression::{Places, place, scalar};
+use super::from::{self, From};
+use super::refusal::Refusal;
+use super::select::{self, Select, columns_of};
+use super::{Lowering, Scope};
+use crate::pg::node::{
+    self, BooleanOperator, ColumnRef, EntryKind, From as Tree, Kind, Node, Query, Step, SubLink,
+    SubLinkKind,
+};
+use crate::pg::types;
+
+/// Range table entries from here on stand for sub-queries in expressions; no query has as many.
+const FIRST_ENTRY: usize = 1 << 20;
+
+/// Stands for the output columns of a sub-query in its test.
+const OUTPUTS: usize = 1 << 23;
+
+/// The distinct values that a query takes from those around it.
+pub struct Domain<'a> {
+    plan: Plan,
+    /// What they are called inside the query; one for each column of the plan.
+    nodes: Vec<Node<'a>>,
+}
+
+impl<'a> Domain<'a> {
+    /// The domain as the rows that FROM starts with.
+    pub fn rows(&self) -> From {
+        let column = |(position, node): (usize, &Node<'a>)| match node.kind() {
+            Kind::Column(column) => Some((column, position)),
+            _ => None,
+        };
+        let places = self.nodes.iter().enumerate().filter_map(column).collect();
+        From { plan: self.plan.clone(), places }
+    }
+}
+
+impl<'a> Scope<'_, 'a> {
+    /// The columns that the query takes from those around it, as it calls them.
+    pub fn domain_nodes(&self) -> &[Node<'a>] {
+        self.domain.map_or(&[], |it| &it.nodes)
+    }
+
+    /// The positions of the domain's columns and then of these, in a plan that starts with the domain.
+    pub fn after_domain(&self, columns: &[usize]) -> Vec<usize> {
+        let width = self.domain_nodes().len();
+        (0..width).chain(columns.iter().map(|it| width + it)).collect()
+    }
+}
+
+fn output_column(attribute: i16) -> ColumnRef {
+    ColumnRef { entry: OUTPUTS, attribute, levels_up: 0 }
+}
+
+/// Whether there is a sub-query in the expression that reads a table.
+pub fn is_in(expression: Node<'_>) -> bool {
+    !links(expression).is_empty()
+}
+
+/// The outermost sub-queries in an expression that read a table. One that does not is a function of
+/// the row like any other.
+fn links(expression: Node<'_>) -> Vec<Node<'_>> {
+    let mut links = Vec::new();
+    expression.visit(&mut |node| match node.as_sub_link() {
+        Some(link) => {
+            if reads_table(link.query) || !is_plain(link) {
+                links.push(node);
+                Step::Over
+            } else {
+                Step::Into
+            }
+        }
+        None => Step::Into,
+    });
+    links
+}
+
+fn reads_table(query: Query<'_>) -> bool {
+    let mut found = false;
+    query.node().visit(&mut |node| {
+        if let Kind::Query(query) = node.kind() {
+            let is_table = |it: EntryKind<'_>| {
+                matches!(it, EntryKind::Relation { .. } | EntryKind::CommonTable { .. })
+            };
+            found |= query.entries().into_iter().any(|it| is_table(it.kind()));
+        }
+        Step::Into
+    });
+    found
+}
+
+/// Whether no aggregate in it belongs to a query around it.
+fn is_plain(link: SubLink<'_>) -> bool {
+    let mut found = false;
+    link.query.node().visit(&mut |node| {
+        found |= matches!(node.kind(), Kind::Aggregate(call) if call.levels_up() > 0);
+        Step::Into
+    });
+    !found
+}
+
+/// What a condition's value is needed for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Whether it is true: NULL may become false.
+    Truth,
+    /// Whether it is false: NULL may become true.
+    Falsity,
+    /// The value.
+    Value,
+}
+
+impl Need {
+    fn negated(self) -> Self {
+        match self {
+            Self::Truth => Self::Falsity,
+            Self::Falsity => Self::Truth,
+            Self::Value => Self::Value,
+        }
+    }
+}
+
+/// Rows that get a column for each sub-query.
+pub struct Attaching<'l, 's, 'o, 'a> {
+    lowering: &'l mut Lowering,
+    scope: &'s Scope<'o, 'a>,
+    from: From,
+    /// Sub-queries that have a column already.
+    known: Vec<(Node<'a>, Need, Node<'a>)>,
+}
+
+impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
+    pub fn new(lowering: &'l mut Lowering, scope: &'s Scope<'o, 'a>, from: From) -> Self {
+        Self { lowering, scope, from, known: Vec::new() }
+    }
+
+    pub fn into_from(self) -> From {
+        self.from
+    }
+
+    /// Keeps the rows for which all these are true.
+    pub fn filter(&mut self, conditions: &[Node<'a>]) -> Result<(), Refusal> {
+        // Plain ones first, so that there are fewer rows to look at.
+        let (late, plain): (Vec<_>, Vec<_>) = conditions.iter().partition(|it| is_in(**it));
+        for condition in plain.into_iter().chain(late) {
+            let condition = self.attach(condition, Need::Truth)?;
+            let schema = self.from.plan.schema();
+            let predicate = scalar(place(condition, &self.from.places)?, &schema);
+            self.wrap(|input| Plan::Filter { input, predicate });
+        }
+        Ok(())
+    }
+
+    /// Replaces sub-queries in the select list.
+    pub fn targets(&mut self, select: &mut Select<'a>) -> Result<(), Refusal> {
+        for target in &mut select.targets {
+            target.expression = self.attach(target.expression, Need::Value)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces sub-queries in what is grouped by and in the arguments of aggregates.
+    pub fn inside_aggregates(&mut self, select: &mut Select<'a>) -> Result<(), Refusal> {
+        for key in &mut select.keys {
+            *key = self.attach(*key, Need::Value)?;
+        }
+        for target in &mut select.targets {
+            target.expression = self.inside_aggregate(target.expression)?;
+        }
+        if let Some(having) = &mut select.having {
+            *having = self.inside_aggregate(*having)?;
+        }
+        Ok(())
+    }
+
+    fn inside_aggregate(&mut self, expression: Node<'a>) -> Result<Node<'a>, Refusal> {
+        let mut aggregates = Vec::new();
+        expression.visit(&mut |node| match node.kind() {
+            Kind::Aggregate(_) => {
+                aggregates.push(node);
+                Step::Over
+            }
+            Kind::SubLink(_) => Step::Over,
+            _ => Step::Into,
+        });
+        let mut replaced = Vec::new();
+        for aggregate in aggregates.into_iter().filter(|it| is_in(*it)) {
+            replaced.push((aggregate, self.attach(aggregate, Need::Value)?));
+        }
+        if replaced.is_empty() {
+            return Ok(expression);
+        }
+        let other = |node: Node<'a>| Some(replaced.iter().find(|it| it.0.equals(node))?.1);
+        Ok(expression.replace(&mut |node| other(node)))
+    }
+
+    /// `expression` with columns in the place of its sub-queries.
+    fn attach(&mut self, expression: Node<'a>, need: Need) -> Result<Node<'a>, Refusal> {
+        let links = links(expression);
+        if links.is_empty() {
+            return Ok(expression);
+        }
+        if let Some((operator, arguments)) = expression.as_boolean() {
+            let need = if operator == BooleanOperator::Not { need.negated() } else { need };
+            let arguments: Result<Vec<_>, _> =
+                arguments.into_iter().map(|it| self.attach(it, need)).collect();
+            return Ok(node::boolean(operator, &arguments?));
+        }
+        if expression.as_sub_link().is_some() {
+            return self.column_of(expression, need);
+        }
+        let mut columns = Vec::new();
+        for link in links {
+            columns.push((link, self.column_of(link, Need::Value)?));
+        }
+        let other = |node: Node<'a>| Some(columns.iter().find(|it| it.0.equals(node))?.1);
+        Ok(expression.replace(&mut |node| other(node)))
+    }
+
+    /// An expression over the rows' columns with the value of a sub-query.
+    fn column_of(&mut self, expression: Node<'a>, need: Need) -> Result<Node<'a>, Refusal> {
+        let known = self.known.iter().find(|it| it.1 == need && it.0.equals(expression));
+        if let Some(known) = known {
+            return Ok(known.2);
+        }
+        let refuse = |words: &str| Refusal::without_rule(words).at(expression.location());
+        let link = expression.as_sub_link().ok_or_else(|| refuse("this sub-query"))?;
+        if !is_plain(link) {
+            return Err(refuse("an aggregate of an outer query"));
+        }
+        let value = match (link.kind, link.test) {
+            (SubLinkKind::Exists, _) => {
+                let position = self.exists(link.query)?;
+                self.name(position, expression)
+            }
+            (SubLinkKind::Any, Some(test)) => {
+                let position = self.any(link.query, test, need)?;
+                self.name(position, expression)
+            }
+            (SubLinkKind::All, Some(test)) => {
+                let test = node::boolean(BooleanOperator::Not, &[test]);
+                let position = self.any(link.query, test, need.negated())?;
+                let some = self.name(position, expression);
+                node::boolean(BooleanOperator::Not, &[some])
+            }
+            (SubLinkKind::Scalar, _) => {
+                let position = self.single(link.query)?;
+                self.name(position, expression)
+            }
+            _ => return Err(refuse(link.words)),
+        };
+        self.known.push((expression, need, value));
+        Ok(value)
+    }
+
+    /// Calls the column at `position`, of the type of `like`, by a name of its own.
+    fn name(&mut self, position: usize, like: Node<'_>) -> Node<'a> {
+        let entry = FIRST_ENTRY + self.lowering.sub_links;
+        self.lowering.sub_links += 1;
+        let reference = ColumnRef { entry, attribute: 1, levels_up: 0 };
+        self.from.places.insert(reference, position);
+        node::column(reference, like)
+    }
+
+    fn wrap(&mut self, f: impl FnOnce(Box<Plan>) -> Plan) {
+        let plan = std::mem::replace(&mut self.from.plan, Plan::Unit);
+        self.from.plan = f(Box::new(plan));
+    }
+
+    fn width(&self) -> usize {
+        self.from.plan.schema().len()
+    }
+
+    /// Adds whether `right` has a row for which `on` is true; gives the new column's position.
+    fn mark(&mut self, right: Plan, on: Option<Scalar>) -> usize {
+        let position = self.width();
+        if on.is_none() {
+            let right = Box::new(some_row(right));
+            self.wrap(|left| Plan::InnerJoin { left, right, on: None });
+            return position;
+        }
+        let mark = Column { name: "mark".to_owned(), ty: boolean(), nullable: false, scale: None };
+        let right = Box::new(right);
+        self.wrap(|left| Plan::Mark { left, right, on, mark });
+        position
+    }
+
+    fn exists(&mut self, query: Query<'a>) -> Result<usize, Refusal> {
+        let inner = self.inner(query, &[])?;
+        if inner.has_one_row {
+            return Ok(self.computed(&[text("true")]));
+        }
+        let on = self.condition(&inner, &[])?;
+        Ok(self.mark(inner.plan, on))
+    }
+
+    /// Adds the value of `test` ANY of the query's rows.
+    fn any(&mut self, query: Query<'a>, test: Node<'a>, need: Need) -> Result<usize, Refusal> {
+        let test = self.attach(test, Need::Value)?;
+        let outputs: Vec<usize> = (0..select::output_names(query).len()).collect();
+        let inner = self.inner(query, &outputs)?;
+        let test = test.replace(&mut |node| {
+            let attribute = i16::try_from(node.as_sub_link_output()?).ok()?;
+            Some(node::column(output_column(attribute), node))
+        });
+        if inner.has_one_row {
+            let mut places = self.from.places.clone();
+            places.extend((1..).map(output_column).zip(self.join_aggregate(inner)?));
+            let schema = self.from.plan.schema();
+            let value = scalar(place(test, &places)?, &schema);
+            return Ok(self.computed(&value.segments));
+        }
+        let placed = self.placed_test(&inner, test)?;
+        let schema = self.joined_schema(&inner);
+        let value = scalar(placed, &schema);
+        let is_true = self.condition(&inner, std::slice::from_ref(&value))?;
+        let on_true = is_true.clone();
+        if need == Need::Truth || !value.nullable {
+            return Ok(self.mark(inner.plan, is_true));
+        }
+        if let Some((left, right)) = self.compared(test, &inner)? {
+            return self.any_of_comparison(inner, on_true, left, right, need);
+        }
+        if need == Need::Falsity {
+            let not_false = wrapped("(", &value, ") IS NOT FALSE");
+            let on = self.condition(&inner, &[not_false])?;
+            return Ok(self.mark(inner.plan, on));
+        }
+        let unknown = wrapped("(", &value, ") IS NULL");
+        let on_unknown = self.condition(&inner, &[unknown])?;
+        let first = self.mark(inner.plan.clone(), on_true);
+        // The left columns keep their places; those of the right one moved.
+        let on_unknown = on_unknown.map(|on| moved(&on, first, 1));
+        let second = self.mark(inner.plan, on_unknown);
+        Ok(self.computed(&[
+            text("CASE WHEN "),
+            Segment::Column(first),
+            text(" THEN true WHEN "),
+            Segment::Column(second),
+            text(" THEN NULL::boolean ELSE false END"),
+        ]))
+    }
+
+    /// The same for a comparison that is NULL exactly when one of its sides is: whether there are
+    /// rows, and whether there is a NULL among them, are looked for apart, so that the comparison
+    /// itself can use an index or hashing.
+    fn any_of_comparison(
+        &mut self,
+        inner: Inner,
+        is_true: Option<Scalar>,
+        left: Scalar,
+        right: Scalar,
+        need: Need,
+    ) -> Result<usize, Refusal> {
+        let width = self.width();
+        let mut unknown = Vec::new();
+        if left.nullable {
+            let on = self.condition(&inner, &[])?;
+            let some = self.mark(inner.plan.clone(), on);
+            unknown.push(vec![text("(")]);
+            let last = unknown.last_mut().expect("just pushed");
+            last.extend(wrapped("(", &left, ") IS NULL AND ").segments);
+            last.push(Segment::Column(some));
+            last.push(text(")"));
+        }
+        if right.nullable {
+            let added = self.width() - width;
+            let unshifted = |it: usize| it - width;
+            let predicate = wrapped("(", &right.remapped(unshifted), ") IS NULL");
+            let plan = Plan::Filter { input: Box::new(inner.plan.clone()), predicate };
+            let on = self.condition(&inner, &[])?;
+            debug_assert!(added <= 1);
+            let some = self.mark(plan, on);
+            unknown.push(vec![Segment::Column(some)]);
+        }
+        let added = self.width() - width;
+        let on = is_true.map(|on| moved(&on, width, added));
+        let first = self.mark(inner.plan, on);
+        let unknown = unknown.join(&text(" OR "));
+        let mut segments;
+        if need == Need::Falsity {
+            segments = vec![text("("), Segment::Column(first), text(" OR ")];
+            segments.extend(unknown);
+            segments.push(text(")"));
+        } else {
+            segments = vec![text("CASE WHEN "), Segment::Column(first), text(" THEN true WHEN ")];
+            segments.extend(unknown);
+            segments.push(text(" THEN NULL::boolean ELSE false END"));
+        }
+        Ok(self.computed(&segments))
+    }
+
+    /// The two sides of a test that is one comparison, over the joined columns: the one of the rows
+    /// around, and the one of the sub-query.
+    fn compared(&self, test: Node<'a>, inner: &Inner) -> Result<Option<(Scalar, Scalar)>, Refusal> {
+        let test = match test.as_boolean() {
+            Some((BooleanOperator::Not, arguments)) => arguments[0],
+            _ => test,
+        };
+        let Kind::Call { function, arguments } = test.kind() else { return Ok(None) };
+        let [left, right] = arguments.as_slice() else { return Ok(None) };
+        let is_output = |it: &ColumnRef| it.entry == OUTPUTS;
+        let sides = [left, right].map(|it| it.free_columns());
+        if sides[0].iter().any(is_output)
+            || !sides[1].iter().all(is_output)
+            || sides[1].is_empty()
+            || !types::is_comparison(function)
+        {
+            return Ok(None);
+        }
+        let schema = self.joined_schema(inner);
+        let side = |it: &Node<'a>| Ok::<_, Refusal>(scalar(self.placed_test(inner, *it)?, &schema));
+        Ok(Some((side(left)?, side(right)?)))
+    }
+
+    /// Adds a column that is computed from the others.
+    fn computed(&mut self, segments: &[Segment]) -> usize {
+        let schema = self.from.plan.schema();
+        let position = schema.len();
+        let value =
+            Scalar { segments: segments.to_vec(), ty: boolean(), nullable: true, scale: None };
+        self.wrap(|input| with_column(input, &schema, value));
+        position
+    }
+
+    /// Adds the value of the query's only column in its only row; NULL without a row.
+    fn single(&mut self, query: Query<'a>) -> Result<usize, Refusal> {
+        let inner = self.inner(query, &[0])?;
+        if inner.has_one_row {
+            return Ok(self.join_aggregate(inner)?[0]);
+        }
+        let value = inner.outputs[0];
+        let (plan, value, on) = if self.is_single(&inner) {
+            let on = self.condition(&inner, &[])?;
+            (inner.plan, value, on)
+        } else if inner.on.is_empty() {
+            let plan = checked_single(inner.plan, &[], value);
+            (plan, 0, None)
+        } else {
+            // Which rows match is known for each row of the domain only.
+            let inner = self.inner_for_domain(query, &[0])?;
+            let value = inner.outputs[0];
+            let on = self.condition(&inner, &[])?;
+            let keys: Vec<usize> = (0..value).collect();
+            (checked_single(inner.plan, &keys, value), value, on)
+        };
+        let width = self.width();
+        if on.is_none() && is_one_row(&plan) {
+            let plan = columns_of(plan, Some(&[value]));
+            // A stage of its own, so that what leaves the value alone changes nothing here.
+            let has_equality = plan.schema()[0].ty.equality.is_some();
+            let right = Box::new(if has_equality { plan.distinct() } else { plan });
+            self.wrap(|left| Plan::InnerJoin { left, right, on: None });
+            return Ok(width);
+        }
+        self.wrap(|left| Plan::LeftJoin { left, right: Box::new(plan), on });
+        Ok(width + value)
+    }
+
+    /// Joins an aggregate, which has a row for each of the rows around; gives the positions of its
+    /// outputs.
+    fn join_aggregate(&mut self, inner: Inner) -> Result<Vec<usize>, Refusal> {
+        let width = self.width();
+        let on = self.condition(&inner, &[])?;
+        let schema = inner.plan.schema();
+        let present =
+            Scalar { segments: vec![text("true")], ty: boolean(), nullable: false, scale: None };
+        let marker = width + schema.len();
+        let right = Box::new(with_column(Box::new(inner.plan), &schema, present));
+        self.wrap(|left| Plan::LeftJoin { left, right, on });
+        let mut positions = Vec::new();
+        for (output, empty) in inner.outputs.iter().zip(inner.empty) {
+            let schema = self.from.plan.schema();
+            positions.push(schema.len());
+            let mut segments = vec![text("CASE WHEN "), Segment::Column(marker), text(" THEN ")];
+            segments.extend([Segment::Column(width + output), text(" ELSE ")]);
+            segments.extend(empty.segments);
+            segments.push(text(" END"));
+            let value = Scalar { segments, ty: empty.ty, nullable: true, scale: None };
+            self.wrap(|input| with_column(input, &schema, value));
+        }
+        Ok(positions)
+    }
+
+    /// Whether at most one row of the sub-query matches a row around it.
+    fn is_single(&self, inner: &Inner) -> bool {
+        let Some(key) = inner.plan.key() else { return false };
+        key.iter().all(|it| inner.matched.contains(it))
+    }
+
+    /// The conjunction of what the sub-query takes from outside and of further conditions, over the
+    /// columns of the rows and then those of the sub-query.
+    fn condition(&self, inner: &Inner, more: &[Scalar]) -> Result<Option<Scalar>, Refusal> {
+        // Columns were added since the conditions were made.
+        let shifted = |on: &Scalar| moved(on, inner.width, self.width() - inner.width);
+        let conditions: Vec<Scalar> =
+            inner.on.iter().map(shifted).chain(more.iter().cloned()).collect();
+        let Some((first, rest)) = conditions.split_first() else { return Ok(None) };
+        if rest.is_empty() {
+            return Ok(Some(first.clone()));
+        }
+        let mut segments = Vec::new();
+        for condition in &conditions {
+            segments.push(text(if segments.is_empty() { "(" } else { ") AND (" }));
+            segments.extend(condition.segments.iter().cloned());
+        }
+        segments.push(text(")"));
+        let nullable = conditions.iter().any(|it| it.nullable);
+        Ok(Some(Scalar { segments, ty: boolean(), nullable, scale: None }))
+    }
+
+    fn joined_schema(&self, inner: &Inner) -> Vec<Column> {
+        let mut schema = self.from.plan.schema();
+        schema.extend(inner.plan.schema());
+        schema
+    }
+
+    fn placed_test(&self, inner: &Inner, test: Node<'a>) -> Result<Node<'a>, Refusal> {
+        let mut places = self.from.places.clone();
+        let width = self.width();
+        for (index, position) in inner.outputs.iter().enumerate() {
+            places.insert(output_column(index as i16 + 1), width + position);
+        }
+        place(test, &places)
+    }
+
+    /// The sub-query as a plan, with what joins it to the rows around it.
+    fn inner(&mut self, query: Query<'a>, outputs: &[usize]) -> Result<Inner, Refusal> {
+        if query.node().free_columns().is_empty() {
+            let needed = if is_plain_rows(query) {
+                outputs.to_vec()
+            } else {
+                (0..select::output_names(query).len()).collect()
+            };
+            let plan = select::lower(self.lowering, query, Some(self.scope), Some(&needed))?;
+            let outputs =
+                if needed == outputs { (0..outputs.len()).collect() } else { outputs.to_vec() };
+            let width = self.width();
+            return Ok(Inner {
+                plan,
+                outputs,
+                on: Vec::new(),
+                matched: Vec::new(),
+                width,
+                empty: Vec::new(),
+                has_one_row: false,
+            });
+        }
+        match self.pulled_up(query, outputs) {
+            Ok(Some(inner)) => Ok(inner),
+            Ok(None) => self.inner_for_domain(query, outputs),
+            Err(refusal) if refusal.is_evaluable => self.inner_for_domain(query, outputs),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// A sub-query whose references to outside are conditions of its WHERE: they become conditions
+    /// of the join.
+    fn pulled_up(&mut self, query: Query<'a>, outputs: &[usize]) -> Result<Option<Inner>, Refusal> {
+        let is_aggregate = query.has_aggregation();
+        if !is_plain_rows(query) && !is_plain_aggregate(query) {
+            return Ok(None);
+        }
+        select::check_fit(query)?;
+        let shown: Vec<usize> =
+            (0..query.targets().len()).filter(|it| !query.targets()[*it].junk).collect();
+        let needed: Vec<usize> = outputs.iter().map(|it| shown[*it]).collect();
+        let mut select = Select::new(query, Some(&needed))?;
+        let is_outer = |it: &Node<'a>| it.free_columns().iter().any(|it| it.levels_up > 0);
+        let pulled: Vec<Node<'a>> = select.conditions.extract_if(.., |it| is_outer(it)).collect();
+        let rest = select.expressions().any(|it| is_outer(&it));
+        if rest {
+            return Ok(None);
+        }
+        let scope = Scope { query, outer: Some(self.scope), domain: None };
+        let equalities: Vec<_> = pulled.iter().map(|it| sides(*it)).collect();
+        if is_aggregate {
+            // Grouped by the inner sides of the equalities, which must be all there is.
+            let all: Option<Vec<_>> = equalities.into_iter().collect();
+            let Some(all) = all else { return Ok(None) };
+            select.prefix = all.iter().map(|it| it.0).collect();
+            let from = from::lower(self.lowering, &scope, &select)?;
+            let plan = select::finish(self.lowering, &scope, select, from)?;
+            let width = self.width();
+            let (mut on, mut places) = (Vec::new(), self.outer_places());
+            for (index, (inner, _, condition)) in all.iter().enumerate() {
+                let reference = output_column(index as i16 + 1);
+                places.insert(reference, width + index);
+                let column = node::column(reference, *inner);
+                let condition = condition.replace(&mut |it| it.equals(*inner).then_some(column));
+                on.push(condition);
+            }
+            let mut schema = self.from.plan.schema();
+            schema.extend(plan.schema());
+            let on = on.into_iter().map(|it| Ok(scalar(place(it, &places)?, &schema)));
+            let on = on.collect::<Result<Vec<_>, Refusal>>()?;
+            let empty = over_nothing(&plan, all.len(), outputs.len())?;
+            let matched = (0..all.len()).collect();
+            let outputs = (0..outputs.len()).map(|it| it + all.len()).collect();
+            return Ok(Some(Inner { plan, outputs, on, matched, width, empty, has_one_row: true }));
+        }
+        // The conditions are read from the rows of FROM, the outputs are added to them.
+        select.late.extend(pulled.iter().copied());
+        let from = from::lower(self.lowering, &scope, &select)?;
+        let late: Vec<_> = select.late.drain(..).filter(|it| !is_outer(it)).collect();
+        let mut attaching = Attaching::new(self.lowering, &scope, from);
+        attaching.filter(&late)?;
+        attaching.targets(&mut select)?;
+        let From { mut plan, places } = attaching.into_from();
+        let mut positions = Vec::new();
+        for target in &select.targets {
+            let schema = plan.schema();
+            let value = scalar(place(target.expression, &places)?, &schema);
+            positions.push(value.as_column().unwrap_or(schema.len()));
+            if value.as_column().is_none() {
+                plan = with_column(Box::new(plan), &schema, value);
+            }
+        }
+        let width = self.width();
+        let mut schema = self.from.plan.schema();
+        schema.extend(plan.schema());
+        let mut both = self.outer_places();
+        both.extend(places.iter().map(|(column, position)| (*column, width + position)));
+        let on = pulled.iter().map(|it| Ok(scalar(place(*it, &both)?, &schema)));
+        let on = on.collect::<Result<Vec<_>, Refusal>>()?;
+        let matched = equalities.iter().flatten().filter_map(|(inner, ..)| match inner.kind() {
+            Kind::Column(column) => places.get(&column).copied(),
+            _ => None,
+        });
+        let matched = matched.collect();
+        Ok(Some(Inner {
+            plan,
+            outputs: positions,
+            on,
+            matched,
+            width,
+            has_one_row: false,
+            empty: Vec::new(),
+        }))
+    }
+
+    /// Where the columns of the rows around stand, as a sub-query of them calls them.
+    fn outer_places(&self) -> Places {
+        let up = |it: &ColumnRef| ColumnRef { levels_up: it.levels_up + 1, ..*it };
+        self.from.places.iter().map(|(column, position)| (up(column), *position)).collect()
+    }
+
+    /// The sub-query for each row of its domain, joined by the domain's columns.
+    fn inner_for_domain(&mut self, query: Query<'a>, outputs: &[usize]) -> Result<Inner, Refusal> {
+        let places = self.outer_places();
+        let mut nodes: Vec<Node<'a>> = Vec::new();
+        let mut positions = Vec::new();
+        for (reference, node) in outer_references(query) {
+            let Some(position) = places.get(&reference) else {
+                return Err(Refusal::without_rule("a correlated reference").at(node.location()));
+            };
+            let column = node::column(reference, node);
+            if !nodes.iter().any(|it| it.equals(column)) {
+                nodes.push(column);
+                positions.push(*position);
+            }
+        }
+        let schema = self.from.plan.schema();
+        if positions.iter().any(|it| schema[*it].ty.equality.is_none()) {
+            return Err(Refusal::without_rule("a correlated reference of a type without equality"));
+        }
+        // The query is evaluated once for values that are equal, so they must not be told apart.
+        if positions.iter().any(|it| !schema[*it].is_exact()) {
+            return Err(Refusal::without_rule("a correlated reference whose equal values differ"));
+        }
+        // Where a NULL finds nothing, none is looked up, and the join is by plain equality.
+        let mut plan = self.from.plan.clone();
+        let mut columns = Vec::new();
+        for (position, node) in positions.iter().zip(&nodes) {
+            let mut column = Scalar::column(*position, &schema[*position]);
+            if column.nullable && is_strict_in(query, *node) {
+                let predicate = wrapped("", &column, " IS NOT NULL");
+                plan = Plan::Filter { input: Box::new(plan), predicate };
+                column.nullable = false;
+            }
+            columns.push((column, schema[*position].name.clone()));
+        }
+        let plan = Plan::Project { input: Box::new(plan), columns }.distinct();
+        let domain = Domain { plan, nodes };
+        let scope = *self.scope;
+        let plan =
+            select::lower_for(self.lowering, query, Some(&scope), Some(&domain), Some(outputs))?;
+        let width = self.width();
+        let inner = plan.schema();
+        let on = positions.iter().enumerate().map(|(index, position)| {
+            same(&schema[*position], *position, &inner[index], width + index)
+        });
+        let on = on.collect();
+        let count = positions.len();
+        let empty = if is_plain_aggregate(query) {
+            over_nothing(&plan, count, outputs.len())?
+        } else {
+            Vec::new()
+        };
+        Ok(Inner {
+            plan,
+            outputs: (0..outputs.len()).map(|it| it + count).collect(),
+            on,
+            matched: (0..count).collect(),
+            width,
+            has_one_row: is_plain_aggregate(query),
+            empty,
+        })
+    }
+}
+
+/// Joins a sub-query in FROM that refers to the rows before it. `attributes` are those of its columns
+/// that are used, as entry `position` of the range table; `conditions` are those of the join.
+pub fn lateral<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    left: From,
+    (query, position, attributes): (Query<'a>, usize, &[i16]),
+    is_outer: bool,
+    conditions: &[Node<'a>],
+) -> Result<From, Refusal> {
+    let outputs: Vec<usize> =
+        attributes.iter().filter_map(|it| usize::try_from(*it - 1).ok()).collect();
+    let mut rows = Attaching::new(lowering, scope, left);
+    let inner = rows.inner(query, &outputs)?;
+    let column =
+        |attribute: &i16| ColumnRef { entry: position, attribute: *attribute, levels_up: 0 };
+    if inner.has_one_row {
+        if is_outer && !conditions.is_empty() {
+            return Err(Refusal::without_rule(
+                "LEFT JOIN LATERAL of an aggregate with a condition",
+            ));
+        }
+        let positions = rows.join_aggregate(inner)?;
+        let places = attributes.iter().map(column).zip(positions);
+        rows.from.places.extend(places);
+        rows.filter(conditions)?;
+        return Ok(rows.from);
+    }
+    let width = rows.width();
+    let mut places = rows.from.places.clone();
+    places.extend(attributes.iter().map(column).zip(inner.outputs.iter().map(|it| width + it)));
+    let schema = rows.joined_schema(&inner);
+    let conditions = conditions.iter().map(|it| Ok(scalar(place(*it, &places)?, &schema)));
+    let conditions = conditions.collect::<Result<Vec<_>, Refusal>>()?;
+    let on = rows.condition(&inner, &conditions)?;
+    let right = Box::new(inner.plan);
+    rows.wrap(|left| match is_outer {
+        true => Plan::LeftJoin { left, right, on },
+        false => Plan::InnerJoin { left, right, on },
+    });
+    rows.from.places = places;
+    Ok(rows.from)
+}
+
+/// A sub-query as rows to be joined.
+struct Inner {
+    plan: Plan,
+    /// Positions of the outputs in the plan.
+    outputs: Vec<usize>,
+    /// What joins it, over the columns of the rows around and then its own.
+    on: Vec<Scalar>,
+    /// Columns of the plan that are equal to something outside.
+    matched: Vec<usize>,
+    /// How many columns the rows around had when the conditions were made.
+    width: usize,
+    /// Whether it is an aggregate, which has one row for each of the rows around.
+    has_one_row: bool,
+    /// The outputs of an aggregate where no row matches.
+    empty: Vec<Scalar>,
+}
+
+/// The columns of queries around that `query` refers to, as it calls them, each with a node.
+fn outer_references(query: Query<'_>) -> Vec<(ColumnRef, Node<'_>)> {
+    query
+        .node()
+        .free_column_nodes()
+        .into_iter()
+        .map(|(column, node)| (ColumnRef { levels_up: column.levels_up + 1, ..column }, node))
+        .collect()
+}
+
+/// Refuses what has a row over nothing, and is more than an aggregate: evaluated for each row of a
+/// domain, that row would be missing.
+pub fn check_for_domain(query: Query<'_>) -> Result<(), Refusal> {
+    let has_one_row = query.has_aggregation() && query.group_by().is_empty();
+    if query.has_grouping_sets() || (has_one_row && !is_plain_aggregate(query)) {
+        return Err(Refusal::without_rule("this correlated aggregate"));
+    }
+    if query.set_operations().is_some() {
+        return Err(Refusal::without_rule("a correlated set operation"));
+    }
+    Ok(())
+}
+
+/// Whether the query is nothing but FROM, WHERE and a select list.
+fn is_plain_rows(query: Query<'_>) -> bool {
+    query.set_operations().is_none()
+        && !query.has_aggregation()
+        && !query.has_windows()
+        && !query.has_set_returning_targets()
+        && query.distinct().is_empty()
+        && query.limit().is_none()
+        && query.offset().is_none()
+}
+
+/// Whether the query has one row always: aggregates without GROUP BY and HAVING.
+fn is_plain_aggregate(query: Query<'_>) -> bool {
+    query.set_operations().is_none()
+        && query.has_aggregation()
+        && query.group_by().is_empty()
+        && !query.has_grouping_sets()
+        && query.having().is_none()
+        && !query.has_windows()
+        && !query.has_set_returning_targets()
+        && query.distinct().is_empty()
+        && query.limit().is_none()
+        && query.offset().is_none()
+}
+
+/// Whether no row fulfils the query's WHERE when `outer`, a column from outside, is NULL, so that there
+/// is no result, or that of an aggregate over nothing.
+fn is_strict_in<'a>(query: Query<'a>, outer: Node<'a>) -> bool {
+    if query.set_operations().is_some() || (query.has_aggregation() && query.having().is_some()) {
+        return false;
+    }
+    if query.has_grouping_sets() || types::is_row(outer.type_oid()) {
+        return false;
+    }
+    let conditions = match query.from().and_then(Node::as_from) {
+        Some(Tree::Items { condition: Some(condition), .. }) => condition.conjuncts(),
+        _ => return false,
+    };
+    let is_meant = |it: &Node<'a>| match it.kind() {
+        Kind::Relabel(argument) => argument.equals(outer),
+        _ => it.equals(outer),
+    };
+    conditions.into_iter().any(|it| match it.kind() {
+        Kind::Call { function, arguments } => {
+            types::is_comparison(function) && arguments.iter().any(is_meant)
+        }
+        _ => false,
+    })
+}
+
+/// For `inner = outer` by the type's own equality, in whichever order: both sides, and the whole.
+fn sides<'a>(condition: Node<'a>) -> Option<(Node<'a>, Node<'a>, Node<'a>)> {
+    let Kind::Call { function, arguments } = condition.kind() else { return None };
+    let [left, right] = arguments.as_slice() else { return None };
+    let is_outer = |it: &Node<'a>| {
+        let columns = it.free_columns();
+        !columns.is_empty() && columns.iter().all(|it| it.levels_up > 0)
+    };
+    let is_inner = |it: &Node<'a>| {
+        let columns = it.free_columns();
+        !columns.is_empty() && columns.iter().all(|it| it.levels_up == 0)
+    };
+    let (inner, outer) = match (is_inner(left), is_outer(right), is_outer(left), is_inner(right)) {
+        (true, true, ..) => (*left, *right),
+        (_, _, true, true) => (*right, *left),
+        _ => return None,
+    };
+    types::is_equality_of(function, inner.type_oid()).then_some((inner, outer, condition))
+}
+
+/// The outputs of a plan with aggregates and no rows to aggregate; `prefix` columns stand before them.
+fn over_nothing(plan: &Plan, prefix: usize, outputs: usize) -> Result<Vec<Scalar>, Refusal> {
+    let refuse = || Refusal::without_rule("this correlated aggregate");
+    let schema = plan.schema();
+    let aggregate = match plan {
+        Plan::Project { input, .. } => input.as_ref(),
+        _ => plan,
+    };
+    let Plan::Aggregate { input, keys, calls } = aggregate else { return Err(refuse()) };
+    let below = input.schema();
+    let output = |position: usize| {
+        let value = match plan {
+            Plan::Project { columns, .. } => columns[position].0.clone(),
+            _ => Scalar::column(position, &schema[position]),
+        };
+        let mut segments = Vec::new();
+        for segment in &value.segments {
+            match segment {
+                Segment::Text(_) => segments.push(segment.clone()),
+                Segment::Column(position) => {
+                    let call = position.checked_sub(keys.len()).and_then(|it| calls.get(it));
+                    let call = call.ok_or_else(refuse)?;
+                    let nothing = call.call.print(|it| format!("(NULL::{})", below[it].ty.sql));
+                    segments.push(text(&format!("(SELECT {nothing} WHERE false)")));
+                }
+            }
+        }
+        Ok(Scalar { segments, nullable: true, ..value })
+    };
+    (prefix..prefix + outputs).map(output).collect()
+}
+
+/// One row: whether the plan has any.
+fn some_row(plan: Plan) -> Plan {
+    let count =
+        Scalar { segments: vec![text("count(*)")], ty: bigint(), nullable: false, scale: None };
+    let call = AggregateCall {
+        call: count,
+        function: AggregateFunction::CountRows,
+        filter: None,
+        name: "count".to_owned(),
+    };
+    let count = Plan::Aggregate {
+        input: Box::new(columns_of(plan, Some(&[]))),
+        keys: Vec::new(),
+        calls: vec![call],
+    };
+    let is_some = Scalar {
+        segments: vec![text("("), Segment::Column(0), text(" > 0)")],
+        ty: boolean(),
+        nullable: false,
+        scale: None,
+    };
+    // A stage of its own, so that a change of the count alone is none of the answer.
+    let columns = vec![(is_some, "mark".to_owned())];
+    Plan::Project { input: Box::new(count), columns }.distinct()
+}
+
+/// For each key the value of its only row; an error for several, raised when the value is used.
+fn checked_single(plan: Plan, keys: &[usize], value: usize) -> Plan {
+    let schema = plan.schema();
+    let any = Scalar {
+        segments: vec![text("any_value("), Segment::Column(value), text(")")],
+        nullable: true,
+        ..Scalar::column(value, &schema[value])
+    };
+    let count =
+        Scalar { segments: vec![text("count(*)")], ty: bigint(), nullable: false, scale: None };
+    let calls = vec![
+        AggregateCall {
+            call: any.clone(),
+            function: AggregateFunction::Rescan,
+            filter: None,
+            name: schema[value].name.clone(),
+        },
+        AggregateCall {
+            call: count,
+            function: AggregateFunction::CountRows,
+            filter: None,
+            name: "count".to_owned(),
+        },
+    ];
+    let groups = Plan::Aggregate { input: Box::new(plan), keys: keys.to_vec(), calls };
+    let schema = groups.schema();
+    let mut columns: Vec<_> = (0..keys.len())
+        .map(|it| (Scalar::column(it, &schema[it]), schema[it].name.clone()))
+        .collect();
+    let segments = vec![
+        text("CASE WHEN pgstream.is_single("),
+        Segment::Column(keys.len() + 1),
+        text(") THEN "),
+        Segment::Column(keys.len()),
+        text(" END"),
+    ];
+    columns.push((Scalar { segments, nullable: true, ..any }, schema[keys.len()].name.clone()));
+    Plan::Project { input: Box::new(groups), columns }
+}
+
+/// Whether the plan has exactly one row whatever its sources hold.
+fn is_one_row(plan: &Plan) -> bool {
+    match plan {
+        Plan::Unit => true,
+        Plan::Aggregate { keys, .. } => keys.is_empty(),
+        Plan::Project { input, .. } => is_one_row(input),
+        _ => false,
+    }
+}
+
+/// The plan with one more column.
+fn with_column(input: Box<Plan>, schema: &[Column], value: Scalar) -> Plan {
+    let mut columns: Vec<_> = schema
+        .iter()
+        .enumerate()
+        .map(|(position, it)| (Scalar::column(position, it), it.name.clone()))
+        .collect();
+    columns.push((value, "value".to_owned()));
+    Plan::Project { input, columns }
+}
+
+/// Whether two columns hold the same value, with NULLs counting as the same.
+fn same(left: &Column, left_position: usize, right: &Column, right_position: usize) -> Scalar {
+    let equality = left.ty.equality.as_deref().unwrap_or("=");
+    let (l, r) = (Segment::Column(left_position), Segment::Column(right_position));
+    let mut segments = vec![l.clone(), text(&format!(" {equality} ")), r.clone()];
+    if left.nullable && right.nullable {
+        segments.insert(0, text("("));
+        segments.extend([text(" OR ("), l, text(" IS NULL AND "), r, text(" IS NULL))")]);
+    }
+    Scalar { segments, ty: boolean(), nullable: true, scale: None }
+}
+
+/// `scalar` with the columns from `first` on `by` places further right.
+fn moved(scalar: &Scalar, first: usize, by: usize) -> Scalar {
+    scalar.remapped(|it| if it < first { it } else { it + by })
+}
+
+fn wrapped(before: &str, scalar: &Scalar, after: &str) -> Scalar {
+    let mut segments = vec![text(before)];
+    segments.extend(scalar.segments.iter().cloned());
+    segments.push(text(after));
+    Scalar { segments, ty: boolean(), nullable: false, scale: None }
+}
+
+fn text(text: &str) -> Segment {
+    Segment::Text(text.to_owned())
+}
+
+fn boolean() -> Type {
+    types::describe(types::BOOLEAN, -1, types::NO_COLLATION)
+}
+
+fn bigint() -> Type {
+    types::describe(types::BIGINT, -1, types::NO_COLLATION)
+}
