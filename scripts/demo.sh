@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make demo` runs beside a server: the quick start, then TPC-H.
+# What `make demo` runs beside a server: the quick start, then TPC-H and Nexmark.
 
 . "$(dirname "$0")/env.sh"
 
@@ -7,5 +7,5 @@ cd "$ROOT"
 say "the quick start"
 createdb quickstart
 sed -n '/^```sql$/,/^```$/{/^```/!p}' README.md | psql -d quickstart -v ON_ERROR_STOP=1 --echo-queries -q
-say "TPC-H"
+say "TPC-H and Nexmark"
 cargo run --quiet --release -p pgstream_bench --bin demo

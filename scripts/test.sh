@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# What `make test` runs beside a server: the scenarios, then the random tester.
+# What `make test` runs beside a server: the scenarios, TPC-H and Nexmark, then the random tester.
 
 . "$(dirname "$0")/env.sh"
 
 cd "$ROOT"
 say "scenarios on a server"
 cargo test -p pgstream_tests --no-fail-fast
+say "TPC-H and Nexmark at a small scale"
+cargo test -p pgstream_bench
 say "random tester, ${MINUTES:-1} minute(s)"
 cargo run --quiet -p pgstream_tests --bin fuzz -- --minutes "${MINUTES:-1}"

@@ -1,10 +1,11 @@
 //! What users see of pg_stream's speed: the benchmark of `make bench` ([`bench`]) and the
-//! TPC-H demonstration of `make demo` ([`tpch`]).
+//! demonstrations of `make demo`, TPC-H ([`tpch`]) and Nexmark ([`nexmark`]).
 //!
-//! Both know the extension through SQL only. They find the server in `PGSTREAM_TEST_URL` and
+//! All know the extension through SQL only. They find the server in `PGSTREAM_TEST_URL` and
 //! work in a database of their own, which they create anew.
 
 pub mod bench;
+pub mod nexmark;
 pub mod server;
 pub mod table;
 pub mod tpch;

@@ -2,11 +2,20 @@
 //! after each refresh. A failure is shrunk to a short SQL script.
 
 mod case;
+mod construct;
+mod expression;
 mod query;
 mod random;
+mod relation;
+mod runner;
 mod schema;
+mod select;
 mod shrink;
+mod smaller;
+mod sub_query;
+mod syntax;
 mod value;
+mod window;
 
 use std::{
     fs,
@@ -23,6 +32,7 @@ use crate::database::Database;
 
 pub use case::Oracle;
 use case::{Case, Outcome};
+use construct::Coverage;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -54,6 +64,9 @@ pub struct Report {
     pub query_errors: u64,
     /// The reasons of refusals and how often they came, for the generator's keeper.
     pub refusals: std::collections::BTreeMap<String, u64>,
+    /// Why stream tables are evaluated as a whole, and how often.
+    pub whole: std::collections::BTreeMap<String, u64>,
+    pub coverage: Coverage,
     /// Seed, and the script that shows the failure.
     pub failures: Vec<(u64, String)>,
 }
@@ -68,6 +81,12 @@ impl Report {
         self.query_errors += outcome.query_errors;
         for reason in &outcome.refused {
             *self.refusals.entry(reason.clone()).or_default() += 1;
+        }
+        for (constructs, reasons) in &outcome.queries {
+            self.coverage.add(constructs, !reasons.is_empty());
+            for reason in reasons {
+                *self.whole.entry(reason.clone()).or_default() += 1;
+            }
         }
     }
 }
@@ -100,14 +119,13 @@ fn work(
         if number >= options.cases {
             return;
         }
-        let seed = options.seed.wrapping_add(number);
-        let case = Case::random(seed);
-        let outcome = case.run(&database, &options.oracle);
+        let (seed, case) = choose(options, number, report);
+        let outcome = case.run(&database, options.oracle);
         report.lock().expect("no worker panicked").add(&outcome);
         in_this_database += 1;
         if let Some(failure) = &outcome.failure {
             database.wait_until_up();
-            let (small, failure) = shrink::shrink(&case, failure, &database, &options.oracle);
+            let (small, failure) = shrink::shrink(&case, failure, &database, options.oracle);
             let script = small.script(&failure);
             save(options, seed, &script);
             let mut report = report.lock().expect("no worker panicked");
@@ -121,6 +139,25 @@ fn work(
             in_this_database = 0;
         }
     }
+}
+
+/// Of a few cases the one with the most new pairs of constructs; half of the time the first, for
+/// these are large. A number of cases that is given means these very cases.
+fn choose(options: &Options, number: u64, report: &Mutex<Report>) -> (u64, Case) {
+    const CHOICES: u64 = 12;
+    let choices = if options.cases == u64::MAX && number % 2 == 1 { CHOICES } else { 1 };
+    let first = options.seed.wrapping_add(if options.cases == u64::MAX {
+        number * CHOICES
+    } else {
+        number
+    });
+    let cases: Vec<_> = (first..first + choices).map(|seed| (seed, Case::random(seed))).collect();
+    let report = report.lock().expect("no worker panicked");
+    let news = |case: &Case| -> usize {
+        case.stream_tables.iter().map(|it| report.coverage.news(&it.constructs)).sum()
+    };
+    let best = cases.into_iter().max_by_key(|(_, case)| news(case));
+    best.expect("a choice at least")
 }
 
 fn save(options: &Options, seed: u64, script: &str) {

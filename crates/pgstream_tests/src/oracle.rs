@@ -66,7 +66,7 @@ pub fn difference(
 }
 
 /// The visible columns of a stream table, as a select list.
-fn columns_of(session: &mut Session, stream_table: &str) -> Result<String, SqlError> {
+pub fn columns_of(session: &mut Session, stream_table: &str) -> Result<String, SqlError> {
     let literal = stream_table.replace('\'', "''");
     let columns = session.try_rows(&format!(
         "SELECT quote_ident(attname) FROM pg_attribute

@@ -292,7 +292,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             self.wrap(|left| Plan::InnerJoin { left, right, on: None });
             return position;
         }
-        let mark = Column { name: "mark".to_owned(), ty: boolean(), nullable: false, scale: None };
+        let mark = Column::mark();
         let right = Box::new(right);
         self.wrap(|left| Plan::Mark { left, right, on, mark });
         position
@@ -580,8 +580,9 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let needed: Vec<usize> = outputs.iter().map(|it| shown[*it]).collect();
         let mut select = Select::new(query, Some(&needed))?;
         let is_outer = |it: &Node<'a>| it.free_columns().iter().any(|it| it.levels_up > 0);
-        let pulled: Vec<Node<'a>> = select.conditions.extract_if(.., |it| is_outer(it)).collect();
-        let rest = select.expressions().any(|it| is_outer(&it));
+        let pulled: Vec<Node<'a>> =
+            select.from.conditions.extract_if(.., |it| is_outer(it)).collect();
+        let rest = select.expressions().iter().any(is_outer);
         if rest {
             return Ok(None);
         }

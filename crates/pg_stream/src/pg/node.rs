@@ -121,7 +121,7 @@ impl<'a> Node<'a> {
         self.pointer.as_ptr().cast()
     }
 
-    fn tag(self) -> NodeTag {
+    pub(super) fn tag(self) -> NodeTag {
         // SAFETY: every node starts with its tag.
         unsafe { self.pointer.as_ref() }.type_
     }

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 use pgrx::prelude::*;
 
-use super::node::{Arena, ColumnRef, Kind, Node, Query, Target, pointers};
+use super::node::{Arena, ColumnRef, Kind, Node, Query, Step, Target, pointers};
 use super::types::Oid;
 
 /// What a text holds, when it is not one SELECT.
@@ -120,7 +120,26 @@ pub fn rewritten(query: Query<'_>) -> Option<Query<'_>> {
         pg_sys::AcquireRewriteLocks(copy, true, false);
         let list = pg_sys::pg_rewrite_query(copy);
         let first = pointers::<pg_sys::Query>(list).next()?;
-        Node::from_ptr(first).map(Query)
+        let node = Node::from_ptr(first)?;
+        node.visit(&mut |it| {
+            forget_search_and_cycle(it);
+            Step::Into
+        });
+        Some(Query(node))
+    }
+}
+
+/// The rewriter has written SEARCH and CYCLE out as columns, but leaves the clauses, so that a text
+/// made of the query would have both.
+fn forget_search_and_cycle(node: Node<'_>) {
+    if node.tag() != NodeTag::T_CommonTableExpr {
+        return;
+    }
+    let cte: *mut pg_sys::CommonTableExpr = node.as_ptr();
+    // SAFETY: the tag says what it is, and the tree is the rewriter's result, which is ours.
+    unsafe {
+        (*cte).search_clause = ptr::null_mut();
+        (*cte).cycle_clause = ptr::null_mut();
     }
 }
 

@@ -9,9 +9,6 @@ pub struct Query {
     /// What must exist before (the view of query 15).
     pub setup: Option<String>,
     pub sql: String,
-    /// The same question with joins and sub-queries in FROM, for an engine that does not take
-    /// sub-queries in expressions.
-    pub rewritten: Option<String>,
 }
 
 impl Query {
@@ -31,21 +28,13 @@ fn one(number: i32, scale: f64) -> Query {
     // `day (3)` says how many digits the standard wants; PostgreSQL does not take it.
     let text = text.replace(" day (3)", " day").replace("revenue:s", "revenue0");
     let parameters = parameters(number, scale);
-    let fill = |text: &str| {
-        let numbered = parameters.iter().enumerate().rev();
-        numbered.fold(text.to_owned(), |t, (i, value)| t.replace(&format!(":{}", i + 1), value))
-    };
-    let text = fill(&text);
+    let numbered = parameters.iter().enumerate().rev();
+    let text = numbered.fold(text, |t, (i, value)| t.replace(&format!(":{}", i + 1), value));
     let mut statements = text.split(';').map(str::trim).filter(|s| !s.is_empty());
     let setup = (number == 15).then(|| statements.next().expect("a view").to_owned());
     let sql = statements.next().expect("a query");
     let end = sql.rfind("order by").unwrap_or(sql.len());
-    Query {
-        number,
-        setup,
-        sql: sql[..end].trim().to_owned(),
-        rewritten: rewritten(number).map(fill),
-    }
+    Query { number, setup, sql: sql[..end].trim().to_owned() }
 }
 
 /// The substitution parameters of the specification's validation runs, in order.
@@ -76,18 +65,4 @@ fn parameters(number: i32, scale: f64) -> Vec<String> {
         _ => &[],
     };
     list.iter().map(|value| (*value).to_owned()).collect()
-}
-
-/// The queries whose sub-queries in expressions can be written as joins.
-fn rewritten(number: i32) -> Option<&'static str> {
-    Some(match number {
-        2 => include_str!("rewritten/q02.sql"),
-        4 => include_str!("rewritten/q04.sql"),
-        11 => include_str!("rewritten/q11.sql"),
-        15 => include_str!("rewritten/q15.sql"),
-        17 => include_str!("rewritten/q17.sql"),
-        18 => include_str!("rewritten/q18.sql"),
-        20 => include_str!("rewritten/q20.sql"),
-        _ => return None,
-    })
 }

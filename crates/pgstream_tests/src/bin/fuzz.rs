@@ -50,6 +50,10 @@ fn main() -> ExitCode {
     for (reason, count) in &report.refusals {
         println!("  refused {count} x {reason}");
     }
+    for (reason, count) in &report.whole {
+        println!("  evaluated as a whole {count} x {reason}");
+    }
+    println!("{}", report.coverage.summary());
     for (seed, script) in &report.failures {
         println!("\nFAILED: fuzz --seed {seed} --cases 1 (target/fuzz/{seed}.sql)\n\n{script}");
     }

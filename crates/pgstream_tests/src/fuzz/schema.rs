@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::{
-    query::{Column, Scope, bool_expression, expression},
+    construct::Construct,
+    expression::{Column, Scope, bool_expression, expression},
+    query::Source,
     random::Random,
     value::{COLUMN_TYPES, Type},
 };
@@ -22,6 +24,8 @@ pub struct Table {
     pub key: Key,
     /// The column of PARTITION BY HASH; the partitions are `<name>_p0` to `_p2`.
     pub partition_by: Option<usize>,
+    /// Whether `<name>_c` inherits from it.
+    pub has_child: bool,
     /// The first rows.
     pub rows: Vec<Vec<String>>,
 }
@@ -57,8 +61,10 @@ impl Table {
             Key::None => random.below(columns.len()),
         });
         let partition_by = partition_by.filter(|&at| columns[at].1 != Type::Jsonb);
-        let mut table =
-            Self { name: format!("t{number}"), columns, key, partition_by, rows: Vec::new() };
+        // The child has no key.
+        let has_child = partition_by.is_none() && key == Key::None && random.chance(20);
+        let name = format!("t{number}");
+        let mut table = Self { name, columns, key, partition_by, has_child, rows: Vec::new() };
         for _ in 0..random.between(0, 10) {
             let row = table.row(random);
             table.rows.push(row);
@@ -124,6 +130,9 @@ impl Table {
         } else {
             statements.push(sql);
         }
+        if self.has_child {
+            statements.push(format!("CREATE TABLE {0}_c () INHERITS ({0})", self.name));
+        }
         if !self.rows.is_empty() {
             let rows: Vec<_> =
                 self.rows.iter().map(|row| format!("({})", row.join(", "))).collect();
@@ -134,7 +143,39 @@ impl Table {
                 rows.join(", ")
             ));
         }
+        if self.has_child && !self.rows.is_empty() {
+            let copy = "INSERT INTO {0}_c SELECT * FROM ONLY {0} LIMIT 2";
+            statements.push(copy.replace("{0}", &self.name));
+        }
         statements
+    }
+
+    /// What FROM can name.
+    pub fn sources(&self) -> Vec<Source> {
+        let source = |name: String, constructs: &[Construct]| Source {
+            name,
+            columns: self.columns.clone(),
+            is_table: true,
+            constructs: constructs.iter().copied().collect(),
+        };
+        if self.has_child {
+            let parent = source(self.name.clone(), &[Construct::Inheritance]);
+            let mut all = vec![parent; 6];
+            all.push(source(format!("ONLY {}", self.name), &[]));
+            return all;
+        }
+        let is_partitioned = self.partition_by.is_some();
+        let constructs = if is_partitioned { &[Construct::Partitioned][..] } else { &[] };
+        vec![source(self.name.clone(), constructs)]
+    }
+
+    pub fn is_mentioned_in(&self, sql: &str) -> bool {
+        let table = &self.name;
+        sql.contains(&format!(" {table} "))
+            || sql.contains(&format!(" {table}."))
+            || sql.contains(&format!(" {table}_p"))
+            || sql.contains(&format!(" {table}_c"))
+            || sql.ends_with(&format!(" {table}"))
     }
 
     pub fn scope(&self) -> Scope {
@@ -148,7 +189,18 @@ impl Table {
 
     /// One statement that changes the table. It may fail with a violation of a key.
     pub fn change(&self, random: &mut Random) -> String {
-        match random.weighted(&[28, 6, 26, 8, 16, 5, 3, 6, 4, 2]) {
+        let kind = random.weighted(&[28, 6, 26, 8, 16, 5, 3, 6, 4, 2]);
+        self.change_of(kind, random)
+    }
+
+    /// A change that does not depend on where rows are stored.
+    pub fn determined_change(&self, random: &mut Random) -> String {
+        let kind = random.weighted(&[28, 0, 26, 8, 16, 0, 3, 6, 4, 1]);
+        self.change_of(kind, random)
+    }
+
+    fn change_of(&self, kind: usize, random: &mut Random) -> String {
+        match kind {
             0 => self.insert(random),
             1 => self.insert_from_itself(random),
             2 => self.update(random),
@@ -203,6 +255,7 @@ impl Table {
         let target = match self.partition_by {
             // Directly into a partition: it fits in one of three.
             Some(_) if random.chance(10) => format!("{}_p{}", self.name, random.below(3)),
+            None if self.has_child && random.chance(45) => format!("{}_c", self.name),
             _ => self.name.clone(),
         };
         format!("INSERT INTO {target} VALUES {}{conflict}", rows.join(", "))
@@ -246,6 +299,7 @@ impl Table {
             Some(part) if part != column && random.chance(30) => {
                 format!("{}_p{} AS {}", self.name, random.below(3), self.name)
             }
+            None if self.has_child && random.chance(20) => format!("{0}_c AS {0}", self.name),
             _ => self.name.clone(),
         };
         format!("UPDATE {target} SET {name} = {value} WHERE {}", self.condition(random))

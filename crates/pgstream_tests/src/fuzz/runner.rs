@@ -1,0 +1,278 @@
+//! How a case runs.
+
+use super::case::{Case, Failure, Oracle, Outcome, Step, StreamTable, unexpected};
+use crate::{
+    oracle,
+    session::{Session, SqlError},
+};
+
+/// More rows than this make a case slow and prove nothing more.
+const MOST_ROWS: &str = "2000";
+
+/// What a query may take before it is made a stream table.
+const MOST_TIME: &str = "1500ms";
+
+/// Violations that a random change may run into.
+const OF_THE_CHANGE: &[&str] = &["23505", "23514", "23502", "21000", "40001"];
+
+/// A lock that the other session holds: whoever meets it gives up.
+const LOCKED: &str = "55P03";
+
+pub(super) struct Runner<'a> {
+    session: Session,
+    /// The second session.
+    other: Session,
+    case: &'a Case,
+    oracle: Oracle,
+    outcome: &'a mut Outcome,
+    /// The stream tables that were created.
+    present: Vec<&'a StreamTable>,
+    /// Those whose next refresh may be full, because something was truncated.
+    truncated: Vec<String>,
+    /// The second session truncated something: nobody knows when that will be visible.
+    may_be_full: bool,
+}
+
+impl<'a> Runner<'a> {
+    pub fn new(
+        (session, other): (Session, Session),
+        case: &'a Case,
+        oracle: Oracle,
+        outcome: &'a mut Outcome,
+    ) -> Self {
+        Self {
+            session,
+            other,
+            case,
+            oracle,
+            outcome,
+            present: Vec::new(),
+            truncated: Vec::new(),
+            may_be_full: false,
+        }
+    }
+
+    pub fn run(&mut self, schema: &str) -> Result<(), Failure> {
+        let settings = format!(
+            "SET search_path = {schema}; SET statement_timeout = '20s'; SET lock_timeout = '300ms'; SET client_min_messages = error"
+        );
+        let set = format!("CREATE SCHEMA {schema}; {settings}");
+        self.other.try_run(&settings).map_err(|error| unexpected(&error, "", &settings))?;
+        for sql in std::iter::once(set).chain(self.case.set_up()) {
+            if let Err(error) = self.session.try_run(&sql) {
+                if error.code == "08006" {
+                    return Err(unexpected(&error, "", &sql));
+                }
+                // The generator's mistake: nothing to test.
+                self.outcome.unusable += 1;
+                return Ok(());
+            }
+        }
+        for round in 0..=self.case.rounds.len() {
+            for one in self.case.stream_tables.iter().filter(|one| one.round == round) {
+                self.create(one)?;
+            }
+            for step in self.case.rounds.get(round).into_iter().flatten() {
+                self.step(step)?;
+            }
+            // After shrinking a transaction may be left open.
+            self.session.try_run("COMMIT").map_err(|error| unexpected(&error, "", "COMMIT"))?;
+        }
+        self.other.try_run("COMMIT").map_err(|error| unexpected(&error, "", "COMMIT"))?;
+        for one in self.present.clone() {
+            self.refresh(one)?;
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, one: &'a StreamTable) -> Result<(), Failure> {
+        let query = one.query.to_string();
+        if !self.is_usable(&query)? {
+            self.outcome.unusable += 1;
+            return Ok(());
+        }
+        match self.session.try_create(&one.name, &query) {
+            Ok(()) => {
+                self.outcome.created += 1;
+                self.present.push(one);
+                self.note(one)?;
+                self.compare(one, "creation")
+            }
+            Err(error) if error.code == "0A000" => {
+                self.outcome.refused.push(error.message);
+                Ok(())
+            }
+            Err(error) if error.code == LOCKED => Ok(()),
+            // The other session holds a table that a stream table below was to be made of.
+            Err(error) if error.code == "42P01" && one.round > 0 => Ok(()),
+            Err(error) => Err(unexpected(&error, &one.name, "create_stream_table")),
+        }
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), Failure> {
+        match step {
+            Step::Control(sql) => {
+                // "no such savepoint" and the like: only after shrinking.
+                if let Err(error) = self.session.try_run(sql)
+                    && error.code == "08006"
+                {
+                    return Err(unexpected(&error, "", sql));
+                }
+                Ok(())
+            }
+            Step::Sql(sql) => self.change(sql),
+            Step::Other(step) => {
+                self.may_be_full |=
+                    matches!(&**step, Step::Sql(sql) if sql.starts_with("TRUNCATE"));
+                std::mem::swap(&mut self.session, &mut self.other);
+                let result = self.step(step);
+                std::mem::swap(&mut self.session, &mut self.other);
+                result
+            }
+            Step::Refresh(name) => match self.present.iter().find(|one| one.name == *name) {
+                Some(one) => self.refresh(one),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn change(&mut self, sql: &str) -> Result<(), Failure> {
+        if sql.starts_with("TRUNCATE") {
+            self.truncated = self.present.iter().map(|one| one.name.clone()).collect();
+        }
+        // A statement that fails takes its transaction along, unless it has a savepoint.
+        let in_transaction = self.session.try_run("SAVEPOINT pgs_statement").is_ok();
+        let done = self.session.try_run(sql);
+        if in_transaction {
+            let end =
+                if done.is_ok() { "RELEASE pgs_statement" } else { "ROLLBACK TO pgs_statement" };
+            self.session.try_run(end).map_err(|error| unexpected(&error, "", sql))?;
+        }
+        match done {
+            Err(error) if error.code != LOCKED && !OF_THE_CHANGE.contains(&error.code.as_str()) => {
+                Err(unexpected(&error, "", sql))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refresh(&mut self, one: &'a StreamTable) -> Result<(), Failure> {
+        let failed = |error: &SqlError| unexpected(error, &one.name, "refresh_stream_table");
+        self.outcome.refreshes += 1;
+        let before =
+            oracle::last_refresh_id(&mut self.session, &one.name).map_err(|it| failed(&it))?;
+        let sql = format!("SELECT pgstream.refresh_stream_table('{}')", one.name);
+        // In a transaction, an error must leave the changes in place.
+        let in_transaction = self.session.try_run("SAVEPOINT pgs_refresh").is_ok();
+        let done = self.session.try_run(&sql);
+        if in_transaction {
+            let end = if done.is_ok() { "RELEASE pgs_refresh" } else { "ROLLBACK TO pgs_refresh" };
+            self.session.try_run(end).map_err(|error| failed(&error))?;
+        }
+        if let Err(error) = done {
+            // Somebody else refreshed, or holds a lock.
+            if matches!(error.code.as_str(), LOCKED | "40001") {
+                return Ok(());
+            }
+            let is_timeout = error.code == "57014";
+            if error.code != "08006" && self.query_fails(one, is_timeout) {
+                self.outcome.query_errors += 1;
+                return Ok(());
+            }
+            return Err(failed(&error));
+        }
+        self.compare(one, "refresh")?;
+        let history = oracle::history_since(&mut self.session, &one.name, before)
+            .map_err(|it| failed(&it))?;
+        let may_be_full = self.may_be_full || self.truncated.contains(&one.name);
+        // A refresh in a transaction may be rolled back, and then the truncation is met again.
+        if !in_transaction {
+            self.truncated.retain(|name| *name != one.name);
+        }
+        for row in history {
+            let is_full = matches!(row.action.as_str(), "FULL" | "REINITIALIZE");
+            let is_differential = matches!(row.action.as_str(), "DIFFERENTIAL" | "NO_DATA");
+            if row.status != "COMPLETED" || !(is_differential || (is_full && may_be_full)) {
+                return Err(Failure {
+                    kind: "not differential".to_owned(),
+                    stream_table: one.name.clone(),
+                    message: format!("{row:?}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the query can be evaluated, in reasonable time and to not too many rows.
+    fn is_usable(&mut self, query: &str) -> Result<bool, Failure> {
+        let size = format!(
+            "SELECT count(pgs_text) < {MOST_ROWS} FROM
+               (SELECT pgs_all::text AS pgs_text FROM ({query}) AS pgs_all LIMIT {MOST_ROWS}) AS pgs_limited"
+        );
+        let set = |it: &mut Self, time: &str| {
+            let sql = format!("SET statement_timeout = '{time}'");
+            it.session.try_run(&sql).map_err(|error| unexpected(&error, "", &sql))
+        };
+        set(self, MOST_TIME)?;
+        let rows = self.session.try_rows(&size);
+        if let Err(error) = &rows {
+            if error.code == "08006" {
+                return Err(unexpected(error, "", query));
+            }
+            if std::env::var_os("PGSTREAM_FUZZ_VERBOSE").is_some() {
+                eprintln!("unusable: {error}\n  {query}");
+            }
+        }
+        set(self, "20s")?;
+        Ok(matches!(rows.as_deref(), Ok([it]) if it == "t"))
+    }
+
+    /// Notes what the stream table is made of.
+    fn note(&mut self, one: &StreamTable) -> Result<(), Failure> {
+        let sql = format!(
+            "SELECT substring(value FROM 'evaluated as a whole, for (.*), and the difference')
+             FROM pgstream.explain_st('{}') WHERE property LIKE '%strategy'
+               AND value LIKE 'evaluated as a whole%'",
+            one.name
+        );
+        let reasons =
+            self.session.try_rows(&sql).map_err(|error| unexpected(&error, &one.name, &sql))?;
+        self.outcome.queries.push((one.constructs.clone(), reasons));
+        Ok(())
+    }
+
+    /// Whether the query itself raises an error, or takes long, on what the tables hold now.
+    fn query_fails(&mut self, one: &StreamTable, or_is_slow: bool) -> bool {
+        let _ = self.session.try_run("SAVEPOINT pgs_query");
+        let start = std::time::Instant::now();
+        let fails = self.session.try_rows(&one.query.to_string()).is_err();
+        let _ = self.session.try_run("ROLLBACK TO pgs_query");
+        fails || (or_is_slow && start.elapsed() > std::time::Duration::from_secs(2))
+    }
+
+    fn compare(&mut self, one: &StreamTable, after: &str) -> Result<(), Failure> {
+        let query = match self.oracle {
+            Oracle::Query => one.query.to_string(),
+            Oracle::Wrong => format!("SELECT * FROM ({}) AS pgs_wrong OFFSET 1", one.query),
+        };
+        let in_transaction = self.session.try_run("SAVEPOINT pgs_compare").is_ok();
+        let difference = oracle::difference(&mut self.session, &one.name, &query, one.comparison);
+        if in_transaction && difference.is_err() {
+            let _ = self.session.try_run("ROLLBACK TO pgs_compare");
+        }
+        match difference {
+            Ok(None) => Ok(()),
+            Ok(Some(difference)) => Err(Failure {
+                kind: "wrong rows".to_owned(),
+                stream_table: one.name.clone(),
+                message: format!("{} after {after}\n{difference}", one.name),
+            }),
+            Err(error) if error.code == "08006" => Err(unexpected(&error, &one.name, "comparing")),
+            // Overflow and the like in the query itself.
+            Err(_) => {
+                self.outcome.query_errors += 1;
+                Ok(())
+            }
+        }
+    }
+}
