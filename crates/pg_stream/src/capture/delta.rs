@@ -48,10 +48,10 @@ impl Seen {
 pub fn read(source: Oid, columns: &[i16], snapshot: &Snapshot, from: &Frontier) -> Delta {
     let opened = Source::open(source, Lock::AccessShare);
     let stored: Vec<_> = columns.iter().map(|number| opened.stored(*number)).collect();
-    let types = columns.iter().zip(&stored).map(|(number, (stored, _))| StoreColumn {
-        name: format!("a{number}"),
-        ..stored.clone()
-    });
+    let types = columns
+        .iter()
+        .zip(&stored)
+        .map(|(number, (stored, _))| StoreColumn { name: format!("a{number}"), ..stored.clone() });
     let mut rows = Consolidator::new(&types.collect::<Vec<_>>());
     let mut found = Found { truncated: false, consumed: 0, seen: Vec::new() };
     let buffer = Buffer::open(source, Lock::RowExclusive);

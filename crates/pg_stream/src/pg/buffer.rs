@@ -348,10 +348,7 @@ impl Buffer {
 /// # Safety
 ///
 /// `buffer` must be a pinned page of the heap that `visible` is for.
-unsafe fn is_worth_pruning(
-    buffer: pg_sys::Buffer,
-    visible: *mut pg_sys::GlobalVisState,
-) -> bool {
+unsafe fn is_worth_pruning(buffer: pg_sys::Buffer, visible: *mut pg_sys::GlobalVisState) -> bool {
     // SAFETY: without a lock on the page the answer may be out of date, which does no harm.
     unsafe {
         let page = pg_sys::BufferGetPage(buffer);

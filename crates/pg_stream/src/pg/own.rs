@@ -69,7 +69,8 @@ impl OwnTable {
         // before the next one is asked for.
         snapshot.with_own_changes(|| unsafe {
             let descriptor = (*self.relation).rd_att;
-            let equals = if T::type_oid() == pg_sys::OIDOID { pg_sys::F_OIDEQ } else { pg_sys::F_INT8EQ };
+            let equals =
+                if T::type_oid() == pg_sys::OIDOID { pg_sys::F_OIDEQ } else { pg_sys::F_INT8EQ };
             let mut scan_key = pg_sys::ScanKeyData::default();
             pg_sys::ScanKeyInit(
                 &raw mut scan_key,
@@ -196,8 +197,7 @@ impl OwnRow {
         unsafe {
             let index = position(self.descriptor, column);
             let number = i32::from((*attribute(self.descriptor, index)).attnum);
-            let datum =
-                pg_sys::heap_getattr(self.tuple, number, self.descriptor, &mut is_null);
+            let datum = pg_sys::heap_getattr(self.tuple, number, self.descriptor, &mut is_null);
             T::from_datum(datum, is_null)
         }
     }

@@ -84,7 +84,8 @@ impl Store {
             // SAFETY: context and owner are those that `new` found, which outlive the store.
             unsafe {
                 let context = pg_sys::MemoryContextSwitchTo(self.context);
-                let owner = std::mem::replace(&mut *(&raw mut pg_sys::CurrentResourceOwner), self.owner);
+                let owner =
+                    std::mem::replace(&mut *(&raw mut pg_sys::CurrentResourceOwner), self.owner);
                 let made = Made {
                     store: pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem),
                     descriptor: descriptor(&self.columns),
@@ -111,12 +112,7 @@ impl Store {
         let Made { store, descriptor } = self.made();
         // SAFETY: the caller passes a value for every column of the descriptor; the store copies.
         unsafe {
-            pg_sys::tuplestore_putvalues(
-                store,
-                descriptor,
-                values.as_ptr(),
-                nulls.as_ptr(),
-            );
+            pg_sys::tuplestore_putvalues(store, descriptor, values.as_ptr(), nulls.as_ptr());
         }
         self.rows += 1;
     }
@@ -126,10 +122,8 @@ impl Store {
         let Made { store, descriptor } = self.made();
         // SAFETY: the slot is made for the store's descriptor and dropped after the last use.
         unsafe {
-            let slot = pg_sys::MakeSingleTupleTableSlot(
-                descriptor,
-                &raw const pg_sys::TTSOpsMinimalTuple,
-            );
+            let slot =
+                pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsMinimalTuple);
             let width = (*descriptor).natts;
             pg_sys::tuplestore_rescan(store);
             while pg_sys::tuplestore_gettupleslot(store, true, false, slot) {

@@ -269,7 +269,6 @@ unsafe fn columns(
 /// `relation` must be open, and `columns` be made for it.
 unsafe fn is_complete(relation: pg_sys::Relation, columns: &[Option<usize>]) -> bool {
     // SAFETY: as promised.
-    let is_dropped =
-        |index: usize| unsafe { (*attribute((*relation).rd_att, index)).attisdropped };
+    let is_dropped = |index: usize| unsafe { (*attribute((*relation).rd_att, index)).attisdropped };
     columns.iter().enumerate().all(|(index, it)| it.is_some() || is_dropped(index))
 }

@@ -157,19 +157,14 @@ fn frontier_for_people(definition: &Definition, frontier: &Frontier) -> CString 
     let position = |it: &Oid| format!("\"{}\": \"{lsn}\"", it.to_u32());
     let sources: Vec<String> = definition.tracked_sources().iter().map(position).collect();
     let sources = sources.join(", ");
-    let text = format!(
-        "{{\"snapshot\": \"{frontier}\", \"lsn\": \"{lsn}\", \"sources\": {{{sources}}}}}"
-    );
+    let text =
+        format!("{{\"snapshot\": \"{frontier}\", \"lsn\": \"{lsn}\", \"sources\": {{{sources}}}}}");
     CString::new(text).expect("numbers have no NUL")
 }
 
 /// Removes from the buffers what every reader has consumed. `seen` are the rows of each that the
 /// refresh saw, as far as it looked.
-pub fn clean_buffers(
-    definition: &Definition,
-    frontier: &Frontier,
-    seen: &HashMap<Oid, Vec<Seen>>,
-) {
+pub fn clean_buffers(definition: &Definition, frontier: &Frontier, seen: &HashMap<Oid, Vec<Seen>>) {
     for source in definition.tracked_sources() {
         relation::unless_kept(source, || {
             if let Some(frontiers) = frontiers_of_readers(definition.pgs_id, source, frontier) {
