@@ -17,4 +17,5 @@ mod refusals;
 mod scheduler;
 mod sources;
 mod stages;
+mod sub_queries;
 mod windows;
