@@ -154,9 +154,7 @@ pub fn check_differential(inventory: &Inventory) -> Result<(), Refusal> {
 
 /// Refuses clauses of one query.
 pub fn check_clauses(query: Query<'_>) -> Result<(), Refusal> {
-    let clauses = [
-        (query.has_row_locks(), "FOR UPDATE or FOR SHARE"),
-    ];
+    let clauses = [(query.has_row_locks(), "FOR UPDATE or FOR SHARE")];
     match clauses.iter().find(|(found, _)| *found) {
         Some((_, words)) => Err(Refusal::without_rule(*words)),
         None => Ok(()),
