@@ -185,7 +185,9 @@ impl<'a> Printer<'a> {
                 self.mark_change((left, right, change), on.as_ref())
             }
             Plan::Expand { .. } => panic!("no rule yet"),
-            Plan::Aggregate { .. } | Plan::Window { .. } => panic!("it is the head of a stage"),
+            Plan::Aggregate { .. } | Plan::Window { .. } | Plan::Recurse { .. } => {
+                panic!("it is the head of a stage")
+            }
         }
     }
 
