@@ -130,29 +130,3 @@ pub fn numbered(plan: Plan, stage: usize) -> Plan {
         plan => plan.map_inputs(|input| numbered(input, stage)),
     }
 }
-
-/// The positions in a stage's output by which `plan`, a part of its step, joins.
-pub fn joined_columns(plan: &Plan, stage: usize) -> Vec<usize> {
-    let mut columns: Vec<usize> =
-        plan.inputs().into_iter().flat_map(|it| joined_columns(it, stage)).collect();
-    if let Plan::InnerJoin { on: Some(on), .. } = plan {
-        columns.extend(on.columns().into_iter().filter_map(|it| origin(plan, it, stage)));
-    }
-    columns.sort_unstable();
-    columns.dedup();
-    columns
-}
-
-/// Which column of the stage's output a column of `plan` is.
-fn origin(plan: &Plan, position: usize, stage: usize) -> Option<usize> {
-    match plan {
-        Plan::Scan(scan) if scan.source == Source::Stage(stage) => Some(scan.attributes[position]),
-        Plan::Filter { input, .. } => origin(input, position, stage),
-        Plan::Project { input, columns } => origin(input, columns[position].0.as_column()?, stage),
-        Plan::InnerJoin { left, right, .. } => match position.checked_sub(left.schema().len()) {
-            None => origin(left, position, stage),
-            Some(position) => origin(right, position, stage),
-        },
-        _ => None,
-    }
-}
