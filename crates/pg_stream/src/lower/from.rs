@@ -142,7 +142,16 @@ impl<'a> Side<'a> {
     }
 }
 
-impl Item<'_> {
+impl<'a> Item<'a> {
+    /// The entries that LATERAL sub-queries in it refer to, but for those in it.
+    fn reads(&self, scope: &Scope<'_, 'a>) -> BTreeSet<usize> {
+        let own = self.entries();
+        let queries = own.iter().filter_map(|it| lateral_query(scope, *it));
+        let columns = queries.flat_map(|it| it.node().free_columns());
+        let entries = columns.filter(|it| it.levels_up == 0).map(|it| it.entry);
+        entries.filter(|it| !own.contains(it)).collect()
+    }
+
     fn entries(&self) -> BTreeSet<usize> {
         match self {
             Self::Leaf(entry) => BTreeSet::from([*entry]),
@@ -161,7 +170,13 @@ pub fn lower<'a>(
     scope: &Scope<'_, 'a>,
     select: &Select<'a>,
 ) -> Result<From, Refusal> {
-    let used = used_columns(select);
+    let mut used = used_columns(select);
+    for entry in select.from.entries() {
+        let read = lateral_query(scope, entry).map(|it| it.node().free_columns());
+        for column in read.into_iter().flatten().filter(|it| it.levels_up == 0) {
+            used.entry(column.entry).or_default().insert(column.attribute);
+        }
+    }
     let domain = scope.domain.map(Domain::rows);
     lower_side(lowering, scope, &used, &select.from, (domain, Vec::new()))
 }
@@ -183,12 +198,25 @@ fn lower_side<'a>(
     let mut waiting: Vec<&Item<'a>> = side.items.iter().collect();
     let mut present: BTreeSet<usize> = joined.iter().map(|_| OUTSIDE).collect();
     while !waiting.is_empty() {
-        let next = waiting
-            .iter()
-            .position(|item| conditions.iter().any(|it| it.connects(&present, &item.entries())))
-            .unwrap_or(0);
+        let has_inputs = |item: &&Item<'a>| item.reads(scope).is_subset(&present);
+        let connects = |item: &&Item<'a>| {
+            has_inputs(item) && conditions.iter().any(|it| it.connects(&present, &item.entries()))
+        };
+        let next = waiting.iter().position(connects);
+        let next = next.or_else(|| waiting.iter().position(has_inputs)).unwrap_or(0);
         let item = waiting.remove(next);
         let entries = item.entries();
+        if let Item::Leaf(entry) = item
+            && let Some(query) = lateral_query(scope, *entry)
+        {
+            present.extend(entries);
+            let attributes = used.get(entry).map(attribute_list).unwrap_or_default();
+            let on = ready(&mut conditions, &present);
+            let left = joined.take().unwrap_or_else(unit);
+            let item = (query, *entry, attributes.as_slice());
+            joined = Some(sub_link::lateral(lowering, scope, left, item, false, &on)?);
+            continue;
+        }
         let next = match item {
             Item::Leaf(entry) => {
                 let attributes = used.get(entry).cloned().unwrap_or_default();
@@ -203,8 +231,23 @@ fn lower_side<'a>(
             Some(left) => join(left, next, &mut conditions, &present)?,
         });
     }
-    let unit = From { plan: Plan::Unit, places: Places::new() };
-    filtered_by_rest(joined.unwrap_or(unit), conditions)
+    filtered_by_rest(joined.unwrap_or_else(unit), conditions)
+}
+
+fn unit() -> From {
+    From { plan: Plan::Unit, places: Places::new() }
+}
+
+fn attribute_list(attributes: &BTreeSet<i16>) -> Vec<i16> {
+    attributes.iter().copied().collect()
+}
+
+/// The sub-query at an entry that refers to items before it or to queries around.
+fn lateral_query<'a>(scope: &Scope<'_, 'a>, entry: usize) -> Option<Query<'a>> {
+    match scope.query.entry(entry)?.kind() {
+        EntryKind::SubQuery(query) if !query.node().free_columns().is_empty() => Some(query),
+        _ => None,
+    }
 }
 
 /// Lowers an outer join, with those of the conditions `above` that can move below it.
@@ -219,6 +262,15 @@ fn lower_outer<'a>(
     let (mut on_preserved, mut on_optional) = (Vec::new(), Vec::new());
     if !outer.is_full {
         on_preserved = take_ready(above, &outer.preserved.entries());
+        if let [Item::Leaf(entry)] = outer.optional.items.as_slice()
+            && let Some(query) = lateral_query(scope, *entry)
+        {
+            let side = (None, on_preserved);
+            let left = lower_side(lowering, scope, used, &outer.preserved, side)?;
+            let attributes = used.get(entry).map(attribute_list).unwrap_or_default();
+            let item = (query, *entry, attributes.as_slice());
+            return sub_link::lateral(lowering, scope, left, item, true, &outer.on);
+        }
         on_optional = take_ready(&mut on, &outer.optional.entries());
     }
     let preserved = lower_side(lowering, scope, used, &outer.preserved, (None, on_preserved))?;

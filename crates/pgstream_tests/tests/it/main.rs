@@ -18,4 +18,5 @@ mod refusals;
 mod scheduler;
 mod sources;
 mod stages;
+mod sub_queries;
 mod windows;
