@@ -319,7 +319,8 @@ fn mixes_versions(differential: &Differential, deltas: &HashMap<Oid, Store>) -> 
     for stage in &differential.pipeline.stages {
         let changes = |source: &Source| match source {
             Source::Table { oid, .. } => deltas.contains_key(&Oid::from(*oid)),
-            Source::Stage(earlier) => may_change[*earlier],
+            // A recursion reads itself.
+            Source::Stage(earlier) => may_change.get(*earlier).is_none_or(|it| *it),
         };
         let changed = stage.body.scans().into_iter().filter(|it| changes(&it.source)).count();
         mixes |= stage.body.has_join() && changed > 1;

@@ -134,7 +134,7 @@ fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
             if is_changed { vec![plan.clone()] } else { Vec::new() }
         }
         Plan::MarkChange { .. } => panic!("it is a change itself"),
-        Plan::Aggregate { .. } | Plan::Window { .. } => {
+        Plan::Aggregate { .. } | Plan::Window { .. } | Plan::Recurse { .. } => {
             panic!("it is the head of a stage, not part of a body")
         }
     }

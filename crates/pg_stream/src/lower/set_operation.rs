@@ -42,7 +42,7 @@ pub fn lower<'a>(
     Ok(renamed(plan, &names))
 }
 
-fn lower_tree<'a>(
+pub fn lower_tree<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
     tree: Node<'a>,
@@ -207,7 +207,7 @@ fn check_equalities(operation: &SetOperation<'_>) -> Result<(), Refusal> {
 }
 
 /// The plan with its columns as the set operation has them.
-fn cast(plan: Plan, columns: &[(Oid, i32, Oid)]) -> Plan {
+pub fn cast(plan: Plan, columns: &[(Oid, i32, Oid)]) -> Plan {
     let schema = plan.schema();
     let types: Vec<Type> = columns
         .iter()

@@ -13,6 +13,7 @@ mod fuzz;
 mod joins;
 mod limit;
 mod lowering;
+mod recursion;
 mod refusals;
 mod scheduler;
 mod sources;
