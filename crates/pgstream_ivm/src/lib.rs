@@ -10,6 +10,7 @@
 pub mod aggregate;
 pub mod derive;
 pub mod lex;
+pub mod look_up;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
 pub mod plan;

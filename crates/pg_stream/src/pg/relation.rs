@@ -257,6 +257,18 @@ pub fn is_sortable(ty: Oid) -> bool {
     }
 }
 
+/// Whether a type has a default hash operator class.
+pub fn is_hashable(ty: Oid) -> bool {
+    // SAFETY: the type cache entry is never freed.
+    unsafe {
+        let entry = pg_sys::lookup_type_cache(
+            ty,
+            pg_sys::TYPECACHE_HASH_OPFAMILY.try_into().expect("a flag"),
+        );
+        (*entry).hash_opf != Oid::INVALID
+    }
+}
+
 /// The columns of a relation as a store holds them.
 pub fn store_columns(relation: Oid) -> Vec<super::store::StoreColumn> {
     let mut columns = Vec::new();

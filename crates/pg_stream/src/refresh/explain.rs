@@ -1,7 +1,9 @@
 //! What `pgstream.explain_st` tells about a stream table.
 
+use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
     aggregate, derive,
+    look_up::look_ups,
     plan::{AggregateFunction, Plan, Source},
     sql::{self, delta_name},
     stage::{Group, Head, Stage, Window},
@@ -75,10 +77,35 @@ pub fn explain(pgs_id: i64) -> Result<Vec<(String, String)>, Error> {
     for (index, stage) in differential.pipeline.stages.iter().enumerate() {
         explain_stage(differential, index, stage, &mut rows);
     }
+    let missing: Vec<String> = missing_indexes(differential);
+    if !missing.is_empty() {
+        rows.push(("missing_indexes".to_owned(), missing.join("; ")));
+    }
     let statements = delta_statements(differential, differential.pipeline.stages.len() - 1);
     let first = statements.into_iter().next().map(|it| it.1).unwrap_or_default();
     rows.push(("delta_query".to_owned(), first));
     Ok(rows)
+}
+
+/// Statements for indexes on the sources by which a refresh would look up rows, where there is none
+/// that starts with one of the columns.
+fn missing_indexes(differential: &Differential) -> Vec<String> {
+    let mut missing = Vec::new();
+    for look_up in look_ups(&differential.pipeline) {
+        let Source::Table { oid, sql } = &look_up.source else { continue };
+        let attributes: Vec<String> = look_up.attributes.iter().map(usize::to_string).collect();
+        let columns: Option<String> = spi::get_one(
+            "SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) \
+             FROM pg_attribute AS a WHERE a.attrelid = $1 AND a.attnum = ANY ($2::int2[]) \
+             AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = $1 AND i.indisvalid \
+             AND i.indpred IS NULL AND i.indkey[0] = ANY ($2::int2[]))",
+            &[Oid::from(*oid).into(), format!("{{{}}}", attributes.join(",")).into()],
+        );
+        if let Some(columns) = columns {
+            missing.push(format!("CREATE INDEX ON {sql} ({columns})"));
+        }
+    }
+    missing
 }
 
 fn operator_tree(differential: &Differential) -> String {

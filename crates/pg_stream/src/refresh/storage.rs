@@ -2,6 +2,8 @@
 
 use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
+    look_up::look_ups,
+    plan::Source,
     sql::{COUNT, ROW_ID, Storage, quote_qualified},
     stage::Stage,
 };
@@ -9,7 +11,10 @@ use pgstream_ivm::{
 use crate::{
     capture, catalog,
     error::Error,
-    pg::{relation, security::Identity, snapshot::Snapshot, spi, spi::Session, time::Stopwatch},
+    pg::{
+        relation, security::Identity, snapshot::Snapshot, spi, spi::Session, store::type_length,
+        time::Stopwatch,
+    },
     refresh::{
         self, Action, InitiatedBy, advance, definition,
         definition::{Definition, Differential},
@@ -62,6 +67,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     {
         index_row_id(table);
     }
+    definition.differential.iter().for_each(index_stages);
     // The fresh indexes and statistics must be seen by the first refresh.
     definition::forget(pgs_id);
     Ok(relation)
@@ -137,8 +143,15 @@ fn create_stages(definition: &Definition, differential: &Differential, owner: Oi
             let column = &storage.state[0].0;
             spi::run(&format!("CREATE INDEX ON {} ({column})", storage.table), &[], |_| {});
         }
-        if is_joined(differential, index) {
-            index_keys(stage, storage);
+    }
+}
+
+/// Indexes the inner stages for the rows that later ones look up.
+fn index_stages(differential: &Differential) {
+    for look_up in look_ups(&differential.pipeline) {
+        if let Source::Stage(index) = look_up.source {
+            let stage = &differential.pipeline.stages[index];
+            index_look_up(stage, &differential.storages[index], &look_up.attributes);
         }
     }
 }
@@ -162,28 +175,24 @@ fn create_stage(stage: &Stage, storage: &Storage) {
     );
 }
 
-/// Whether a later stage joins the output of this one.
-fn is_joined(differential: &Differential, stage: usize) -> bool {
-    let source = pgstream_ivm::plan::Source::Stage(stage);
-    let pipeline = &differential.pipeline;
-    pipeline.stages.iter().enumerate().any(|(index, it)| {
-        let joins = || {
-            it.body.has_join() || (pipeline.is_deferred(index) && is_joined(differential, index))
-        };
-        it.sources().contains(&&source) && joins()
-    })
-}
-
-/// Joins look up an inner stage by its key.
-fn index_keys(stage: &Stage, storage: &Storage) {
-    let keys = stage.key.clone().unwrap_or_default();
-    let sortable =
-        keys.iter().all(|key| relation::is_sortable(Oid::from(stage.output[*key].ty.oid)));
-    if keys.is_empty() || keys.len() > 32 || !sortable {
-        return;
-    }
-    let columns: Vec<&str> = keys.iter().map(|key| storage.columns[*key].as_str()).collect();
-    let sql = format!("CREATE INDEX ON {} ({})", storage.table, columns.join(", "));
+/// Indexes a stage for a look-up by some of its columns. A B-tree has no room for long values, so
+/// columns of varying length are left out of it, or hashed where there are no others.
+fn index_look_up(stage: &Stage, storage: &Storage, columns: &[usize]) {
+    let ty = |it: usize| Oid::from(stage.output[it].ty.oid);
+    let is_short = |it: &usize| type_length(ty(*it)).1 > 0 && relation::is_sortable(ty(*it));
+    let short: Vec<&str> =
+        columns.iter().filter(|it| is_short(it)).map(|it| storage.columns[*it].as_str()).collect();
+    let hashed = columns.iter().find(|it| relation::is_hashable(ty(**it)));
+    let sql = match (short.as_slice(), hashed) {
+        ([], None) => return,
+        ([], Some(column)) => {
+            format!("CREATE INDEX ON {} USING hash ({})", storage.table, storage.columns[*column])
+        }
+        (short, _) => {
+            let short = &short[..short.len().min(32)];
+            format!("CREATE INDEX ON {} ({})", storage.table, short.join(", "))
+        }
+    };
     spi::run(&sql, &[], |_| {});
 }
 
@@ -238,6 +247,7 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
     for storage in inner.iter().filter(|it| it.inline.is_none()) {
         index_row_id(&storage.table);
     }
+    index_stages(differential);
     catalog::set_dependencies(definition.pgs_id, &definition.dependencies);
     track(definition.pgs_id, differential);
     Ok(())

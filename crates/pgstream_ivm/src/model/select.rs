@@ -51,8 +51,6 @@ struct Select {
 enum Item {
     All(String),
     One(Expression, String),
-    /// `row_number() OVER ()`.
-    Number(String),
 }
 
 /// The first source, joined to the others from left to right.
@@ -121,15 +119,6 @@ impl Parser {
     }
 
     fn item(&mut self) -> Item {
-        if self.accept_words(&["row_number"]) {
-            self.expect("(");
-            self.expect(")");
-            self.expect_words(&["OVER"]);
-            self.expect("(");
-            self.expect(")");
-            self.expect_words(&["AS"]);
-            return Item::Number(self.name());
-        }
         if let Some(alias) = self.accept_all_of() {
             return Item::All(alias);
         }
@@ -290,7 +279,7 @@ impl Select {
         let columns = items.iter().map(|(_, name)| name.clone()).collect();
         let is_grouped = !self.grouping.is_empty()
             || self.having.is_some()
-            || items.iter().any(|(it, _)| it.as_ref().is_some_and(Expression::has_aggregate));
+            || items.iter().any(|(it, _)| it.has_aggregate());
         let rows = if is_grouped {
             self.grouped(&product, &items)
         } else {
@@ -300,29 +289,23 @@ impl Select {
                 scope: product.scope,
                 ..Context::of(&product.names, &rows[at..=at])
             };
-            let number = |at: usize| Value::Int(i64::try_from(at).expect("few rows") + 1);
-            let value = |at: usize, item: &Option<Expression>| match item {
-                Some(expression) => expression.evaluate(context(at)),
-                None => number(at),
-            };
-            let row = |at| items.iter().map(|(it, _)| value(at, it)).collect();
+            let row = |at| items.iter().map(|(it, _)| it.evaluate(context(at))).collect();
             (0..rows.len()).map(row).collect()
         };
         Relation { columns, rows }
     }
 
-    /// Expressions, or `None` for the row's number, with their names.
-    fn expanded_items(&self, product: &Product<'_>) -> Vec<(Option<Expression>, String)> {
+    /// Expressions with their names.
+    fn expanded_items(&self, product: &Product<'_>) -> Vec<(Expression, String)> {
         let mut items = Vec::new();
         for item in &self.items {
             match item {
-                Item::One(expression, name) => items.push((Some(expression.clone()), name.clone())),
-                Item::Number(name) => items.push((None, name.clone())),
+                Item::One(expression, name) => items.push((expression.clone(), name.clone())),
                 Item::All(alias) => {
                     items.extend(product.names.iter().filter(|(owner, _)| owner == alias).map(
                         |(owner, name)| {
                             let column = Expression::Column(Some(owner.clone()), name.clone());
-                            (Some(column), name.clone())
+                            (column, name.clone())
                         },
                     ))
                 }
@@ -331,7 +314,7 @@ impl Select {
         items
     }
 
-    fn grouped(&self, product: &Product<'_>, items: &[(Option<Expression>, String)]) -> Vec<Row> {
+    fn grouped(&self, product: &Product<'_>, items: &[(Expression, String)]) -> Vec<Row> {
         let mut groups: BTreeMap<Row, Vec<&Row>> = BTreeMap::new();
         if self.grouping.is_empty() {
             groups.insert(Vec::new(), Vec::new());
@@ -347,13 +330,10 @@ impl Select {
                 scope: product.scope,
                 ..Context::of(&product.names, rows)
             };
-            let value = |it: &Option<Expression>| {
-                it.as_ref().expect("rows are numbered before grouping").evaluate(context)
-            };
             let is_kept =
                 self.having.as_ref().is_none_or(|it| it.evaluate(context) == Value::Bool(true));
             if is_kept {
-                result.push(items.iter().map(|(it, _)| value(it)).collect());
+                result.push(items.iter().map(|(it, _)| it.evaluate(context)).collect());
             }
         }
         result

@@ -1,0 +1,182 @@
+//! By which columns a refresh looks up rows.
+//!
+//! A join finds the partners of a changed row by the columns that its condition compares, and a head
+//! reads the rows of an affected group or partition by its key. Where these columns have an index,
+//! the cost follows the change. Nothing here affects results: what is not recognized is merely not
+//! indexed.
+
+use crate::{
+    aggregate,
+    plan::{Plan, Source},
+    scalar::{Scalar, Segment},
+    stage::{Head, Pipeline},
+};
+
+/// Columns by which rows of a source are looked up together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookUp {
+    /// A table or a stored stage.
+    pub source: Source,
+    /// Attribute numbers of a table, positions in the output of a stage; ascending.
+    pub attributes: Vec<usize>,
+}
+
+/// The columns of leaves that an output column shows: one for each branch of a UNION ALL.
+type Origins = Vec<(Source, usize)>;
+
+/// All look-ups of a pipeline, each once.
+pub fn look_ups(pipeline: &Pipeline) -> Vec<LookUp> {
+    let mut found = Vec::new();
+    for stage in &pipeline.stages {
+        conditions(&stage.body, pipeline, &mut found);
+        let keys = match &stage.head {
+            Some(Head::Group(group)) => {
+                let schema = stage.body.schema();
+                let is_read_again = |call: &_| {
+                    aggregate::is_rescanned(call) || aggregate::needs_consolidation(call)
+                };
+                let is_inexact = |key: &usize| !schema[*key].is_exact();
+                (group.calls.iter().any(is_read_again) || group.keys.iter().any(is_inexact))
+                    .then_some(&group.keys)
+            }
+            Some(Head::Window(window)) => Some(&window.partition),
+            _ => None,
+        };
+        if let Some(keys) = keys {
+            let origins = origins(&stage.body, pipeline);
+            note(keys.iter().map(|it| &origins[*it]), &mut found);
+        }
+    }
+    found
+}
+
+/// Notes the columns that stand together in one condition or key, for each source apart.
+fn note<'a>(columns: impl Iterator<Item = &'a Origins>, found: &mut Vec<LookUp>) {
+    let mut together: Vec<LookUp> = Vec::new();
+    for (source, attribute) in columns.flatten() {
+        let known = together.iter().position(|it| it.source == *source);
+        let index = known.unwrap_or_else(|| {
+            together.push(LookUp { source: source.clone(), attributes: Vec::new() });
+            together.len() - 1
+        });
+        let attributes = &mut together[index].attributes;
+        if !attributes.contains(attribute) {
+            attributes.push(*attribute);
+            attributes.sort_unstable();
+        }
+    }
+    for look_up in together {
+        if !found.contains(&look_up) {
+            found.push(look_up);
+        }
+    }
+}
+
+fn conditions(plan: &Plan, pipeline: &Pipeline, found: &mut Vec<LookUp>) {
+    for input in plan.inputs() {
+        conditions(input, pipeline, found);
+    }
+    let (on, joined) = match plan {
+        Plan::InnerJoin { left, right, on }
+        | Plan::LeftJoin { left, right, on }
+        | Plan::Mark { left, right, on, .. } => {
+            let mut joined = origins(left, pipeline);
+            joined.extend(origins(right, pipeline));
+            (on.as_ref(), joined)
+        }
+        Plan::Filter { input, predicate } => (Some(predicate), origins(input, pipeline)),
+        _ => return,
+    };
+    let compared = on.map(compared).unwrap_or_default();
+    note(compared.iter().flat_map(|(a, b)| [&joined[*a], &joined[*b]]), found);
+}
+
+/// The pairs of columns that a condition compares by equality.
+fn compared(condition: &Scalar) -> Vec<(usize, usize)> {
+    let is_equality = |text: &str| {
+        let text = text.trim();
+        text == "=" || (text.starts_with("OPERATOR(") && text.ends_with(".=)"))
+    };
+    let pair = |window: &[Segment]| match window {
+        [Segment::Column(a), Segment::Text(text), Segment::Column(b)] if is_equality(text) => {
+            Some((*a, *b))
+        }
+        _ => None,
+    };
+    condition.segments.windows(3).filter_map(pair).collect()
+}
+
+fn origins(plan: &Plan, pipeline: &Pipeline) -> Vec<Origins> {
+    let none = |count: usize| vec![Origins::new(); count];
+    match plan {
+        Plan::Scan(scan) => match &scan.source {
+            Source::Stage(stage) if pipeline.is_deferred(*stage) => {
+                let below = origins(&pipeline.stages[*stage].body, pipeline);
+                scan.attributes.iter().map(|it| below[*it].clone()).collect()
+            }
+            source => scan.attributes.iter().map(|it| vec![(source.clone(), *it)]).collect(),
+        },
+        Plan::Filter { input, .. } | Plan::Negate(input) => origins(input, pipeline),
+        Plan::Project { input, columns } => {
+            let below = origins(input, pipeline);
+            let origin = |it: &Scalar| it.as_column().map(|at| below[at].clone());
+            columns.iter().map(|(it, _)| origin(it).unwrap_or_default()).collect()
+        }
+        Plan::InnerJoin { left, right, .. } | Plan::LeftJoin { left, right, .. } => {
+            let mut all = origins(left, pipeline);
+            all.extend(origins(right, pipeline));
+            all
+        }
+        Plan::Mark { left: input, .. } | Plan::Expand { input, .. } => {
+            let mut all = origins(input, pipeline);
+            all.resize(plan.schema().len(), Origins::new());
+            all
+        }
+        Plan::Sum { inputs } => {
+            let mut all = none(plan.schema().len());
+            for input in inputs {
+                for (column, more) in all.iter_mut().zip(origins(input, pipeline)) {
+                    column.extend(more);
+                }
+            }
+            all
+        }
+        _ => none(plan.schema().len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::look_ups;
+    use crate::{
+        plan::{Plan, Source},
+        stage::stage,
+        testing::{aggregate, join, project, scan, union_all},
+    };
+
+    fn found(plan: Plan) -> Vec<String> {
+        let name = |source: &Source| match source {
+            Source::Table { sql, .. } => sql.clone(),
+            Source::Stage(stage) => format!("stage {stage}"),
+        };
+        let look_ups = look_ups(&stage(plan));
+        look_ups.iter().map(|it| format!("{} {:?}", name(&it.source), it.attributes)).collect()
+    }
+
+    #[test]
+    fn a_join_looks_up_both_sides() {
+        let plan = join(project(scan("a"), &["#1", "#0"]), scan("b"), "(#0 = #2)");
+        assert_eq!(found(plan), ["public.a [2]", "public.b [1]"]);
+        let both = union_all([scan("a"), project(scan("b"), &["#0", "#0"])]);
+        let plan = join(both, scan("c"), "(#0 = #2)");
+        assert_eq!(found(plan), ["public.a [1]", "public.b [1]", "public.c [1]"]);
+    }
+
+    #[test]
+    fn a_group_is_read_again_by_its_key() {
+        assert!(found(aggregate(scan("a"), &[0], &["count(*)"])).is_empty());
+        assert_eq!(found(aggregate(scan("a"), &[1], &["max(#0)"])), ["public.a [2]"]);
+        let counts = aggregate(scan("a"), &[0], &["count(*)"]);
+        assert_eq!(found(aggregate(counts, &[1], &["max(#0)"])), ["stage 0 [1]"]);
+    }
+}
