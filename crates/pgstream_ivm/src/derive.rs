@@ -108,7 +108,7 @@ fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
                 let width = left.schema().len();
                 let predicate = Scalar::is_marked(width, false);
                 let unmatched = Plan::Filter { input: Box::new(marks), predicate };
-                unmatched.resized(width).with_nulls_for(&right.schema())
+                unmatched.padded(&[], width, &right.schema())
             }));
             all
         }

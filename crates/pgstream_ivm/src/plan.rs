@@ -402,29 +402,38 @@ impl Plan {
     /// The rows of `left` that have a match in `right`, or with `wanted` false those that have none.
     #[must_use]
     pub fn semi_join(left: Self, right: Self, on: Option<Scalar>, wanted: bool) -> Self {
-        let schema = left.schema();
+        let width = left.schema().len();
+        Self::matched(left, right, on, wanted).padded(&[], width, &[])
+    }
+
+    /// FULL JOIN: the outer join, and the rows of `right` without a match.
+    #[must_use]
+    pub fn full_join(left: Self, right: Self, on: Option<Scalar>) -> Self {
+        let (left_schema, width) = (left.schema(), right.schema().len());
+        let left_width = left_schema.len();
+        let swapped = |it| if it < left_width { it + width } else { it - left_width };
+        let swapped_on = on.as_ref().map(|it| it.remapped(swapped));
+        let alone = Self::matched(right.clone(), left.clone(), swapped_on, false);
+        let join = Self::LeftJoin { left: Box::new(left), right: Box::new(right), on };
+        Self::Sum { inputs: vec![join, alone.padded(&left_schema, width, &[])] }
+    }
+
+    /// A filter on a mark.
+    fn matched(left: Self, right: Self, on: Option<Scalar>, wanted: bool) -> Self {
+        let predicate = Scalar::is_marked(left.schema().len(), wanted);
         let (left, right) = (Box::new(left), Box::new(right));
         let input = Box::new(Self::Mark { left, right, on, mark: Column::mark() });
-        let predicate = Scalar::is_marked(schema.len(), wanted);
-        Self::Filter { input, predicate }.resized(schema.len())
+        Self::Filter { input, predicate }
     }
 
-    /// The first `width` columns.
+    /// The first `width` columns between NULLs for those of `before` and `after`.
     #[must_use]
-    pub fn resized(self, width: usize) -> Self {
-        let schema = self.schema();
-        let column = |(at, it): (usize, &Column)| (Scalar::column(at, it), it.name.clone());
-        let columns = schema.iter().enumerate().take(width).map(column).collect();
-        Self::Project { input: Box::new(self), columns }
-    }
-
-    /// The rows with NULLs for the columns of `right` after their own.
-    #[must_use]
-    pub fn with_nulls_for(self, right: &[Column]) -> Self {
-        let schema = self.schema();
-        let own = schema.iter().enumerate().map(|(at, it)| (Scalar::column(at, it), it));
-        let nulls = right.iter().map(|it| (Scalar::null(&it.ty), it));
-        let columns = own.chain(nulls).map(|(scalar, it)| (scalar, it.name.clone())).collect();
+    pub fn padded(self, before: &[Column], width: usize, after: &[Column]) -> Self {
+        let null = |it: &Column| (Scalar::null(&it.ty), it.name.clone());
+        let own = self.schema();
+        let own = own.iter().enumerate().take(width);
+        let own = own.map(|(at, it)| (Scalar::column(at, it), it.name.clone()));
+        let columns = before.iter().map(null).chain(own).chain(after.iter().map(null)).collect();
         Self::Project { input: Box::new(self), columns }
     }
 

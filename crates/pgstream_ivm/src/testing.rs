@@ -182,6 +182,12 @@ pub fn left_join(left: Plan, right: Plan, on: &str) -> Plan {
     Plan::LeftJoin { left: Box::new(left), right: Box::new(right), on: Some(condition) }
 }
 
+/// FULL JOIN … ON.
+pub fn full_join(left: Plan, right: Plan, on: &str) -> Plan {
+    let on = scalar(on, &cross_join(left.clone(), right.clone()).schema());
+    Plan::full_join(left, right, Some(on))
+}
+
 /// The rows of `left`, and whether EXISTS finds one of `right`.
 pub fn mark(left: Plan, right: Plan, on: &str) -> Plan {
     let on = Some(scalar(on, &cross_join(left.clone(), right.clone()).schema()));

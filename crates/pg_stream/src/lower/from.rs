@@ -1,9 +1,12 @@
 //! FROM and WHERE: leaves, joined one after the other.
 //!
-//! All joins that get here are inner, so their conditions and those of WHERE are one conjunction.
-//! Each conjunct is put as low as its columns allow: on a leaf as a filter, else on a join. Leaves
-//! are joined in the order of FROM, but one that a condition connects comes before one that would
-//! make a cross product.
+//! The conditions of inner joins and those of WHERE are one conjunction. Each conjunct is put as low
+//! as its columns allow: on a leaf as a filter, else on a join. Leaves are joined in the order of
+//! FROM, but one that a condition connects comes before one that would make a cross product.
+//!
+//! An outer join is one item among those that are joined. Its ON stays with it, but for conjuncts
+//! about the side that is filled up with NULLs: they decide which of its rows are looked at. Only
+//! conditions about the other side may move below it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +16,7 @@ use super::expression::{Places, place, scalar};
 use super::inventory::{Relation, RelationKind};
 use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
-use super::sub_link::Domain;
+use super::sub_link::{self, Domain};
 use super::{HIDDEN_COLUMNS, Lowering, Scope};
 use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query};
 use crate::pg::query::{all_of, check_depth, generation_expression};
@@ -32,36 +35,133 @@ pub struct From {
     pub places: Places,
 }
 
-/// Collects the entries and the conditions of a tree of FROM.
-pub fn gather<'a>(
-    tree: Node<'a>,
-    leaves: &mut Vec<usize>,
-    conditions: &mut Vec<Node<'a>>,
-) -> Result<(), Refusal> {
-    check_depth();
-    match tree.as_from() {
-        Some(Tree::Entry(entry)) => leaves.push(entry),
-        Some(Tree::Items { items, condition }) => {
-            items.into_iter().try_for_each(|it| gather(it, leaves, conditions))?;
-            conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
-        }
-        Some(Tree::Join { kind, left, right, condition }) => {
-            let words = match kind {
-                Join::Inner => None,
-                Join::Left => Some("LEFT JOIN"),
-                Join::Right => Some("RIGHT JOIN"),
-                Join::Full => Some("FULL JOIN"),
-            };
-            if let Some(words) = words {
-                return Err(Refusal::without_rule(words));
+/// What is joined: a table or a sub-query, or an outer join.
+pub enum Item<'a> {
+    Leaf(usize),
+    Outer(Box<Outer<'a>>),
+}
+
+/// `optional` is filled up with NULLs, in a FULL JOIN `preserved` too.
+pub struct Outer<'a> {
+    preserved: Side<'a>,
+    optional: Side<'a>,
+    is_full: bool,
+    on: Vec<Node<'a>>,
+}
+
+/// Items that are joined by inner joins, and the conditions on them.
+#[derive(Default)]
+pub struct Side<'a> {
+    pub items: Vec<Item<'a>>,
+    pub conditions: Vec<Node<'a>>,
+}
+
+impl<'a> Side<'a> {
+    /// Adds a tree of FROM.
+    pub fn gather(&mut self, tree: Node<'a>) -> Result<(), Refusal> {
+        check_depth();
+        match tree.as_from() {
+            Some(Tree::Entry(entry)) => self.items.push(Item::Leaf(entry)),
+            Some(Tree::Items { items, condition }) => {
+                items.into_iter().try_for_each(|it| self.gather(it))?;
+                self.conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
             }
-            gather(left, leaves, conditions)?;
-            gather(right, leaves, conditions)?;
-            conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
+            Some(Tree::Join { kind: Join::Inner, left, right, condition }) => {
+                self.gather(left)?;
+                self.gather(right)?;
+                self.conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
+            }
+            Some(Tree::Join { kind, left, right, condition }) => {
+                let (mut preserved, mut optional) = (Self::default(), Self::default());
+                let sides = if kind == Join::Right { (right, left) } else { (left, right) };
+                preserved.gather(sides.0)?;
+                optional.gather(sides.1)?;
+                let on = condition.into_iter().flat_map(Node::conjuncts).collect();
+                let outer = Outer { preserved, optional, is_full: kind == Join::Full, on };
+                self.items.push(Item::Outer(Box::new(outer)));
+            }
+            None => return Err(Refusal::without_rule("this kind of FROM")),
         }
-        None => return Err(Refusal::without_rule("this kind of FROM")),
+        Ok(())
     }
-    Ok(())
+
+    /// All conditions, of outer joins below too.
+    pub fn all_conditions(&self) -> Vec<Node<'a>> {
+        let mut all = self.conditions.clone();
+        for item in &self.items {
+            if let Item::Outer(outer) = item {
+                all.extend(&outer.on);
+                all.extend(outer.preserved.all_conditions());
+                all.extend(outer.optional.all_conditions());
+            }
+        }
+        all
+    }
+
+    /// Changes all conditions.
+    pub fn map_conditions(&mut self, f: &impl Fn(Node<'a>) -> Node<'a>) {
+        self.conditions.iter_mut().for_each(|it| *it = f(*it));
+        for item in &mut self.items {
+            if let Item::Outer(outer) = item {
+                outer.on.iter_mut().for_each(|it| *it = f(*it));
+                outer.preserved.map_conditions(f);
+                outer.optional.map_conditions(f);
+            }
+        }
+    }
+
+    fn entries(&self) -> BTreeSet<usize> {
+        self.items.iter().flat_map(Item::entries).collect()
+    }
+
+    /// Takes out the conditions with sub-queries; those of outer joins are refused.
+    pub fn take_late(&mut self) -> Result<Vec<Node<'a>>, Refusal> {
+        let late: Vec<_> = self.conditions.extract_if(.., |it| sub_link::is_in(*it)).collect();
+        match self.all_conditions().into_iter().find(|it| sub_link::is_in(*it)) {
+            Some(found) => {
+                let words = "a sub-query in the condition of an outer join";
+                Err(Refusal::without_rule(words).at(found.location()))
+            }
+            None => Ok(late),
+        }
+    }
+
+    /// The entries that some outer join fills up with NULLs.
+    pub fn optional_entries(&self) -> BTreeSet<usize> {
+        let mut entries = BTreeSet::new();
+        for item in &self.items {
+            if let Item::Outer(outer) = item {
+                entries.extend(outer.optional.entries());
+                entries.extend(outer.preserved.optional_entries());
+                if outer.is_full {
+                    entries.extend(outer.preserved.entries());
+                }
+            }
+        }
+        entries
+    }
+}
+
+impl<'a> Item<'a> {
+    /// The entries that LATERAL sub-queries in it refer to, but for those in it.
+    fn reads(&self, scope: &Scope<'_, 'a>) -> BTreeSet<usize> {
+        let own = self.entries();
+        let queries = own.iter().filter_map(|it| lateral_query(scope, *it));
+        let columns = queries.flat_map(|it| it.node().free_columns());
+        let entries = columns.filter(|it| it.levels_up == 0).map(|it| it.entry);
+        entries.filter(|it| !own.contains(it)).collect()
+    }
+
+    fn entries(&self) -> BTreeSet<usize> {
+        match self {
+            Self::Leaf(entry) => BTreeSet::from([*entry]),
+            Self::Outer(outer) => {
+                let mut entries = outer.preserved.entries();
+                entries.extend(outer.optional.entries());
+                entries
+            }
+        }
+    }
 }
 
 /// Lowers FROM and WHERE, with the columns that `select` uses.
@@ -70,29 +170,123 @@ pub fn lower<'a>(
     scope: &Scope<'_, 'a>,
     select: &Select<'a>,
 ) -> Result<From, Refusal> {
-    let used = used_columns(select);
+    let mut used = used_columns(select);
+    for entry in select.from.entries() {
+        let read = lateral_query(scope, entry).map(|it| it.node().free_columns());
+        for column in read.into_iter().flatten().filter(|it| it.levels_up == 0) {
+            used.entry(column.entry).or_default().insert(column.attribute);
+        }
+    }
+    let domain = scope.domain.map(Domain::rows);
+    lower_side(lowering, scope, &used, &select.from, (domain, Vec::new()))
+}
+
+/// The columns of each entry that are used.
+type Used = BTreeMap<usize, BTreeSet<i16>>;
+
+/// Lowers a side, which starts with what is `joined` already, and to which `more` conditions apply.
+fn lower_side<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    used: &Used,
+    side: &Side<'a>,
+    (mut joined, more): (Option<From>, Vec<Condition<'a>>),
+) -> Result<From, Refusal> {
+    check_depth();
     let mut conditions: Vec<Condition<'a>> =
-        select.conditions.iter().map(|it| Condition::new(*it)).collect();
-    let mut waiting = select.leaves.clone();
-    let mut joined = scope.domain.map(Domain::rows);
+        side.conditions.iter().map(|it| Condition::new(*it)).chain(more).collect();
+    let mut waiting: Vec<&Item<'a>> = side.items.iter().collect();
     let mut present: BTreeSet<usize> = joined.iter().map(|_| OUTSIDE).collect();
     while !waiting.is_empty() {
-        let next = waiting
-            .iter()
-            .position(|leaf| conditions.iter().any(|it| it.connects(&present, *leaf)))
-            .unwrap_or(0);
-        let entry = waiting.remove(next);
-        let attributes = used.get(&entry).cloned().unwrap_or_default();
-        let leaf = lower_leaf(lowering, scope, entry, &attributes)?;
-        let leaf = filtered(leaf, &mut conditions, &BTreeSet::from([entry]))?;
-        present.insert(entry);
+        let has_inputs = |item: &&Item<'a>| item.reads(scope).is_subset(&present);
+        let connects = |item: &&Item<'a>| {
+            has_inputs(item) && conditions.iter().any(|it| it.connects(&present, &item.entries()))
+        };
+        let next = waiting.iter().position(connects);
+        let next = next.or_else(|| waiting.iter().position(has_inputs)).unwrap_or(0);
+        let item = waiting.remove(next);
+        let entries = item.entries();
+        if let Item::Leaf(entry) = item
+            && let Some(query) = lateral_query(scope, *entry)
+        {
+            present.extend(entries);
+            let attributes = used.get(entry).map(attribute_list).unwrap_or_default();
+            let on = ready(&mut conditions, &present);
+            let left = joined.take().unwrap_or_else(unit);
+            let item = (query, *entry, attributes.as_slice());
+            joined = Some(sub_link::lateral(lowering, scope, left, item, false, &on)?);
+            continue;
+        }
+        let next = match item {
+            Item::Leaf(entry) => {
+                let attributes = used.get(entry).cloned().unwrap_or_default();
+                lower_leaf(lowering, scope, *entry, &attributes)?
+            }
+            Item::Outer(outer) => lower_outer(lowering, scope, used, outer, &mut conditions)?,
+        };
+        let next = filtered(next, &mut conditions, &entries)?;
+        present.extend(entries);
         joined = Some(match joined {
-            None => leaf,
-            Some(left) => join(left, leaf, &mut conditions, &present)?,
+            None => next,
+            Some(left) => join(left, next, &mut conditions, &present)?,
         });
     }
-    let unit = From { plan: Plan::Unit, places: Places::new() };
-    filtered_by_rest(joined.unwrap_or(unit), conditions)
+    filtered_by_rest(joined.unwrap_or_else(unit), conditions)
+}
+
+fn unit() -> From {
+    From { plan: Plan::Unit, places: Places::new() }
+}
+
+fn attribute_list(attributes: &BTreeSet<i16>) -> Vec<i16> {
+    attributes.iter().copied().collect()
+}
+
+/// The sub-query at an entry that refers to items before it or to queries around.
+fn lateral_query<'a>(scope: &Scope<'_, 'a>, entry: usize) -> Option<Query<'a>> {
+    match scope.query.entry(entry)?.kind() {
+        EntryKind::SubQuery(query) if !query.node().free_columns().is_empty() => Some(query),
+        _ => None,
+    }
+}
+
+/// Lowers an outer join, with those of the conditions `above` that can move below it.
+fn lower_outer<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    used: &Used,
+    outer: &Outer<'a>,
+    above: &mut Vec<Condition<'a>>,
+) -> Result<From, Refusal> {
+    let mut on: Vec<Condition<'a>> = outer.on.iter().map(|it| Condition::new(*it)).collect();
+    let (mut on_preserved, mut on_optional) = (Vec::new(), Vec::new());
+    if !outer.is_full {
+        on_preserved = take_ready(above, &outer.preserved.entries());
+        if let [Item::Leaf(entry)] = outer.optional.items.as_slice()
+            && let Some(query) = lateral_query(scope, *entry)
+        {
+            let side = (None, on_preserved);
+            let left = lower_side(lowering, scope, used, &outer.preserved, side)?;
+            let attributes = used.get(entry).map(attribute_list).unwrap_or_default();
+            let item = (query, *entry, attributes.as_slice());
+            return sub_link::lateral(lowering, scope, left, item, true, &outer.on);
+        }
+        on_optional = take_ready(&mut on, &outer.optional.entries());
+    }
+    let preserved = lower_side(lowering, scope, used, &outer.preserved, (None, on_preserved))?;
+    let optional = lower_side(lowering, scope, used, &outer.optional, (None, on_optional))?;
+    let (places, schema) = side_by_side(&preserved, &optional);
+    let on: Vec<_> = on.into_iter().map(|it| it.expression).collect();
+    let on = match all_of(&on) {
+        Some(condition) => Some(scalar(place(condition, &places)?, &schema)),
+        None => None,
+    };
+    let plan = if outer.is_full {
+        Plan::full_join(preserved.plan, optional.plan, on)
+    } else {
+        Plan::LeftJoin { left: Box::new(preserved.plan), right: Box::new(optional.plan), on }
+    };
+    Ok(From { plan, places })
 }
 
 /// Stands for the queries around; entries count from 1.
@@ -111,20 +305,26 @@ impl<'a> Condition<'a> {
         Self { expression, entries }
     }
 
-    /// Whether it would join `leaf` to those that are `present`.
-    fn connects(&self, present: &BTreeSet<usize>, leaf: usize) -> bool {
-        self.entries.len() > 1
-            && self.entries.contains(&leaf)
-            && self.entries.iter().all(|it| *it == leaf || present.contains(it))
+    /// Whether it would join `entries` to those that are `present`.
+    fn connects(&self, present: &BTreeSet<usize>, entries: &BTreeSet<usize>) -> bool {
+        self.entries.iter().any(|it| entries.contains(it))
+            && self.entries.iter().any(|it| present.contains(it))
+            && self.entries.iter().all(|it| entries.contains(it) || present.contains(it))
     }
 }
 
 /// Takes out the conditions that these entries suffice for.
-fn ready<'a>(conditions: &mut Vec<Condition<'a>>, present: &BTreeSet<usize>) -> Vec<Node<'a>> {
+fn take_ready<'a>(
+    conditions: &mut Vec<Condition<'a>>,
+    present: &BTreeSet<usize>,
+) -> Vec<Condition<'a>> {
     conditions
         .extract_if(.., |it| !it.entries.is_empty() && it.entries.is_subset(present))
-        .map(|it| it.expression)
         .collect()
+}
+
+fn ready<'a>(conditions: &mut Vec<Condition<'a>>, present: &BTreeSet<usize>) -> Vec<Node<'a>> {
+    take_ready(conditions, present).into_iter().map(|it| it.expression).collect()
 }
 
 fn filtered(
@@ -154,11 +354,7 @@ fn join(
     conditions: &mut Vec<Condition<'_>>,
     present: &BTreeSet<usize>,
 ) -> Result<From, Refusal> {
-    let width = left.plan.schema().len();
-    let mut places = left.places;
-    places.extend(right.places.into_iter().map(|(column, position)| (column, position + width)));
-    let mut schema = left.plan.schema();
-    schema.extend(right.plan.schema());
+    let (places, schema) = side_by_side(&left, &right);
     let on = match all_of(&ready(conditions, present)) {
         Some(condition) => Some(scalar(place(condition, &places)?, &schema)),
         None => None,
@@ -167,9 +363,19 @@ fn join(
     Ok(From { plan, places })
 }
 
-fn used_columns(select: &Select<'_>) -> BTreeMap<usize, BTreeSet<i16>> {
-    let mut used: BTreeMap<usize, BTreeSet<i16>> = BTreeMap::new();
-    let read = select.expressions().flat_map(Node::free_columns);
+/// Where the columns of both are in a join of them, and all of those.
+fn side_by_side(left: &From, right: &From) -> (Places, Vec<Column>) {
+    let mut schema = left.plan.schema();
+    let width = schema.len();
+    let mut places = left.places.clone();
+    places.extend(right.places.iter().map(|(column, position)| (*column, position + width)));
+    schema.extend(right.plan.schema());
+    (places, schema)
+}
+
+fn used_columns(select: &Select<'_>) -> Used {
+    let mut used = Used::new();
+    let read = select.expressions().into_iter().flat_map(Node::free_columns);
     for column in read.filter(|it| it.levels_up == 0) {
         used.entry(column.entry).or_default().insert(column.attribute);
     }
@@ -391,6 +597,25 @@ impl VirtualColumns {
             }
         }
         Self(columns)
+    }
+
+    /// Refuses virtual columns of the entries that outer joins fill up with NULLs: there they are
+    /// NULL, and not what generates them.
+    pub fn check<'a>(
+        &self,
+        mut expressions: impl Iterator<Item = Node<'a>>,
+        optional: &BTreeSet<usize>,
+    ) -> Result<(), Refusal> {
+        let is_filled = |it: &ColumnRef| {
+            optional.contains(&it.entry) && self.0.contains_key(&(it.entry, it.attribute))
+        };
+        match expressions.find(|it| it.free_columns().iter().any(is_filled)) {
+            Some(found) => {
+                let words = "a virtual generated column in an outer join";
+                Err(Refusal::without_rule(words).at(found.location()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// `expression` with virtual columns replaced by what generates them.

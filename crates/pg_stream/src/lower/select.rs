@@ -173,10 +173,9 @@ pub struct Select<'a> {
     pub group_entry: Option<usize>,
     /// What is grouped by; column `n` of the grouping entry is the `n`-th from 1.
     pub keys: Vec<Node<'a>>,
-    /// The tables and sub-queries, in the order of FROM.
-    pub leaves: Vec<usize>,
-    /// The conditions of WHERE and of the joins, taken apart.
-    pub conditions: Vec<Node<'a>>,
+    /// The tables and sub-queries, in the order of FROM, with the conditions of WHERE and of the
+    /// joins, taken apart.
+    pub from: from::Side<'a>,
     /// Those of them with sub-queries, which are looked at when all rows are joined.
     pub late: Vec<Node<'a>>,
     /// Expressions that come out first, and that are grouped by before all others.
@@ -200,8 +199,7 @@ impl<'a> Select<'a> {
             having: query.having(),
             group_entry: None,
             keys: Vec::new(),
-            leaves: Vec::new(),
-            conditions: Vec::new(),
+            from: from::Side::default(),
             late: Vec::new(),
             prefix: Vec::new(),
         };
@@ -213,12 +211,14 @@ impl<'a> Select<'a> {
             }
         }
         if let Some(tree) = query.from() {
-            from::gather(tree, &mut select.leaves, &mut select.conditions)?;
+            select.from.gather(tree)?;
         }
         let expand = from::VirtualColumns::of(query);
+        let optional = select.from.optional_entries();
+        expand.check(select.expressions().into_iter(), &optional)?;
         select.map_expressions(|it| expand.expanded(it));
-        select.expressions().try_for_each(check_expression)?;
-        select.late = select.conditions.extract_if(.., |it| sub_link::is_in(*it)).collect();
+        select.expressions().into_iter().try_for_each(check_expression)?;
+        select.late = select.from.take_late()?;
         Ok(select)
     }
 
@@ -226,20 +226,17 @@ impl<'a> Select<'a> {
         for target in &mut self.targets {
             target.expression = f(target.expression);
         }
-        for expression in self.keys.iter_mut().chain(&mut self.conditions).chain(&mut self.having) {
+        for expression in self.keys.iter_mut().chain(&mut self.having) {
             *expression = f(*expression);
         }
+        self.from.map_conditions(&f);
     }
 
     /// Every expression in it.
-    pub fn expressions(&self) -> impl Iterator<Item = Node<'a>> {
+    pub fn expressions(&self) -> Vec<Node<'a>> {
         let targets = self.targets.iter().map(|it| it.expression);
-        targets.chain(self.keys.iter().copied()).chain(self.rest())
-    }
-
-    fn rest(&self) -> impl Iterator<Item = Node<'a>> {
-        let conditions = self.conditions.iter().chain(&self.late);
-        conditions.chain(&self.having).chain(&self.prefix).copied()
+        let rest = self.keys.iter().chain(&self.late).chain(&self.having).chain(&self.prefix);
+        targets.chain(rest.copied()).chain(self.from.all_conditions()).collect()
     }
 }
 

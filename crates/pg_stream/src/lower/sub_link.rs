@@ -21,6 +21,7 @@ use crate::pg::node::{
     self, BooleanOperator, ColumnRef, EntryKind, From as Tree, Kind, Node, Query, Step, SubLink,
     SubLinkKind,
 };
+use crate::pg::query::all_of;
 use crate::pg::types;
 
 /// Range table entries from here on stand for sub-queries in expressions; no query has as many.
@@ -28,6 +29,9 @@ const FIRST_ENTRY: usize = 1 << 20;
 
 /// Stands for the output columns of a sub-query in its test.
 const OUTPUTS: usize = 1 << 23;
+
+/// Stands for the images of a domain's columns.
+const IMAGES: usize = 1 << 22;
 
 /// The distinct values that a query takes from those around it.
 pub struct Domain<'a> {
@@ -292,7 +296,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             self.wrap(|left| Plan::InnerJoin { left, right, on: None });
             return position;
         }
-        let mark = Column { name: "mark".to_owned(), ty: boolean(), nullable: false, scale: None };
+        let mark = Column::mark();
         let right = Box::new(right);
         self.wrap(|left| Plan::Mark { left, right, on, mark });
         position
@@ -434,6 +438,28 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             Scalar { segments: segments.to_vec(), ty: boolean(), nullable: true, scale: None };
         self.wrap(|input| with_column(input, &schema, value));
         position
+    }
+
+    /// Makes the columns at these positions NULL, and calls them so, unless all conditions are true.
+    fn blank(
+        &mut self,
+        positions: &[usize],
+        names: impl Iterator<Item = ColumnRef>,
+        conditions: &[Node<'a>],
+    ) -> Result<(), Refusal> {
+        let Some(condition) = all_of(conditions) else { return Ok(()) };
+        let schema = self.from.plan.schema();
+        let condition = scalar(place(condition, &self.from.places)?, &schema);
+        for (position, name) in positions.iter().zip(names) {
+            let schema = self.from.plan.schema();
+            let column = Scalar::column(*position, &schema[*position]);
+            let mut segments = wrapped("CASE WHEN ", &condition, " THEN ").segments;
+            segments.extend([Segment::Column(*position), text(" END")]);
+            let value = Scalar { segments, nullable: true, ..column };
+            self.from.places.insert(name, schema.len());
+            self.wrap(|input| with_column(input, &schema, value));
+        }
+        Ok(())
     }
 
     /// Adds the value of the query's only column in its only row; NULL without a row.
@@ -580,8 +606,9 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let needed: Vec<usize> = outputs.iter().map(|it| shown[*it]).collect();
         let mut select = Select::new(query, Some(&needed))?;
         let is_outer = |it: &Node<'a>| it.free_columns().iter().any(|it| it.levels_up > 0);
-        let pulled: Vec<Node<'a>> = select.conditions.extract_if(.., |it| is_outer(it)).collect();
-        let rest = select.expressions().any(|it| is_outer(&it));
+        let pulled: Vec<Node<'a>> =
+            select.from.conditions.extract_if(.., |it| is_outer(it)).collect();
+        let rest = select.expressions().iter().any(is_outer);
         if rest {
             return Ok(None);
         }
@@ -677,10 +704,6 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         if positions.iter().any(|it| schema[*it].ty.equality.is_none()) {
             return Err(Refusal::without_rule("a correlated reference of a type without equality"));
         }
-        // The query is evaluated once for values that are equal, so they must not be told apart.
-        if positions.iter().any(|it| !schema[*it].is_exact()) {
-            return Err(Refusal::without_rule("a correlated reference whose equal values differ"));
-        }
         // Where a NULL finds nothing, none is looked up, and the join is by plain equality.
         let mut plan = self.from.plan.clone();
         let mut columns = Vec::new();
@@ -693,6 +716,17 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             }
             columns.push((column, schema[*position].name.clone()));
         }
+        // Equal values that look different (1.0 and 1.00) may have different results.
+        let mut images = Vec::new();
+        for position in positions.iter().filter(|it| !schema[**it].is_exact()) {
+            let image = image(&Scalar::column(*position, &schema[*position]));
+            let attribute = images.len() as i16 + 1;
+            let reference = ColumnRef { entry: IMAGES, attribute, levels_up: 1 };
+            let like = node::input(0, types::BIGINT, -1, types::NO_COLLATION);
+            nodes.push(node::column(reference, like));
+            columns.push((image.clone(), "image".to_owned()));
+            images.push(image);
+        }
         let plan = Plan::Project { input: Box::new(plan), columns }.distinct();
         let domain = Domain { plan, nodes };
         let scope = *self.scope;
@@ -703,8 +737,13 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let on = positions.iter().enumerate().map(|(index, position)| {
             same(&schema[*position], *position, &inner[index], width + index)
         });
-        let on = on.collect();
-        let count = positions.len();
+        let mut on: Vec<Scalar> = on.collect();
+        for (index, image) in images.iter().enumerate() {
+            let mut same = wrapped("", image, " = ");
+            same.segments.push(Segment::Column(width + positions.len() + index));
+            on.push(same);
+        }
+        let count = positions.len() + images.len();
         let empty = if is_plain_aggregate(query) {
             over_nothing(&plan, count, outputs.len())?
         } else {
@@ -739,15 +778,14 @@ pub fn lateral<'a>(
     let column =
         |attribute: &i16| ColumnRef { entry: position, attribute: *attribute, levels_up: 0 };
     if inner.has_one_row {
-        if is_outer && !conditions.is_empty() {
-            return Err(Refusal::without_rule(
-                "LEFT JOIN LATERAL of an aggregate with a condition",
-            ));
-        }
         let positions = rows.join_aggregate(inner)?;
-        let places = attributes.iter().map(column).zip(positions);
+        let places = attributes.iter().map(column).zip(positions.iter().copied());
         rows.from.places.extend(places);
-        rows.filter(conditions)?;
+        if is_outer {
+            rows.blank(&positions, attributes.iter().map(column), conditions)?;
+        } else {
+            rows.filter(conditions)?;
+        }
         return Ok(rows.from);
     }
     let width = rows.width();
@@ -1017,6 +1055,12 @@ fn wrapped(before: &str, scalar: &Scalar, after: &str) -> Scalar {
     segments.extend(scalar.segments.iter().cloned());
     segments.push(text(after));
     Scalar { segments, ty: boolean(), nullable: false, scale: None }
+}
+
+/// What tells values apart that are equal.
+fn image(value: &Scalar) -> Scalar {
+    let value = wrapped("pgstream.row_id(", value, ")");
+    Scalar { ty: bigint(), ..value }
 }
 
 fn text(text: &str) -> Segment {

@@ -21,6 +21,7 @@
 use crate::{
     aggregate::{self, Maintenance, Operands},
     plan::{Column, Plan, Schema},
+    scalar::Type,
     sql::{COUNT, ROW_ID, Storage, select::Printer, select::hash, select::row_id},
     stage::{Group, Stage},
 };
@@ -340,12 +341,23 @@ pub(super) fn same_keys(
         let equality = column.ty.equality.as_deref().expect("a grouping column has equality");
         let (left, right) = (left(index), right(index));
         if column.nullable && nulls_match {
-            format!("({left} {equality} {right} OR ({left} IS NULL AND {right} IS NULL))")
+            let (no_left, no_right) = (is_null(&left, &column.ty), is_null(&right, &column.ty));
+            format!("({left} {equality} {right} OR ({no_left} AND {no_right}))")
         } else {
             format!("{left} {equality} {right}")
         }
     };
     keys.iter().enumerate().map(same).collect()
+}
+
+/// `value IS NULL`, which a row of NULLs is not, though its IS NULL is true.
+pub(super) fn is_null(value: &str, ty: &Type) -> String {
+    const RECORD: u32 = 2249;
+    const FIRST_OF_USERS: u32 = 16384;
+    if ty.oid == RECORD || ty.oid >= FIRST_OF_USERS {
+        return format!("{value} IS NOT DISTINCT FROM NULL");
+    }
+    format!("{value} IS NULL")
 }
 
 pub(super) fn group_by(keys: &[String]) -> String {

@@ -5,14 +5,16 @@ use crate::{
     derive::delta,
     model::storage,
     plan::{Plan, Source},
-    sql::{Matching, Storage, apply, full_select, head, identified_delta, identified_rows},
+    sql::{self, Matching, Storage, apply, full_select, head, identified_delta, identified_rows},
     stage::{Stage, stage},
-    testing::{aggregate, cross_join, filter, join, project, scan, scan_columns, union_all},
+    testing::{
+        aggregate, cross_join, filter, join, project, scan, scan_columns, union_all, window,
+    },
 };
 
 /// A snapshot under a name, of titled statements, one clause a line.
 macro_rules! assert_sql {
-    ($name:literal, $($title:expr => $sql:expr),+ $(,)?) => {
+    ($name:expr, $($title:expr => $sql:expr),+ $(,)?) => {
         insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
             insta::assert_snapshot!($name, [$(format!("-- {}\n{}\n", $title, clauses(&$sql))),+].join("\n"));
         });
@@ -185,6 +187,27 @@ fn heads() {
         aggregate(join(scan("b"), scan("b"), "#0 = #2"), &[1, 0], &["count(*)"],),
         [B]
     );
+}
+
+#[test]
+fn windows() {
+    let rank = "rank() OVER (PARTITION BY #1, #0 ORDER BY #1)";
+    for (name, plan) in [
+        ("window", window(scan("b"), &[1, 0], &[rank], Some("#2 <= 3"))),
+        ("window_over_all_rows", window(scan("c"), &[], &["count(*) OVER ()"], None)),
+    ] {
+        let (stages, storages) = storages(&plan);
+        let of_head = stages[0].window().expect("a window");
+        let delta = delta(&stages[0].body, &|_| true);
+        let all = sql::window(&stages[0], of_head, &delta, &storages[0], &storages);
+        assert_sql!(name,
+            "touched" => all.touched,
+            "stored" => all.stored,
+            "evaluated" => all.evaluated,
+            "evaluated with a NULL key" => all.evaluated_null.unwrap_or_else(|| "none".to_owned()),
+            "all" => all.all,
+        );
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::{
     plan::{Plan, Schema},
     sql::{
         ROW_ID, Storage,
-        head::{group_by, list, same_keys},
+        head::{group_by, is_null, list, same_keys},
         select::Printer,
         select::row_id,
     },
@@ -116,12 +116,19 @@ impl Writer<'_> {
         if self.keys.is_empty() {
             return self.body();
         }
-        let same = same_keys(
-            &self.keys,
-            &|it| format!("b.c{}", self.head.partition[it]),
-            &|it| format!("q.k{it}"),
-            null_keys,
-        );
+        let column = |it: usize| format!("b.c{}", self.head.partition[it]);
+        let key = |it: usize| format!("q.k{it}");
+        let same = match self.keys.as_slice() {
+            [only] if null_keys => vec![is_null(&column(0), &only.ty)],
+            _ if null_keys => {
+                // The other conditions could not be hashed.
+                let hash = row_id(Some(&self.head.partition), &self.stage.output, "b.c");
+                let mut same = vec![format!("{hash} = q.rid")];
+                same.extend(same_keys(&self.keys, &column, &key, true));
+                same
+            }
+            _ => same_keys(&self.keys, &column, &key, false),
+        };
         format!("__pgs_keys AS q JOIN {} ON {}", self.body(), same.join(" AND "))
     }
 

@@ -62,3 +62,42 @@ fn stands_on_window(plan: &Plan, windows: &[Plan]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        plan::Plan,
+        stage::stage,
+        testing::{filter, join, project, scan, union_all, window},
+    };
+
+    fn ranks() -> Plan {
+        window(scan("a"), &[0], &["rank() OVER (PARTITION BY #0 ORDER BY #1)"], None)
+    }
+
+    /// The filters in the windows of a plan's stages.
+    fn filters(plan: Plan) -> Vec<Option<String>> {
+        let stages = stage(plan).stages;
+        let windows = stages.iter().filter_map(|it| it.window());
+        windows.map(|it| it.filter.as_ref().map(ToString::to_string)).collect()
+    }
+
+    #[test]
+    fn a_filter_goes_through_projections_into_the_window() {
+        let first = || Some("#2 = 1".to_owned());
+        assert_eq!(filters(ranks()), [None]);
+        assert_eq!(filters(filter(ranks(), "#2 = 1")), [first()]);
+        assert_eq!(filters(filter(project(ranks(), &["#2", "#0"]), "#0 = 1")), [first()]);
+        let renamed = project(project(ranks(), &["#0", "#2", "#1 + 1"]), &["#2", "#1"]);
+        assert_eq!(filters(filter(renamed.clone(), "#1 = 1")), [first()]);
+        assert_eq!(filters(filter(renamed, "#0 = 1")), [None]);
+    }
+
+    #[test]
+    fn a_window_that_is_used_twice_is_one_stage() {
+        let (few, all) = (filter(ranks(), "#2 = 1"), ranks());
+        assert_eq!(filters(join(few.clone(), all, "#0 = #3")), [None]);
+        let rest = filter(ranks(), "#2 > 1");
+        assert_eq!(filters(union_all([few, rest])), [None]);
+    }
+}

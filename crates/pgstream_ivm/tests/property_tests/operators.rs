@@ -5,8 +5,8 @@ use pgstream_ivm::{
     plan::{Plan, Source},
     stage::stage,
     testing::{
-        TABLES, aggregate, cross_join, database, filter, join, left_join, mark, project, scan,
-        scan_columns, union_all, window,
+        TABLES, aggregate, cross_join, database, filter, full_join, join, left_join, mark, project,
+        scan, scan_columns, union_all, window,
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -284,29 +284,12 @@ fn marks() {
     check(&Plan::semi_join(scan("a"), scan("b"), None, false));
 }
 
-/// A FULL JOIN, as lowering makes it.
-fn full_join(left: Plan, right: Plan, on: &str, mirrored: &str) -> Plan {
-    let Plan::Mark { left: r, right: l, on: condition, .. } =
-        mark(right.clone(), left.clone(), mirrored)
-    else {
-        unreachable!("a mark")
-    };
-    let (left_width, right_width) = (left.schema().len(), right.schema().len());
-    let alone = Plan::semi_join(*r, *l, condition, false).with_nulls_for(&left.schema());
-    let order: Vec<String> = (right_width..right_width + left_width)
-        .chain(0..right_width)
-        .map(|it| format!("#{it}"))
-        .collect();
-    let alone = project(alone, &order.iter().map(String::as_str).collect::<Vec<_>>());
-    union_all([left_join(left, right, on), alone])
-}
-
 #[test]
 fn full_joins() {
-    let pairs = || full_join(scan("a"), scan("b"), "#0 = #2", "#2 = #0");
+    let pairs = || full_join(scan("a"), scan("b"), "#0 = #2");
     check(&pairs());
-    check(&full_join(scan("a"), scan("a"), "#0 = #2", "#2 = #0"));
-    check(&full_join(pairs(), scan("c"), "#2 = #4", "#4 = #0"));
+    check(&full_join(scan("a"), scan("a"), "#0 = #2 AND #1 > 1"));
+    check(&full_join(pairs(), scan("c"), "#2 = #4"));
     check(&aggregate(pairs(), &[0], &["count(*)", "max(#2)", "sum(#3)"]));
 }
 
@@ -314,8 +297,8 @@ fn full_joins() {
 fn aggregates_over_outer_joins() {
     let pairs = || left_join(scan("a"), scan("b"), "#0 = #2");
     check(&aggregate(pairs(), &[0], &["count(*)", "count(#2)", "sum(#3)"]));
-    check(&aggregate(pairs(), &[2], &["min(#1)", "max(#3)"]));
-    check(&aggregate(pairs(), &[], &["min(#3)", "max(1)"]));
+    check(&aggregate(pairs(), &[2], &["min(#1)", "max(#0)"]));
+    check(&aggregate(pairs(), &[], &["min(#2)", "max(1)"]));
     check(&project(pairs(), &["#2"]).distinct());
     let marked = || mark(scan("a"), scan("b"), "#0 = #2");
     check(&aggregate(marked(), &[0], &["count(*)", "min(#1)", "max(#1)"]));

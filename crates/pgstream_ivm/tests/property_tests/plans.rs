@@ -4,7 +4,7 @@ use pgstream_ivm::{
     plan::Plan,
     testing::{
         aggregate, cross_join, filter, join, left_join, mark, project, scan, scan_columns,
-        union_all,
+        union_all, window,
     },
 };
 
@@ -127,6 +127,53 @@ fn grouped(tape: &mut Tape<'_>, input: Plan) -> Plan {
     aggregate(input, &keys, &calls.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+fn windowed(tape: &mut Tape<'_>, input: Plan) -> Plan {
+    let width = input.schema().len();
+    if width == 0 {
+        return input;
+    }
+    let partition: Vec<usize> = (0..tape.pick(3)).map(|_| tape.pick(width)).collect();
+    let keys: Vec<String> = partition.iter().map(|it| format!("#{it}")).collect();
+    let by =
+        if keys.is_empty() { String::new() } else { format!("PARTITION BY {} ", keys.join(", ")) };
+    let addable = columns_of(&input, &[23, 1700]);
+    let calls: Vec<String> = (0..=tape.pick(2))
+        .map(|_| {
+            let any = tape.pick(width);
+            let call = match tape.pick(7) {
+                1 => format!("count(#{any})"),
+                2 if !addable.is_empty() => format!("sum(#{})", tape.choose(&addable)),
+                3 => "dense_rank()".to_owned(),
+                4 => "row_number()".to_owned(),
+                5 => format!("lag(#{any})"),
+                6 => format!("lead(#{any})"),
+                _ => "rank()".to_owned(),
+            };
+            let order = match tape.pick(3) {
+                1 => format!("ORDER BY #{any}, #{} DESC", tape.pick(width)),
+                2 => String::new(),
+                _ => format!("ORDER BY #{}", tape.pick(width)),
+            };
+            format!("{call} OVER ({by}{order})")
+        })
+        .collect();
+    let calls: Vec<&str> = calls.iter().map(String::as_str).collect();
+    let plan = window(input, &partition, &calls, None);
+    if tape.pick(3) < 2 {
+        return plan;
+    }
+    let predicate = predicate(tape, &plan, 1);
+    let number = plan.schema().len() - 1;
+    match tape.pick(3) {
+        1 => filter(plan, &predicate),
+        2 => filter(project(plan, &[&format!("#{number}"), "#0"]), "#0 = 1 OR #0 IS NULL"),
+        _ => {
+            let Plan::Window { input, .. } = plan else { unreachable!("just made") };
+            window(*input, &partition, &calls, Some(&predicate))
+        }
+    }
+}
+
 /// EXISTS as a value, as a condition, and under OR.
 fn marked(tape: &mut Tape<'_>, left: Plan, right: Plan, on: &str) -> Plan {
     let width = left.schema().len();
@@ -141,7 +188,7 @@ fn marked(tape: &mut Tape<'_>, left: Plan, right: Plan, on: &str) -> Plan {
 }
 
 fn grow(tape: &mut Tape<'_>, depth: usize, shape: &mut Shape) -> Plan {
-    let choice = if depth == 0 { 0 } else { tape.pick(14) };
+    let choice = if depth == 0 { 0 } else { tape.pick(16) };
     match choice {
         1 => {
             let input = grow(tape, depth - 1, shape);
@@ -176,6 +223,10 @@ fn grow(tape: &mut Tape<'_>, depth: usize, shape: &mut Shape) -> Plan {
             let on = predicate(tape, &cross_join(left.clone(), right.clone()), 1);
             if choice < 12 { left_join(left, right, &on) } else { marked(tape, left, right, &on) }
         }
+        14 | 15 if shape.has_aggregates => {
+            let input = grow(tape, depth - 1, shape);
+            windowed(tape, input)
+        }
         _ => {
             shape.leaves = shape.leaves.saturating_sub(1);
             leaf(tape)
@@ -183,7 +234,7 @@ fn grow(tape: &mut Tape<'_>, depth: usize, shape: &mut Shape) -> Plan {
     }
 }
 
-/// A plan without aggregates.
+/// A plan without aggregates and windows.
 pub fn stateless(bytes: &[u8]) -> Plan {
     grow(&mut Tape::new(bytes), 4, &mut Shape { leaves: 3, has_aggregates: false })
 }

@@ -1,0 +1,173 @@
+//! Sub-queries in expressions: EXISTS, IN, ANY, ALL, scalar ones; correlated or not.
+
+use pgstream_tests::{Database, Scenario};
+
+use crate::windows::maintained;
+
+const TABLES: &str = "
+    CREATE TABLE a (id int PRIMARY KEY, x int, y text, n numeric);
+    CREATE TABLE b (id int PRIMARY KEY, aid int, v numeric(10,2));
+    CREATE TABLE c (k int, z int);
+    INSERT INTO a SELECT i, nullif(i % 5, 4), 't' || i, i FROM generate_series(1, 20) i;
+    INSERT INTO b SELECT i, nullif(i % 25, 7), i % 6 FROM generate_series(1, 40) i;
+    INSERT INTO c SELECT nullif(i % 7, 0), i % 3 FROM generate_series(1, 20) i";
+
+const CHANGES: &[&str] = &[
+    "INSERT INTO b VALUES (100, 3, 9), (101, 24, 1); UPDATE a SET x = 9 WHERE id = 3; DELETE FROM b WHERE id IN (1, 2); DELETE FROM a WHERE id = 19; INSERT INTO c VALUES (NULL, 1), (3, 3), (24, 24)",
+    "UPDATE b SET aid = NULL WHERE id = 5; UPDATE b SET aid = 4 WHERE aid IS NULL; UPDATE c SET k = k + 1; UPDATE a SET x = NULL WHERE id IN (1, 2)",
+    "DELETE FROM c WHERE z = 1; UPDATE a SET x = 2, n = n + 1 WHERE id < 8; INSERT INTO a VALUES (3000, 24, 'u', 1), (3001, NULL, NULL, NULL); DELETE FROM b WHERE aid = 4; UPDATE b SET v = v * 2 WHERE id % 3 = 0",
+    "DELETE FROM c", // nothing to compare with
+    "UPDATE a SET id = id + 100 WHERE id % 4 = 0; UPDATE b SET aid = aid + 100 WHERE aid % 8 = 0",
+    "INSERT INTO c SELECT nullif(i % 7, 0), i % 3 FROM generate_series(1, 9) i; DELETE FROM a WHERE x = 2",
+    "DELETE FROM b; UPDATE a SET x = coalesce(x, 0) + 1",
+    "INSERT INTO b SELECT i, nullif(i % 25, 7), i % 6 FROM generate_series(1, 40) i; DELETE FROM a; INSERT INTO a SELECT i, nullif(i % 5, 4), 't' || i, i FROM generate_series(1, 20) i",
+];
+
+/// Fails unless each of the queries is exact, and maintained by rules.
+#[track_caller]
+fn sub_queries(queries: &[&str]) {
+    for query in queries {
+        maintained(Scenario { tables: TABLES, query, changes: CHANGES });
+    }
+}
+
+#[test]
+fn exists() {
+    sub_queries(&[
+        "SELECT id FROM a WHERE EXISTS (SELECT FROM b WHERE b.aid = a.id)",
+        "SELECT id FROM a WHERE NOT EXISTS (SELECT 1 FROM b WHERE b.aid = a.id AND b.v > a.x)",
+        "SELECT id, EXISTS (SELECT FROM b WHERE v > 8) AS e FROM a",
+        "SELECT id, CASE WHEN EXISTS (SELECT FROM c WHERE k = a.x) THEN 'yes' ELSE y END AS e FROM a",
+        "SELECT id FROM a WHERE EXISTS (SELECT FROM b WHERE b.aid = a.id) OR NOT EXISTS (SELECT FROM c WHERE c.k = a.x)",
+    ]);
+}
+
+#[test]
+fn exists_over_aggregates_and_groups() {
+    sub_queries(&[
+        "SELECT id FROM a WHERE EXISTS (SELECT count(*) FROM b WHERE b.aid = a.id)",
+        "SELECT id, EXISTS (SELECT v FROM b WHERE b.aid = a.id GROUP BY v HAVING count(*) > 1) AS e FROM a",
+        "SELECT id FROM a WHERE EXISTS (SELECT DISTINCT v FROM b WHERE b.aid < a.id LIMIT 1)",
+    ]);
+}
+
+#[test]
+fn membership() {
+    sub_queries(&[
+        "SELECT id FROM a WHERE x IN (SELECT k FROM c WHERE c.z = a.id % 3)",
+        "SELECT id FROM a WHERE id IN (SELECT aid FROM b WHERE v > 2)",
+        "SELECT k, count(*) FROM c WHERE k IN (SELECT x FROM a) GROUP BY k",
+        "SELECT id, (x, id) IN (SELECT k, z FROM c) AS m FROM a",
+    ]);
+}
+
+#[test]
+fn not_in_and_its_nulls() {
+    sub_queries(&[
+        "SELECT id, x FROM a WHERE x NOT IN (SELECT aid FROM b)",
+        "SELECT id, x FROM a WHERE x NOT IN (SELECT k FROM c WHERE k IS NOT NULL)",
+        "SELECT id, x FROM a WHERE x NOT IN (SELECT k FROM c WHERE c.z = a.id % 3)",
+        "SELECT id FROM a WHERE (x, id) NOT IN (SELECT k, z FROM c)",
+        "SELECT id, x NOT IN (SELECT max(aid) FROM b WHERE b.id = a.id) AS m FROM a",
+    ]);
+}
+
+#[test]
+fn three_valued_membership_as_a_value() {
+    sub_queries(&[
+        "SELECT id, x IN (SELECT k FROM c WHERE c.z = a.id % 3) AS q, x NOT IN (SELECT k FROM c) AS w FROM a",
+        "SELECT id, x IN (SELECT aid FROM b WHERE b.id > a.id) OR y IS NULL AS q FROM a",
+        "SELECT id FROM a WHERE (x IN (SELECT k FROM c)) IS NULL",
+        "SELECT id, x IN (SELECT max(aid) FROM b WHERE b.id = a.id) AS q FROM a",
+    ]);
+}
+
+#[test]
+fn any_and_all() {
+    sub_queries(&[
+        "SELECT id FROM a WHERE x > ALL (SELECT aid FROM b WHERE b.id = a.id)",
+        "SELECT id, x > ALL (SELECT k FROM c WHERE c.z = a.id % 3) AS l, x <= ANY (SELECT k FROM c) AS s FROM a",
+        "SELECT id FROM a WHERE x <> ALL (SELECT k FROM c) AND NOT id < ANY (SELECT aid FROM b)",
+        "SELECT id FROM a WHERE y LIKE ANY (SELECT 't' || k || '%' FROM c)",
+    ]);
+}
+
+#[test]
+fn scalars() {
+    sub_queries(&[
+        "SELECT id, (SELECT sum(v) FROM b) AS s FROM a WHERE x > (SELECT avg(v) FROM b WHERE aid = 3)",
+        "SELECT id, (SELECT y FROM a AS a2 WHERE a2.id = b.aid) AS y FROM b",
+        "SELECT id, (SELECT k FROM c WHERE k = 99) AS nothing FROM a",
+    ]);
+}
+
+#[test]
+fn correlated_aggregates() {
+    sub_queries(&[
+        "SELECT id, (SELECT max(v) FROM b WHERE b.aid = a.id) AS m FROM a",
+        "SELECT id, (SELECT count(*) FROM b WHERE b.aid = a.x) AS n, (SELECT sum(v) + 1 FROM b WHERE b.aid = a.x) AS s FROM a",
+        "SELECT id, (SELECT count(*) FROM b WHERE b.aid > a.x) AS n FROM a",
+        "SELECT id, (SELECT string_agg(v::text, ',' ORDER BY b.id) FROM b WHERE b.aid = a.id) AS l FROM a",
+        "SELECT id, (SELECT count(*) FROM b, c WHERE b.aid = a.x AND c.k = b.aid AND c.z < a.id) AS n FROM a",
+        "SELECT id FROM a WHERE (SELECT min(v) FROM b WHERE b.aid = a.id) IS NULL AND x <> ALL (SELECT k FROM c)",
+    ]);
+}
+
+#[test]
+fn the_first_row_of_each() {
+    sub_queries(&[
+        "SELECT id, (SELECT v FROM b WHERE b.aid > a.id ORDER BY v, id LIMIT 1) AS f FROM a",
+        "SELECT id, (SELECT v FROM b WHERE b.aid = a.x ORDER BY v DESC, id OFFSET 1 LIMIT 1) AS f FROM a",
+        "SELECT id, (SELECT DISTINCT ON (aid) v FROM b WHERE b.aid = a.x ORDER BY aid, v, id) AS f FROM a",
+    ]);
+}
+
+#[test]
+fn among_groups() {
+    sub_queries(&[
+        "SELECT x, count(*) FROM a GROUP BY x HAVING count(*) > (SELECT count(*) FROM b WHERE b.aid = a.x)",
+        "SELECT sum((SELECT count(*) FROM b WHERE b.aid = a.id)) FROM a",
+        "SELECT (SELECT count(*) FROM b WHERE b.aid = a.x) AS n, count(*) FROM a GROUP BY 1",
+        "SELECT x, (SELECT max(z) FROM c WHERE k = x) AS m, sum(n) FROM a GROUP BY x",
+    ]);
+}
+
+#[test]
+fn nested() {
+    sub_queries(&[
+        "SELECT id FROM a WHERE (SELECT count(*) FROM b WHERE aid = a.id AND EXISTS (SELECT FROM a AS a3 WHERE a3.id = b.id AND a3.x = a.x)) > 0",
+        "SELECT id FROM a WHERE EXISTS (SELECT FROM b WHERE b.aid = a.id AND b.v IN (SELECT z FROM c WHERE c.k = a.x OR c.k = b.id))",
+        "SELECT id, (SELECT max((SELECT count(*) FROM c WHERE c.k = b.aid)) FROM b WHERE b.aid = a.x) AS m FROM a",
+    ]);
+}
+
+#[test]
+fn without_tables() {
+    sub_queries(&[
+        "SELECT id, (SELECT max(e) FROM unnest(ARRAY[id, x]) e) AS m FROM a",
+        "SELECT id FROM a WHERE x = ANY (SELECT generate_series(id, id + 3) % 4)",
+    ]);
+}
+
+#[test]
+fn beside_joins() {
+    sub_queries(&[
+        "SELECT a.id, b.id AS bid FROM a LEFT JOIN b ON a.id = b.aid AND b.v > 2 WHERE EXISTS (SELECT FROM c WHERE c.k = a.x) OR b.id IS NULL",
+        "SELECT a.id, b.id AS bid FROM a JOIN b ON a.id = b.aid AND b.v > (SELECT avg(v) FROM b AS b2 WHERE b2.aid = a.id)",
+    ]);
+}
+
+#[test]
+fn several_rows_are_postgresqls_error() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    session.run("CREATE TABLE one (k int, v int); INSERT INTO one VALUES (1, 1)");
+    session.create("st", "SELECT id, (SELECT v FROM one WHERE k = a.id) AS v FROM a");
+    session.run("INSERT INTO one VALUES (1, 2)");
+    let error = session.error("SELECT pgstream.refresh_stream_table('st')");
+    assert_eq!(error.code, "21000");
+    session.run("DELETE FROM one WHERE v = 1");
+    session.refresh("st");
+    assert_eq!(session.value("SELECT v FROM st WHERE id = 1"), "2");
+}
