@@ -210,7 +210,12 @@ pub fn expand(input: Plan, item: &str, names: &[&str], outer: bool) -> Plan {
         nullable: true,
         scale: None,
     };
-    Plan::Expand { input: Box::new(input), item, columns: names.iter().map(column).collect(), outer }
+    Plan::Expand {
+        input: Box::new(input),
+        item,
+        columns: names.iter().map(column).collect(),
+        outer,
+    }
 }
 
 /// GROUP BY, with calls such as `sum(#1) FILTER (WHERE #0 > 1)`.

@@ -73,10 +73,7 @@ pub fn lower<'a>(from: From, select: &mut Select<'a>) -> Result<From, Refusal> {
 }
 
 /// The rows of `from` with those of the set-returning keys, and where these are.
-fn with_sets<'a>(
-    from: From,
-    keys: &[Node<'a>],
-) -> Result<(From, BTreeMap<usize, usize>), Refusal> {
+fn with_sets<'a>(from: From, keys: &[Node<'a>]) -> Result<(From, BTreeMap<usize, usize>), Refusal> {
     if !keys.iter().any(|it| it.returns_set()) {
         return Ok((from, BTreeMap::new()));
     }

@@ -167,7 +167,8 @@ pub fn lower_sets(
         return (input, BTreeMap::new());
     }
     let width = input.schema().len();
-    let texts: Vec<String> = sets.iter().map(|it| deparse::expression(expressions[*it].0)).collect();
+    let texts: Vec<String> =
+        sets.iter().map(|it| deparse::expression(expressions[*it].0)).collect();
     let column = |it: &usize| column_of(expressions[*it].0, expressions[*it].1.clone());
     let columns = sets.iter().map(column).collect();
     let plan = expand(input, &format!("SELECT {}", texts.join(", ")), columns, false);

@@ -112,16 +112,14 @@ fn lower_counted<'a>(
     let mut calls: Vec<AggregateCall> =
         tags.iter().enumerate().map(|(index, tag)| total(width + index, tag)).collect();
     // With ALL, a group can have rows of both sides, and must show one of the left.
-    let is_shown = |it: &usize| {
-        operation.kind == SetKind::Except && operation.all && !keys[*it].is_exact()
-    };
+    let is_shown =
+        |it: &usize| operation.kind == SetKind::Except && operation.all && !keys[*it].is_exact();
     let mut shown: Vec<usize> = (0..width).collect();
     for key in (0..width).filter(is_shown) {
         shown[key] = width + calls.len();
         calls.push(any_of_left(key, &keys[key], width));
     }
-    let groups =
-        Plan::Aggregate { input: Box::new(both), keys: (0..width).collect(), calls };
+    let groups = Plan::Aggregate { input: Box::new(both), keys: (0..width).collect(), calls };
     let chosen = chosen(groups, operation, [width, width + 1]);
     Ok(columns_of(chosen, Some(&shown)))
 }

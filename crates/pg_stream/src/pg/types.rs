@@ -165,7 +165,6 @@ pub fn is_row(oid: Oid) -> bool {
     is_record(oid) || unsafe { pg_sys::type_is_rowtype(oid) }
 }
 
-
 /// `bigint`.
 pub const BIGINT: Oid = pg_sys::INT8OID;
 

@@ -276,8 +276,7 @@ impl<'a> Printer<'a> {
         let alias = self.alias();
         let names: Vec<String> = (0..width).map(|it| format!("c{it}")).collect();
         // A sub-query without columns has no column list.
-        let list =
-            if names.is_empty() { String::new() } else { format!("({})", names.join(", ")) };
+        let list = if names.is_empty() { String::new() } else { format!("({})", names.join(", ")) };
         let item = format!("LATERAL ({item}) AS {alias}{list}");
         if outer {
             let join = format!("({} LEFT JOIN {item} ON true)", cross_join(&select.from));

@@ -5,8 +5,8 @@ use pgstream_ivm::{
     plan::{Plan, Source},
     stage::stage,
     testing::{
-        TABLES, aggregate, cross_join, database, expand, filter, full_join, join, left_join, mark, project,
-        scan, scan_columns, union_all, window,
+        TABLES, aggregate, cross_join, database, expand, filter, full_join, join, left_join, mark,
+        project, scan, scan_columns, union_all, window,
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
