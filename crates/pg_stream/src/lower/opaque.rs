@@ -11,7 +11,7 @@ use pgstream_ivm::plan::{Column, Plan};
 
 use super::from::{self, NamedTable};
 use super::lateral;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, has_equal_keys};
 use super::{HIDDEN_COLUMNS, Lowering};
 use crate::pg::node::{EntryKind, Kind, Query, Step};
 use crate::pg::{deparse, query as analysis, table, types};
@@ -19,7 +19,7 @@ use crate::pg::{deparse, query as analysis, table, types};
 /// The plan of a query that is evaluated as a whole because of `refusal`, which is given back when
 /// that is not possible either.
 pub fn lower(lowering: &mut Lowering, query: Query<'_>, refusal: Refusal) -> Result<Plan, Refusal> {
-    if !refusal.is_evaluable || !analysis::is_closed(query) {
+    if !refusal.is_evaluable || !analysis::is_closed(query) || has_equal_keys(query) {
         return Err(refusal);
     }
     let reads = reads(lowering, query)?;

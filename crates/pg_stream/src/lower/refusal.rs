@@ -6,7 +6,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::inventory::{Inventory, RelationKind};
-use crate::pg::node::{ColumnRef, Kind, Node, Query, Step};
+use crate::pg::node::{ColumnRef, EntryKind, Kind, Node, Query, Step};
 use crate::pg::query::PositionKeeper;
 use crate::pg::types;
 
@@ -103,6 +103,11 @@ pub fn check_both_modes(
             return Err(Refusal::always(words, full).hint(hint).at(clause.location()));
         }
     }
+    if has_equal_keys(query) {
+        let reason = "PostgreSQL cannot print such a query so that it keeps its meaning";
+        let construct = "an expression that is twice among grouping sets";
+        return Err(Refusal::always(construct, reason));
+    }
     if has_row_locks(rewritten) {
         let reason = "row-level locking has no meaning for a stored result";
         return Err(Refusal::always("FOR UPDATE or FOR SHARE", reason));
@@ -126,6 +131,26 @@ fn has_row_locks(query: Query<'_>) -> bool {
     query.node().visit(&mut |node| {
         if let Kind::Query(query) = node.kind() {
             found |= query.has_row_locks();
+        }
+        Step::Into
+    });
+    found
+}
+
+/// Whether two columns of grouping sets somewhere in the query are the same expression. The text
+/// that PostgreSQL prints for it does not tell the two apart.
+pub fn has_equal_keys(query: Query<'_>) -> bool {
+    let mut found = false;
+    query.node().visit(&mut |node| {
+        if let Kind::Query(query) = node.kind()
+            && query.has_grouping_sets()
+        {
+            let keys = query.entries().into_iter().find_map(|it| match it.kind() {
+                EntryKind::Group(keys) => Some(keys),
+                _ => None,
+            });
+            let keys = keys.unwrap_or_default();
+            found |= (1..keys.len()).any(|at| keys[..at].iter().any(|it| it.equals(keys[at])));
         }
         Step::Into
     });
