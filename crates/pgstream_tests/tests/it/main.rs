@@ -13,6 +13,7 @@ mod fuzz;
 mod joins;
 mod limit;
 mod lowering;
+mod outer_joins;
 mod refusals;
 mod scheduler;
 mod sources;
