@@ -5,6 +5,7 @@ pub mod deparse;
 pub mod frontier;
 pub mod hash;
 pub mod hook;
+pub mod item;
 pub mod lock;
 pub mod name;
 pub mod node;

@@ -156,8 +156,6 @@ pub fn check_differential(inventory: &Inventory) -> Result<(), Refusal> {
 pub fn check_clauses(query: Query<'_>) -> Result<(), Refusal> {
     let clauses = [
         (query.has_row_locks(), "FOR UPDATE or FOR SHARE"),
-        (query.has_grouping_sets(), "GROUPING SETS, CUBE or ROLLUP"),
-        (query.has_set_returning_targets(), "a set-returning function in the select list"),
     ];
     match clauses.iter().find(|(found, _)| *found) {
         Some((_, words)) => Err(Refusal::without_rule(*words)),
@@ -171,13 +169,7 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
     expression.visit(&mut |node| {
         let found = match node.kind() {
             Kind::Column(column) => column_words(column),
-            Kind::Aggregate(call)
-                if call.direct_arguments().into_iter().any(|it| !it.free_columns().is_empty()) =>
-            {
-                Some("a grouping column as the direct argument of an ordered-set aggregate")
-            }
             Kind::Aggregate(call) if call.levels_up() > 0 => Some("an aggregate of an outer query"),
-            Kind::Grouping => Some("GROUPING"),
             Kind::Field(row)
                 if matches!(row.kind(), Kind::Column(_)) && types::is_record(row.type_oid()) =>
             {
@@ -197,7 +189,8 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
     refusal.map_or(Ok(()), Err)
 }
 
-fn column_words(column: ColumnRef) -> Option<&'static str> {
+/// Why a column cannot be read, if it cannot.
+pub fn column_words(column: ColumnRef) -> Option<&'static str> {
     match column {
         ColumnRef { attribute: 0, .. } => Some("a whole-row reference"),
         ColumnRef { attribute: ..0, .. } => Some("a system column"),
