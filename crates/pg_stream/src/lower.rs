@@ -12,6 +12,7 @@ mod inventory;
 mod lateral;
 mod limit;
 mod opaque;
+mod recursion;
 mod refusal;
 mod select;
 mod set_operation;
@@ -21,7 +22,7 @@ mod window;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 
-use pgstream_ivm::plan::Plan;
+use pgstream_ivm::plan::{Column, Plan};
 
 use crate::pg::deparse::{self, PortableSettings};
 use crate::pg::node::{Arena, Query};
@@ -144,6 +145,8 @@ struct Lowering {
     tables: BTreeMap<u32, Relation>,
     /// Who will read the tables; `None` is the current user.
     role: Option<Oid>,
+    /// The columns of the WITH item whose recursive part is being lowered.
+    recursive: Option<Vec<Column>>,
     /// How many leaves the plan has so far.
     leaves: usize,
     /// How many sub-queries in expressions have become columns.

@@ -108,7 +108,7 @@ fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
                 let width = left.schema().len();
                 let predicate = Scalar::is_marked(width, false);
                 let unmatched = Plan::Filter { input: Box::new(marks), predicate };
-                unmatched.padded(&[], width, &right.schema())
+                unmatched.columns(0..width).with_nulls_for(right.schema())
             }));
             all
         }
@@ -134,7 +134,7 @@ fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
             if is_changed { vec![plan.clone()] } else { Vec::new() }
         }
         Plan::MarkChange { .. } => panic!("it is a change itself"),
-        Plan::Aggregate { .. } | Plan::Window { .. } => {
+        Plan::Aggregate { .. } | Plan::Window { .. } | Plan::Recurse { .. } => {
             panic!("it is the head of a stage, not part of a body")
         }
     }

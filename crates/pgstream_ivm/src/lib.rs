@@ -14,6 +14,7 @@ pub mod look_up;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
 pub mod plan;
+pub mod recursion;
 pub mod scalar;
 pub mod sql;
 pub mod stage;

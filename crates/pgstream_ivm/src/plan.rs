@@ -27,6 +27,12 @@ impl Column {
         Self { name: "mark".to_owned(), ty: Type::boolean(), nullable: false, scale: None }
     }
 
+    /// The column as a recursion has it, when the base has `self`.
+    #[must_use]
+    pub fn of_recursion(self) -> Self {
+        Self { scale: None, nullable: true, ..self }
+    }
+
     /// Whether equal values of the column have the same binary image.
     pub fn is_exact(&self) -> bool {
         const NUMERIC: u32 = 1700;
@@ -227,6 +233,14 @@ pub enum Plan {
         /// Boolean, over the output; `None` for true. Rows that it drops need not be stored.
         filter: Option<Scalar>,
     },
+    /// WITH RECURSIVE … UNION ALL: the base, and the step over and over again, over a leaf that
+    /// stands for what came last. See [`crate::recursion`].
+    Recurse {
+        /// The last column is the depth, 0.
+        base: Box<Plan>,
+        /// The last column is the depth, one more than that of the leaf.
+        step: Box<Plan>,
+    },
     /// A query that is evaluated as a whole whenever something that it reads has changed.
     Opaque {
         /// The query, in a form that means the same under the search path of a refresh.
@@ -294,6 +308,11 @@ impl Plan {
                 schema.extend(calls.iter().map(|(call, name)| named(call, name)));
                 schema
             }
+            Self::Recurse { base, .. } => {
+                let mut schema = base.schema();
+                let depth = schema.pop().expect("the last column is the depth");
+                schema.into_iter().map(Column::of_recursion).chain([depth]).collect()
+            }
             Self::Opaque { schema, .. } => schema.clone(),
             Self::Sum { inputs } => {
                 let mut schemas = inputs.iter().map(Self::schema);
@@ -331,6 +350,7 @@ impl Plan {
             | Self::LeftJoin { left, right, .. }
             | Self::Mark { left, right, .. } => vec![left, right],
             Self::MarkChange { left, right, change, .. } => vec![left, right, change],
+            Self::Recurse { base, step } => vec![base, step],
             Self::Sum { inputs } | Self::Opaque { reads: inputs, .. } => inputs.iter().collect(),
         }
     }
@@ -389,6 +409,9 @@ impl Plan {
             Self::Window { input, partition, calls, filter } => {
                 Self::Window { input: Box::new(f(*input)), partition, calls, filter }
             }
+            Self::Recurse { base, step } => {
+                Self::Recurse { base: Box::new(f(*base)), step: Box::new(f(*step)) }
+            }
             Self::Opaque { sql, reads, schema, reason } => {
                 Self::Opaque { sql, reads: reads.into_iter().map(f).collect(), schema, reason }
             }
@@ -403,7 +426,7 @@ impl Plan {
     #[must_use]
     pub fn semi_join(left: Self, right: Self, on: Option<Scalar>, wanted: bool) -> Self {
         let width = left.schema().len();
-        Self::matched(left, right, on, wanted).padded(&[], width, &[])
+        Self::matched(left, right, on, wanted).columns(0..width)
     }
 
     /// FULL JOIN: the outer join, and the rows of `right` without a match.
@@ -413,9 +436,11 @@ impl Plan {
         let left_width = left_schema.len();
         let swapped = |it| if it < left_width { it + width } else { it - left_width };
         let swapped_on = on.as_ref().map(|it| it.remapped(swapped));
-        let alone = Self::matched(right.clone(), left.clone(), swapped_on, false);
+        let alone = Self::semi_join(right.clone(), left.clone(), swapped_on, false);
+        let alone = alone.with_nulls_for(left_schema);
+        let alone = alone.columns((width..width + left_width).chain(0..width));
         let join = Self::LeftJoin { left: Box::new(left), right: Box::new(right), on };
-        Self::Sum { inputs: vec![join, alone.padded(&left_schema, width, &[])] }
+        Self::Sum { inputs: vec![join, alone] }
     }
 
     /// A filter on a mark.
@@ -426,14 +451,19 @@ impl Plan {
         Self::Filter { input, predicate }
     }
 
-    /// The first `width` columns between NULLs for those of `before` and `after`.
+    /// The rows with NULLs after them. A literal NULL would be checked by a domain that forbids it.
     #[must_use]
-    pub fn padded(self, before: &[Column], width: usize, after: &[Column]) -> Self {
-        let null = |it: &Column| (Scalar::null(&it.ty), it.name.clone());
-        let own = self.schema();
-        let own = own.iter().enumerate().take(width);
-        let own = own.map(|(at, it)| (Scalar::column(at, it), it.name.clone()));
-        let columns = before.iter().map(null).chain(own).chain(after.iter().map(null)).collect();
+    pub fn with_nulls_for(self, columns: Schema) -> Self {
+        let right = Box::new(Self::Empty(columns));
+        Self::LeftJoin { left: Box::new(self), right, on: None }
+    }
+
+    /// The columns at these positions.
+    #[must_use]
+    pub fn columns(self, positions: impl IntoIterator<Item = usize>) -> Self {
+        let schema = self.schema();
+        let column = |at| (Scalar::column(at, &schema[at]), schema[at].name.clone());
+        let columns = positions.into_iter().map(column).collect();
         Self::Project { input: Box::new(self), columns }
     }
 
@@ -458,7 +488,7 @@ impl Plan {
                 .collect(),
             Self::Mark { left, .. } => left.key(),
             Self::Window { input, .. } => input.key(),
-            Self::Expand { .. } | Self::Opaque { .. } => None,
+            Self::Expand { .. } | Self::Recurse { .. } | Self::Opaque { .. } => None,
             // A row without a pair has NULLs for the right key, which no pair has.
             Self::InnerJoin { left, right, .. } | Self::LeftJoin { left, right, .. } => {
                 let width = left.schema().len();
@@ -536,6 +566,7 @@ fn write_tree(plan: &Plan, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Res
             filter.iter().try_for_each(|it| write!(f, " where {it}"))?;
             writeln!(f)?;
         }
+        Plan::Recurse { .. } => writeln!(f, "Recurse")?,
         Plan::Opaque { reason, .. } => writeln!(f, "Opaque ({reason})")?,
         Plan::Sum { .. } => writeln!(f, "Sum")?,
         Plan::Negate(_) => writeln!(f, "Negate")?,

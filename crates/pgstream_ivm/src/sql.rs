@@ -8,6 +8,7 @@ use crate::plan::Plan;
 mod apply;
 mod head;
 mod ident;
+mod recursion;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ pub use self::{
     apply::{Apply, Matching, apply},
     head::{HeadStatements, PAIR_PREFIX, head},
     ident::{quote, quote_qualified},
+    recursion::{RecursionStatements, recursion},
     select::{
         delta_column, delta_name, full_select, identified_delta, identified_rows, stored_rows,
     },

@@ -14,6 +14,7 @@ mod window;
 use crate::{
     aggregate,
     plan::{AggregateCall, Plan, Scan, Schema, Source, Version},
+    recursion,
     scalar::Scalar,
 };
 
@@ -24,6 +25,8 @@ pub enum Head {
     Group(Group),
     /// Window functions over the body's columns.
     Window(Window),
+    /// The body is the base and the step of a recursion, which reads what the stage stores.
+    Recursion(Recursion),
     /// The body is evaluated as a whole, and compared with what is stored.
     Whole,
 }
@@ -54,6 +57,15 @@ impl Window {
     pub fn state(&self) -> Vec<(String, String)> {
         vec![("__pgs_partition".to_owned(), "bigint".to_owned())]
     }
+}
+
+/// The two parts of a body that is a recursion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recursion {
+    /// The rows that it starts from.
+    pub base: Plan,
+    /// What comes next, over a leaf that reads the stage itself.
+    pub step: Plan,
 }
 
 /// One step of a refresh.
@@ -143,7 +155,11 @@ pub fn stage(plan: Plan) -> Pipeline {
 fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
     let output = plan.schema();
     let needs_leaf = match plan {
-        Plan::LeftJoin { .. } | Plan::Mark { .. } => |it: &Plan| it.scans().len() > 1,
+        Plan::LeftJoin { ref right, .. } | Plan::Mark { ref right, .. }
+            if !right.scans().is_empty() =>
+        {
+            |it: &Plan| it.scans().len() > 1
+        }
         Plan::InnerJoin { .. } => counts_matches,
         _ => |_: &Plan| false,
     };
@@ -162,6 +178,17 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
             let calls = calls.into_iter().map(|it| it.0).collect();
             let head = Some(Head::Window(Window { partition, calls, filter }));
             add(Stage { body: *input, head, output, key }, stages)
+        }
+        Plan::Recurse { base, step } => {
+            let made = |index: usize| {
+                let (base, step) =
+                    (base.as_ref().clone(), recursion::numbered(*step.clone(), index));
+                let body = Plan::Sum { inputs: vec![base.clone(), step.clone()] };
+                let head = Some(Head::Recursion(Recursion { base, step }));
+                Stage { body, head, output: output.clone(), key: None }
+            };
+            let index = (0..stages.len()).find(|it| stages[*it] == made(*it));
+            add(made(index.unwrap_or(stages.len())), stages)
         }
         plan @ Plan::Opaque { .. } => {
             add(Stage { body: plan, head: Some(Head::Whole), output, key: None }, stages)

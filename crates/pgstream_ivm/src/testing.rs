@@ -6,6 +6,7 @@
 use crate::{
     model::{Call, Content, Database, Expression, History, Token, Value, expression, tokens},
     plan::{AggregateCall, AggregateFunction, Column, End, Plan, Scan, Schema, Source, Version},
+    recursion::{ITSELF, recurse},
     scalar::{Scalar, Segment, Type},
     sql::delta_name,
 };
@@ -223,6 +224,22 @@ pub fn aggregate(input: Plan, keys: &[usize], calls: &[&str]) -> Plan {
     let schema = input.schema();
     let calls = calls.iter().map(|it| aggregate_call(it, &schema)).collect();
     Plan::Aggregate { input: Box::new(input), keys: keys.to_vec(), calls }
+}
+
+/// WITH RECURSIVE … UNION ALL, without the depth; `step` is made of the recursive reference.
+pub fn recursive(base: Plan, step: impl Fn(Plan) -> Plan) -> Plan {
+    let columns: Schema = base.schema().into_iter().map(Column::of_recursion).collect();
+    let width = columns.len();
+    let itself = Plan::Scan(Scan {
+        source: ITSELF,
+        attributes: (0..width).collect(),
+        columns,
+        key: None,
+        version: Version::New,
+    });
+    let plan = recurse(base, step(itself), &bigint()).expect("a linear step");
+    let columns: Vec<String> = (0..width).map(|it| format!("#{it}")).collect();
+    project(plan, &columns.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// Window functions, such as `rank() OVER (PARTITION BY #0 ORDER BY #1)`, over the partitions of

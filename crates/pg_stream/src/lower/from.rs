@@ -18,7 +18,7 @@ use super::lateral::{self, Laterals};
 use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
 use super::sub_link::{self, Domain};
-use super::{HIDDEN_COLUMNS, Lowering, Scope};
+use super::{HIDDEN_COLUMNS, Lowering, Scope, recursion};
 use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query};
 use crate::pg::query::{all_of, check_depth, generation_expression};
 use crate::pg::table::{self, Table};
@@ -444,10 +444,8 @@ fn lower_leaf<'a>(
             return lower_table(lowering, &named, position, attributes);
         }
         EntryKind::SubQuery(query) => select::lower(lowering, query, Some(scope), Some(&needed))?,
-        EntryKind::CommonTable { name, levels_up, recursive } => {
-            if recursive {
-                return Err(Refusal::without_rule("WITH RECURSIVE"));
-            }
+        EntryKind::CommonTable { recursive: true, .. } => recursion::reference(lowering, &needed)?,
+        EntryKind::CommonTable { name, levels_up, .. } => {
             lower_common_table(lowering, scope, &name, levels_up, &needed)?
         }
         EntryKind::Values { rows, columns } => lower_values(&rows, &columns, &needed)?,
@@ -490,7 +488,8 @@ fn lower_common_table<'a>(
     let item = home.query.common_table(name);
     let item = item.ok_or_else(|| Refusal::without_rule("this WITH item"))?;
     if item.recursive {
-        return Err(Refusal::without_rule("WITH RECURSIVE"));
+        let plan = recursion::lower(lowering, item.query, &home)?;
+        return Ok(columns_of(plan, Some(needed)));
     }
     if item.references == 1 {
         return select::lower(lowering, item.query, Some(&home), Some(needed));

@@ -17,7 +17,7 @@ use pgstream_ivm::scalar::{Scalar, Segment, Type};
 use super::expression::scalar;
 use super::refusal::Refusal;
 use super::select::{self, columns_of};
-use super::{Lowering, Scope};
+use super::{Lowering, Scope, sub_link};
 use crate::pg::node::{EntryKind, Node, SetKind, SetOperation, SetTree, coerced, input};
 use crate::pg::query::check_depth;
 use crate::pg::types::{self, Oid};
@@ -35,12 +35,14 @@ pub fn lower<'a>(
         _ => return Err(Refusal::without_rule("this set operation")),
     };
     let all: Vec<usize> = (0..types.len()).collect();
-    let names: Vec<_> = needed.unwrap_or(&all).iter().map(|it| names[*it].clone()).collect();
+    let outside = scope.domain_columns().into_iter().map(|it| it.name);
+    let shown = needed.unwrap_or(&all).iter().map(|it| names[*it].clone());
+    let names: Vec<_> = outside.chain(shown).collect();
     let plan = lower_tree(lowering, scope, tree, needed)?;
     Ok(renamed(plan, &names))
 }
 
-fn lower_tree<'a>(
+pub fn lower_tree<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
     tree: Node<'a>,
@@ -58,12 +60,16 @@ fn lower_tree<'a>(
                 SetKind::Union => lower_sum(lowering, scope, &operation, None)?.distinct(),
                 SetKind::Intersect | SetKind::Except => lower_counted(lowering, scope, &operation)?,
             };
-            return Ok(columns_of(plan, needed));
+            let needed = needed.map(|it| scope.after_domain(it));
+            return Ok(columns_of(plan, needed.as_deref()));
         }
         None => return Err(Refusal::without_rule("this set operation")),
     };
     match scope.query.entry(entry).map(|it| it.kind()) {
-        Some(EntryKind::SubQuery(query)) => select::lower(lowering, query, Some(scope), needed),
+        Some(EntryKind::SubQuery(query)) => match scope.domain {
+            Some(domain) => sub_link::lower_branch(lowering, query, scope, domain, needed),
+            None => select::lower(lowering, query, Some(scope), needed),
+        },
         _ => Err(Refusal::without_rule("this set operation")),
     }
 }
@@ -74,10 +80,8 @@ fn lower_sum<'a>(
     operation: &SetOperation<'a>,
     needed: Option<&[usize]>,
 ) -> Result<Plan, Refusal> {
-    let columns: Vec<_> = match needed {
-        Some(needed) => needed.iter().map(|it| operation.columns[*it]).collect(),
-        None => operation.columns.clone(),
-    };
+    let all: Vec<usize> = (0..operation.columns.len()).collect();
+    let columns = column_types(scope, operation, needed.unwrap_or(&all));
     let mut inputs = Vec::new();
     for side in [operation.left, operation.right] {
         match cast(lower_tree(lowering, scope, side, needed)?, &columns) {
@@ -86,6 +90,17 @@ fn lower_sum<'a>(
         }
     }
     Ok(Plan::Sum { inputs })
+}
+
+/// The types of the domain's columns and of those of the operation that are needed.
+fn column_types(
+    scope: &Scope<'_, '_>,
+    operation: &SetOperation<'_>,
+    needed: &[usize],
+) -> Vec<(Oid, i32, Oid)> {
+    let outside = scope.domain_columns().into_iter().map(|it| it.ty);
+    let outside = outside.map(|it| (it.oid.into(), it.typmod, it.collation.into()));
+    outside.chain(needed.iter().map(|it| operation.columns[*it])).collect()
 }
 
 fn is_sum(operation: &SetOperation<'_>) -> bool {
@@ -98,8 +113,10 @@ fn lower_counted<'a>(
     scope: &Scope<'_, 'a>,
     operation: &SetOperation<'a>,
 ) -> Result<Plan, Refusal> {
+    let all: Vec<usize> = (0..operation.columns.len()).collect();
+    let types = column_types(scope, operation, &all);
     let mut side = |tree: Node<'a>, tags: [&str; 2]| {
-        let plan = cast(lower_tree(lowering, scope, tree, None)?, &operation.columns);
+        let plan = cast(lower_tree(lowering, scope, tree, None)?, &types);
         let schema = plan.schema();
         let columns = columns(&schema).chain(tags.map(|it| (literal(it), "side".to_owned())));
         Ok(Plan::Project { columns: columns.collect(), input: Box::new(plan) })
@@ -190,7 +207,7 @@ fn check_equalities(operation: &SetOperation<'_>) -> Result<(), Refusal> {
 }
 
 /// The plan with its columns as the set operation has them.
-fn cast(plan: Plan, columns: &[(Oid, i32, Oid)]) -> Plan {
+pub fn cast(plan: Plan, columns: &[(Oid, i32, Oid)]) -> Plan {
     let schema = plan.schema();
     let types: Vec<Type> = columns
         .iter()

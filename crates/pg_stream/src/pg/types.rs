@@ -165,6 +165,12 @@ pub fn is_row(oid: Oid) -> bool {
     is_record(oid) || unsafe { pg_sys::type_is_rowtype(oid) }
 }
 
+/// Whether a table can have columns of the type: not of anonymous rows, for one.
+pub fn is_storable(oid: Oid) -> bool {
+    // SAFETY: a look-up in the catalog.
+    (unsafe { pg_sys::get_typtype(oid) }) as u8 != pg_sys::TYPTYPE_PSEUDO
+}
+
 /// `bigint`.
 pub const BIGINT: Oid = pg_sys::INT8OID;
 

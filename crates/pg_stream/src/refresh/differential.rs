@@ -4,14 +4,20 @@
 //! output is what later stages read as its delta. An inner table that did not change takes part
 //! with its new content only, so the statements differ by which deltas are empty.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+};
 
 use pgrx::pg_sys::{BuiltinOid, Datum, Oid};
 use pgstream_ivm::{
     derive,
     plan::{Plan, Source},
-    sql::{self, HeadStatements, Matching, PAIR_PREFIX, WindowStatements, delta_name},
-    stage::{Group, Head, Stage, Window},
+    sql::{
+        self, HeadStatements, Matching, PAIR_PREFIX, RecursionStatements, WindowStatements,
+        delta_name,
+    },
+    stage::{Group, Head, Recursion, Stage, Window},
 };
 
 use crate::{
@@ -75,6 +81,7 @@ pub fn run(
             match &stage.head {
                 Some(Head::Group(head)) => run.with_group(head, &delta)?,
                 Some(Head::Window(head)) => run.with_window(head, &delta)?,
+                Some(Head::Recursion(head)) => run.with_recursion(head, &delta)?,
                 Some(Head::Whole) => run.whole()?,
                 None => run.without_head(&delta)?,
             }
@@ -205,6 +212,59 @@ impl StageRun<'_> {
         Ok((counts, change.output))
     }
 
+    /// Evaluates a recursion over what changed, depth by depth.
+    fn with_recursion(
+        &self,
+        head: &Recursion,
+        delta: &Plan,
+    ) -> Result<(Counts, Option<Store>), Error> {
+        let storages = &self.differential.storages;
+        let texts = std::cell::OnceCell::<RecursionStatements>::new();
+        let text =
+            || texts.get_or_init(|| sql::recursion(self.stage, self.index, head, delta, storages));
+        let values = self.differential.value_columns(self.index);
+        let columns = identified(&values);
+        // Row id, output, weight: the last of the output is the depth.
+        let (depth_at, weight_at) = (values.len(), values.len() + 1);
+        let split = |row: &Row<'_>, into: &mut Consolidator| {
+            let weight = row.get::<i64>(weight_at).expect("a weight is never NULL");
+            into.add(&row.values[..weight_at], &row.nulls[..weight_at], weight);
+        };
+        let mut first = Consolidator::new(&columns);
+        let changed = || text().changed.clone();
+        self.query(Kind::Changed, self.sizes.clone(), changed, |row| split(&row, &mut first));
+        let mut pending: BTreeMap<i64, Consolidator> = BTreeMap::new();
+        first.each(|row, nulls, weight| {
+            let rows = pending.entry(row[depth_at].value() as i64);
+            rows.or_insert_with(|| Consolidator::new(&columns)).add(row, nulls, weight);
+        });
+        let mut all = Consolidator::new(&columns);
+        while let Some((depth, rows)) = pending.pop_first() {
+            let mut change = Change::by_content(&values, values.len(), true);
+            rows.each(|row, nulls, weight| {
+                all.add(row, nulls, weight);
+                change.put_output(&row[1..], &nulls[1..], weight);
+            });
+            let change = change.output.expect("asked for");
+            if change.rows() == 0 {
+                continue;
+            }
+            let mut next =
+                pending.remove(&(depth + 1)).unwrap_or_else(|| Consolidator::new(&columns));
+            {
+                let _relation = change.register(&delta_name(&Source::Stage(self.index)));
+                let sizes = vec![size_class(change.rows())];
+                let step = || text().step.clone();
+                self.query(Kind::Rescan, sizes, step, |row| split(&row, &mut next));
+            }
+            pending.insert(depth + 1, next);
+        }
+        let change = content_change(&all, &values, false, self.output_width());
+        let counts = self.apply(&change, &matching(false));
+        self.check(&change, counts)?;
+        Ok((counts, change.output))
+    }
+
     /// The hash of a partition, then its key.
     fn partition_columns(&self, head: &Window) -> Vec<StoreColumn> {
         let values = self.differential.value_columns(self.index);
@@ -326,13 +386,12 @@ pub fn content_change(
     // Row id, values, weight.
     let width = values.len() + 2;
     let (mut row, mut nulls) = (vec![Datum::from(0); width], vec![false; width]);
-    let row_id = |row: &[Datum]| row[0].value() as i64;
     // Row id → the row that goes, until it is paired.
     let mut gone: HashMap<i64, usize> = HashMap::new();
     if is_keyed {
         for (index, place) in net.iter().enumerate() {
-            if rows.row(*place, &mut row, &mut nulls) == -1 {
-                gone.insert(row_id(&row), index);
+            if rows.weight(*place) == -1 {
+                gone.insert(rows.row_id(*place), index);
             }
         }
     }
@@ -342,10 +401,11 @@ pub fn content_change(
         if gone.is_empty() {
             break;
         }
-        if rows.row(*place, &mut row, &mut nulls) != 1 {
+        if rows.weight(*place) != 1 {
             continue;
         }
-        if let Some(old) = gone.remove(&row_id(&row)) {
+        if let Some(old) = gone.remove(&rows.row_id(*place)) {
+            rows.row(*place, &mut row, &mut nulls);
             paired[old] = true;
             paired[index] = true;
             both.resize(width, Datum::from(0));

@@ -129,6 +129,7 @@ fn describe_head(head: &Head) -> Option<String> {
     match head {
         Head::Group(head) => Some(describe_group(head)),
         Head::Window(head) => Some(describe_window(head)),
+        Head::Recursion(_) => Some("Recursion by depth".to_owned()),
         Head::Whole => None,
     }
 }
@@ -183,7 +184,8 @@ fn explain_stage(
 fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, String)> {
     let stage = &differential.pipeline.stages[index];
     let storages = &differential.storages;
-    let delta = derive::delta(&stage.body, &|_| true);
+    // A recursion starts from what it was.
+    let delta = derive::delta(&stage.body, &|source| *source != Source::Stage(index));
     if matches!(delta, Plan::Empty(_)) {
         return Vec::new();
     }
@@ -192,6 +194,10 @@ fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, S
             let storages = &differential.storages;
             let text = sql::identified_rows(&stage.body, None, stage.output.len(), storages);
             vec![("query".to_owned(), text)]
+        }
+        Some(Head::Recursion(head)) => {
+            let all = sql::recursion(stage, index, head, &delta, storages);
+            vec![("delta_query".to_owned(), all.changed), ("step_query".to_owned(), all.step)]
         }
         Some(Head::Window(head)) => {
             let all = sql::window(stage, head, &delta, &storages[index], storages);
@@ -233,6 +239,14 @@ fn strategy(stage: &Stage) -> (String, String) {
         return (
             format!("evaluated as a whole, for {reason}, and the difference applied; {reads}"),
             "follows the size of what it reads, whenever any of it changed".to_owned(),
+        );
+    }
+    if let Some(Head::Recursion(_)) = &stage.head {
+        return (
+            format!("recursion: the change is followed from depth to depth; {reads}"),
+            "follows the change of the result, with one query for each depth that it reaches; \
+             needs an index on the columns by which the recursive part joins"
+                .to_owned(),
         );
     }
     if let Some(window) = stage.window() {

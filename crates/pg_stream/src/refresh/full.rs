@@ -190,6 +190,11 @@ fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> Stri
             let delta = derive::delta(&stage.body, &|_| false);
             sql::window(stage, head, &delta, storage, storages).all
         }
+        Some(Head::Recursion(head)) => {
+            let index = storages.iter().position(|it| it.table == storage.table);
+            let index = index.expect("the storage is one of the storages");
+            sql::recursion(stage, index, head, &head.base, storages).all
+        }
         Some(Head::Whole) | None => {
             sql::identified_rows(&stage.body, stage.key.as_deref(), stage.output.len(), storages)
         }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::{
     model::{
-        Database, History, Row, ZSet, expression::Expression, parser::expression, run, value::Value,
+        Content, Database, History, Row, ZSet, expression::Expression, parser::expression, run,
+        value::Value,
     },
     plan::{Plan, Source},
+    recursion::ITSELF,
     scalar::Scalar,
 };
 
@@ -117,6 +119,18 @@ pub fn eval(plan: &Plan, history: &History) -> ZSet {
                 filter.as_ref().is_none_or(|it| it.evaluate_scalar(row) == Value::Bool(true))
             };
             (0..rows.len()).map(row).filter(is_kept).collect()
+        }
+        Plan::Recurse { base, step } => {
+            let mut history = history.clone();
+            let mut rows = eval(base, &history);
+            let mut all = ZSet::default();
+            while rows.iter().next().is_some() {
+                all = all.plus(&rows);
+                let content = Content { old: rows.clone(), new: rows };
+                history.set(&ITSELF, content);
+                rows = eval(step, &history);
+            }
+            all
         }
         Plan::Opaque { .. } => panic!("its query is text"),
         Plan::Aggregate { input, keys, calls } => {

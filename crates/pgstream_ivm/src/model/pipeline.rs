@@ -6,12 +6,12 @@ use crate::{
     aggregate,
     derive::{at, delta},
     model::{Content, Database, Relation, Row, ZSet, run, value::Value},
-    plan::{Source, Version},
+    plan::{Plan, Source, Version},
     sql::{
-        COUNT, PAIR_PREFIX, ROW_ID, Storage, delta_column, delta_name, head, identified_delta,
-        identified_rows, quote, window,
+        COUNT, PAIR_PREFIX, ROW_ID, RecursionStatements, Storage, delta_column, delta_name, head,
+        identified_delta, identified_rows, quote, recursion, window,
     },
-    stage::{Group, Head, Pipeline, Stage, Window},
+    stage::{Group, Head, Pipeline, Recursion, Stage, Window},
 };
 
 /// Names that a careless printer would confuse with its own.
@@ -86,7 +86,9 @@ impl Runner {
         for index in 0..self.storages.len() {
             let stage = self.pipeline.stages[index].clone();
             let is_changed = |source: &Source| match source {
-                Source::Stage(stage) => changes[*stage].iter().next().is_some(),
+                Source::Stage(stage) => {
+                    changes.get(*stage).is_some_and(|it| it.iter().next().is_some())
+                }
                 Source::Table { .. } => changed(source),
             };
             self.add_storages(&mut database, index + 1);
@@ -96,6 +98,10 @@ impl Runner {
                 }
                 Some(Head::Window(window)) => {
                     self.refresh_window(index, window, &is_changed, &mut database)
+                }
+                Some(Head::Recursion(head)) => {
+                    let delta = delta(&stage.body, &is_changed);
+                    self.refresh_recursion(index, head, &delta, &mut database)
                 }
                 Some(Head::Whole) => self.refresh_whole(index, tables),
                 None => self.refresh_body(index, &stage, &is_changed, &database),
@@ -165,6 +171,9 @@ impl Runner {
         let stage = &self.pipeline.stages[index];
         let body = at(&stage.body, Version::New, &|_| true);
         let Some(group) = stage.group() else {
+            if let Some(Head::Recursion(head)) = &stage.head {
+                return self.all_of_recursion(index, stage, head, &mut database);
+            }
             let sql = match stage.window() {
                 Some(head) => {
                     let empty = delta(&stage.body, &|_| false);
@@ -258,6 +267,40 @@ impl Runner {
         rows.iter().map(|(row, weight)| (row[1..=width].to_vec(), weight)).collect()
     }
 
+    /// The model knows no WITH RECURSIVE: everything is the change of nothing.
+    fn all_of_recursion(
+        &self,
+        index: usize,
+        stage: &Stage,
+        head: &Recursion,
+        database: &mut Database,
+    ) -> Vec<Stored> {
+        let statements = recursion(stage, index, head, &head.base, &self.storages);
+        let base = run(&statements.changed, database);
+        let rows = iterate(stage, index, &statements, base, database);
+        let stored = |row: &Row| Stored {
+            row_id: row[0].clone(),
+            count: Value::Null,
+            values: row[1..].to_vec(),
+        };
+        rows.rows().into_iter().map(stored).collect()
+    }
+
+    fn refresh_recursion(
+        &mut self,
+        index: usize,
+        head: &Recursion,
+        delta: &Plan,
+        database: &mut Database,
+    ) -> ZSet {
+        let stage = self.pipeline.stages[index].clone();
+        let statements = recursion(&stage, index, head, delta, &self.storages);
+        let rows =
+            iterate(&stage, index, &statements, run(&statements.changed, database), database);
+        self.replace(index, &rows);
+        rows.iter().map(|(row, weight)| (row[1..].to_vec(), weight)).collect()
+    }
+
     /// Takes rows (row id, values) out of a storage, and puts others into it.
     fn replace(&mut self, index: usize, change: &ZSet) {
         for (row, weight) in change.iter() {
@@ -345,6 +388,34 @@ impl Runner {
         };
         Pair { old, is_lost: row[1] == Value::Bool(true), new: stored(&mut new) }
     }
+}
+
+/// The change that the rows of `first` (row id, values, the depth last, weight) lead to.
+fn iterate(
+    stage: &Stage,
+    index: usize,
+    statements: &RecursionStatements,
+    first: Relation,
+    database: &mut Database,
+) -> ZSet {
+    let width = stage.output.len();
+    let mut pending: BTreeMap<i64, ZSet> = BTreeMap::new();
+    let put = |pending: &mut BTreeMap<i64, ZSet>, rows: Relation| {
+        for mut row in rows.rows {
+            let weight = row.pop().expect("a weight").to_int();
+            pending.entry(row[width].to_int()).or_default().add(row, weight);
+        }
+    };
+    put(&mut pending, first);
+    let mut all = ZSet::default();
+    while let Some((_, rows)) = pending.pop_first() {
+        let change: ZSet = rows.iter().map(|(row, weight)| (row[1..].to_vec(), weight)).collect();
+        let name = delta_name(&Source::Stage(index));
+        database.insert(name, delta_rows(&change, 0..width));
+        put(&mut pending, run(&statements.step, database));
+        all = all.plus(&rows);
+    }
+    all
 }
 
 /// A group before and after.

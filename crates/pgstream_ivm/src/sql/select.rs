@@ -188,7 +188,9 @@ impl<'a> Printer<'a> {
                 let select = self.select(input);
                 self.expanded(select, item, (columns.len(), *outer))
             }
-            Plan::Aggregate { .. } | Plan::Window { .. } => panic!("it is the head of a stage"),
+            Plan::Aggregate { .. } | Plan::Window { .. } | Plan::Recurse { .. } => {
+                panic!("it is the head of a stage")
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use pgstream_ivm::{
     stage::stage,
     testing::{
         TABLES, aggregate, cross_join, database, expand, filter, full_join, join, left_join, mark,
-        project, scan, scan_columns, union_all, window,
+        project, recursive, scan, scan_columns, union_all, window,
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -194,6 +194,28 @@ fn distinct() {
     check(&project(scan("a"), &["#1"]).distinct());
     check(&project(join(scan("a"), scan("a"), "#0 = #2"), &["#1", "#3"]).distinct());
     check(&union_all([scan("a"), scan("a")]).distinct());
+}
+
+#[test]
+fn recursion() {
+    // All steps are bounded, so that there is an end whatever the data.
+    check(&recursive(scan("a"), |it| filter(project(it, &["#0 + 1", "#1"]), "#0 < 3")));
+    let pairs = || project(scan("a"), &["#0", "1"]);
+    let next =
+        |it: Plan| project(filter(join(it, scan("a"), "#0 = #2"), "#1 < 4"), &["#3", "#1 + 1"]);
+    check(&recursive(pairs(), next));
+    let previous =
+        |it: Plan| project(filter(join(scan("a"), it, "#1 = #2"), "#3 < 4"), &["#0", "#3 + 1"]);
+    check(&recursive(project(scan("c"), &["#0", "1"]), previous));
+    check(&aggregate(recursive(pairs(), next), &[1], &["count(*)", "sum(#0)"]));
+    check(&join(recursive(pairs(), next), recursive(pairs(), next), "#0 = #2"));
+    let counts = || aggregate(scan("b"), &[0], &["count(*)"]);
+    let counted = |it: Plan| {
+        let both = join(join(it, scan("a"), "#0 = #2"), counts(), "#3 = #4");
+        project(filter(both, "#1 < 5"), &["#3", "#1 + #5"])
+    };
+    check(&recursive(pairs(), counted));
+    check(&recursive(project(counts(), &["#0", "#1"]), next));
 }
 
 #[test]

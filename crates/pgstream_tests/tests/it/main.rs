@@ -14,6 +14,8 @@ mod grouping_sets;
 mod joins;
 mod limit;
 mod lowering;
+mod outer_joins;
+mod recursion;
 mod refusals;
 mod scheduler;
 mod set_operations;
