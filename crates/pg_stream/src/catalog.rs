@@ -1,18 +1,21 @@
 //! The catalog tables: what stream tables exist and what they read.
 
-use std::{cell::OnceCell, collections::BTreeSet, mem::ManuallyDrop};
+use std::collections::BTreeSet;
 
-use pgrx::pg_sys::{BuiltinOid, Oid};
+use pgrx::pg_sys::Oid;
 use pgstream_core::{dag::Dag, mode::RefreshMode, name::QualifiedName, status::Status};
 
 use crate::{
     error::Error,
     lower::{Relation, RelationKind},
     pg::{
-        name, relation,
+        lock::Lock,
+        name,
+        own::{OwnRow, OwnTable},
+        relation,
         security::Identity,
         snapshot::Snapshot,
-        spi::{self, Prepared, Session},
+        spi,
     },
 };
 
@@ -30,21 +33,18 @@ pub struct StreamTable {
     pub error: Option<String>,
 }
 
-const COLUMNS: &str = "pgs_id, pgs_relid, pgs_schema, pgs_name, status, refresh_mode, schedule, \
-                       view_relid, is_populated, error_message";
-
-fn from_row(row: &spi::Row<'_>) -> StreamTable {
-    let text = |position| row.get::<String>(position).expect("NOT NULL in the catalog");
+fn from_row(row: &OwnRow) -> StreamTable {
+    let text = |column| row.get::<String>(column).expect("NOT NULL in the catalog");
     StreamTable {
-        id: row.get(0).expect("the primary key"),
-        relation: row.get(1).unwrap_or(Oid::INVALID),
-        name: QualifiedName { schema: text(2), name: text(3) },
-        status: text(4).parse().expect("checked by the catalog"),
-        mode: text(5).parse().expect("checked by the catalog"),
-        schedule: row.get(6),
-        view: row.get(7),
-        is_populated: row.get(8).unwrap_or(false),
-        error: row.get(9),
+        id: row.get("pgs_id").expect("the primary key"),
+        relation: row.get("pgs_relid").unwrap_or(Oid::INVALID),
+        name: QualifiedName { schema: text("pgs_schema"), name: text("pgs_name") },
+        status: text("status").parse().expect("checked by the catalog"),
+        mode: text("refresh_mode").parse().expect("checked by the catalog"),
+        schedule: row.get("schedule"),
+        view: row.get("view_relid"),
+        is_populated: row.get("is_populated").unwrap_or(false),
+        error: row.get("error_message"),
     }
 }
 
@@ -64,25 +64,15 @@ pub fn find_owned(text: &str) -> Result<StreamTable, Error> {
     }
 }
 
-thread_local! {
-    // Never dropped: at process exit PostgreSQL's memory is gone before thread locals are.
-    static BY_RELATION: ManuallyDrop<OnceCell<Prepared>> = ManuallyDrop::default();
-}
-
 /// The stream table that is stored in the relation.
 pub fn by_relation(relation: Oid) -> Option<StreamTable> {
-    let _superuser = Identity::superuser();
-    let _session = Session::open();
     let mut found = None;
-    BY_RELATION.with(|kept| {
-        let statement = kept.get_or_init(|| {
-            let sql =
-                format!("SELECT {COLUMNS} FROM pgstream.pgs_stream_tables WHERE pgs_relid = $1");
-            Prepared::new(&sql, &[spi::type_oid(BuiltinOid::OIDOID)])
-        });
-        statement
-            .query(&[relation.into()], &Snapshot::latest(), |row| found = Some(from_row(&row)));
-    });
+    OwnTable::open(c"pgs_stream_tables", Lock::AccessShare).find(
+        c"pgs_stream_tables_pgs_relid_key",
+        ("pgs_relid", relation),
+        &Snapshot::latest(),
+        |row| found = Some(from_row(row)),
+    );
     found
 }
 

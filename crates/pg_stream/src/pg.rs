@@ -5,9 +5,11 @@ pub mod deparse;
 pub mod frontier;
 pub mod hash;
 pub mod hook;
+pub mod item;
 pub mod lock;
 pub mod name;
 pub mod node;
+pub mod own;
 pub mod query;
 pub mod relation;
 pub mod scale;
@@ -26,6 +28,7 @@ pub mod types;
 pub mod wake;
 pub mod window;
 pub mod worker;
+pub mod write;
 
 /// Whether the server is loading `shared_preload_libraries` right now.
 pub fn is_preloading() -> bool {

@@ -24,7 +24,7 @@ mod single;
 mod statements;
 mod storage;
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap};
 
 use pgrx::pg_sys::{Datum, Oid};
 use pgstream_core::frontier::Frontier;
@@ -37,7 +37,7 @@ use self::{
 };
 pub use self::{explain::explain, storage::create};
 use crate::{
-    capture,
+    capture::{self, delta::Seen},
     error::Error,
     pg::{
         relation, security::Identity, snapshot::Snapshot, spi::Session, store::Store,
@@ -118,7 +118,9 @@ pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
     }
     // Before the buffers are read: what triggers of the stream table write comes after.
     let frontier = snapshot.frontier();
-    let refresh = Refresh { definition: &definition, snapshot: &snapshot, session: &session };
+    let seen = RefCell::default();
+    let refresh =
+        Refresh { definition: &definition, snapshot: &snapshot, session: &session, seen: &seen };
     let outcome = if is_rebuilt {
         refresh.full(definition.differential.as_ref(), Action::Reinitialize)?
     } else {
@@ -126,7 +128,7 @@ pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
     };
     advance::store(&definition, &outcome, &frontier, by, &clock, &snapshot);
     if outcome.has_consumed {
-        advance::clean_buffers(&definition, &frontier);
+        advance::clean_buffers(&definition, &frontier, &seen.borrow());
     }
     Ok(outcome)
 }
@@ -166,6 +168,8 @@ struct Refresh<'a> {
     definition: &'a Definition,
     snapshot: &'a Snapshot,
     session: &'a Session,
+    /// The rows of each buffer that was read.
+    seen: &'a RefCell<HashMap<Oid, Vec<Seen>>>,
 }
 
 impl Refresh<'_> {
@@ -218,6 +222,7 @@ impl Refresh<'_> {
             }
             let delta =
                 capture::delta::read(source.relation, &source.attributes, self.snapshot, frontier);
+            self.seen.borrow_mut().insert(source.relation, delta.seen);
             if delta.truncated {
                 return Ok(None);
             }

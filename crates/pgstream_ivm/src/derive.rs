@@ -3,8 +3,8 @@
 //! # Rules
 //!
 //! Write `A` for old content, `ΔA` for its change, `A' = A + ΔA` for new content. Filter, project,
-//! UNION ALL and negation are linear: they apply to the change as they do to content. A join is
-//! bilinear, so
+//! UNION ALL, negation and LATERAL without tables (see [`Plan::Expand`]) are linear: they apply to
+//! the change as they do to content. A join is bilinear, so
 //!
 //! ```text
 //! Δ(A ⋈ B)  =  A' ⋈ B' - A ⋈ B  =  (ΔA ⋈ B') + (A ⋈ ΔB)
@@ -108,7 +108,7 @@ fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
                 let width = left.schema().len();
                 let predicate = Scalar::is_marked(width, false);
                 let unmatched = Plan::Filter { input: Box::new(marks), predicate };
-                unmatched.padded(&[], width, &right.schema())
+                unmatched.columns(0..width).with_nulls_for(right.schema())
             }));
             all
         }
@@ -121,7 +121,10 @@ fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
             all
         }
         Plan::Sum { inputs } => inputs.iter().flat_map(|input| terms(input, changed)).collect(),
-        Plan::Filter { input, .. } | Plan::Project { input, .. } | Plan::Negate(input) => {
+        Plan::Filter { input, .. }
+        | Plan::Project { input, .. }
+        | Plan::Expand { input, .. }
+        | Plan::Negate(input) => {
             let above = |term: Plan| plan.clone().map_inputs(|_| term.clone());
             terms(input, changed).into_iter().map(above).collect()
         }
@@ -130,7 +133,6 @@ fn terms(plan: &Plan, changed: &dyn Fn(&Source) -> bool) -> Vec<Plan> {
             let is_changed = reads.iter().any(|read| !terms(read, changed).is_empty());
             if is_changed { vec![plan.clone()] } else { Vec::new() }
         }
-        Plan::Expand { .. } => panic!("no rule yet"),
         Plan::MarkChange { .. } => panic!("it is a change itself"),
         Plan::Aggregate { .. } | Plan::Window { .. } | Plan::Recurse { .. } => {
             panic!("it is the head of a stage, not part of a body")

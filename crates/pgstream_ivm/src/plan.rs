@@ -426,7 +426,7 @@ impl Plan {
     #[must_use]
     pub fn semi_join(left: Self, right: Self, on: Option<Scalar>, wanted: bool) -> Self {
         let width = left.schema().len();
-        Self::matched(left, right, on, wanted).padded(&[], width, &[])
+        Self::matched(left, right, on, wanted).columns(0..width)
     }
 
     /// FULL JOIN: the outer join, and the rows of `right` without a match.
@@ -436,9 +436,11 @@ impl Plan {
         let left_width = left_schema.len();
         let swapped = |it| if it < left_width { it + width } else { it - left_width };
         let swapped_on = on.as_ref().map(|it| it.remapped(swapped));
-        let alone = Self::matched(right.clone(), left.clone(), swapped_on, false);
+        let alone = Self::semi_join(right.clone(), left.clone(), swapped_on, false);
+        let alone = alone.with_nulls_for(left_schema);
+        let alone = alone.columns((width..width + left_width).chain(0..width));
         let join = Self::LeftJoin { left: Box::new(left), right: Box::new(right), on };
-        Self::Sum { inputs: vec![join, alone.padded(&left_schema, width, &[])] }
+        Self::Sum { inputs: vec![join, alone] }
     }
 
     /// A filter on a mark.
@@ -449,14 +451,19 @@ impl Plan {
         Self::Filter { input, predicate }
     }
 
-    /// The first `width` columns between NULLs for those of `before` and `after`.
+    /// The rows with NULLs after them. A literal NULL would be checked by a domain that forbids it.
     #[must_use]
-    pub fn padded(self, before: &[Column], width: usize, after: &[Column]) -> Self {
-        let null = |it: &Column| (Scalar::null(&it.ty), it.name.clone());
-        let own = self.schema();
-        let own = own.iter().enumerate().take(width);
-        let own = own.map(|(at, it)| (Scalar::column(at, it), it.name.clone()));
-        let columns = before.iter().map(null).chain(own).chain(after.iter().map(null)).collect();
+    pub fn with_nulls_for(self, columns: Schema) -> Self {
+        let right = Box::new(Self::Empty(columns));
+        Self::LeftJoin { left: Box::new(self), right, on: None }
+    }
+
+    /// The columns at these positions.
+    #[must_use]
+    pub fn columns(self, positions: impl IntoIterator<Item = usize>) -> Self {
+        let schema = self.schema();
+        let column = |at| (Scalar::column(at, &schema[at]), schema[at].name.clone());
+        let columns = positions.into_iter().map(column).collect();
         Self::Project { input: Box::new(self), columns }
     }
 

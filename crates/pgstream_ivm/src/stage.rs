@@ -155,7 +155,11 @@ pub fn stage(plan: Plan) -> Pipeline {
 fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
     let output = plan.schema();
     let needs_leaf = match plan {
-        Plan::LeftJoin { .. } | Plan::Mark { .. } => |it: &Plan| it.scans().len() > 1,
+        Plan::LeftJoin { ref right, .. } | Plan::Mark { ref right, .. }
+            if !right.scans().is_empty() =>
+        {
+            |it: &Plan| it.scans().len() > 1
+        }
         Plan::InnerJoin { .. } => counts_matches,
         _ => |_: &Plan| false,
     };

@@ -200,6 +200,25 @@ pub fn union_all(inputs: impl IntoIterator<Item = Plan>) -> Plan {
     Plan::Sum { inputs: inputs.into_iter().collect() }
 }
 
+/// LATERAL, with items such as `SELECT i1.x FROM generate_series(1, #0) AS i1(x)`, all of whose
+/// columns are integers. LEFT JOIN LATERAL if `outer`.
+pub fn expand(input: Plan, item: &str, names: &[&str], outer: bool) -> Plan {
+    let segments = cut(item);
+    let item = Scalar { segments, ty: integer(), nullable: true, scale: None };
+    let column = |name: &&str| Column {
+        name: (*name).to_owned(),
+        ty: integer(),
+        nullable: true,
+        scale: None,
+    };
+    Plan::Expand {
+        input: Box::new(input),
+        item,
+        columns: names.iter().map(column).collect(),
+        outer,
+    }
+}
+
 /// GROUP BY, with calls such as `sum(#1) FILTER (WHERE #0 > 1)`.
 pub fn aggregate(input: Plan, keys: &[usize], calls: &[&str]) -> Plan {
     let schema = input.schema();
@@ -261,6 +280,11 @@ fn aggregate_call(sql: &str, schema: &Schema) -> AggregateCall {
 
 /// The scalar that prints as `sql`, with its type inferred.
 pub fn scalar(sql: &str, schema: &Schema) -> Scalar {
+    let Column { ty, nullable, scale, .. } = infer(&expression(sql), schema);
+    Scalar { segments: cut(sql), ty, nullable, scale }
+}
+
+fn cut(sql: &str) -> Vec<Segment> {
     let mut segments = Vec::new();
     let mut copied = 0;
     for (start, token) in tokens(sql) {
@@ -274,8 +298,7 @@ pub fn scalar(sql: &str, schema: &Schema) -> Scalar {
     if copied < sql.len() {
         segments.push(Segment::Text(sql[copied..].to_owned()));
     }
-    let Column { ty, nullable, scale, .. } = infer(&expression(sql), schema);
-    Scalar { segments, ty, nullable, scale }
+    segments
 }
 
 fn infer(expression: &Expression, schema: &Schema) -> Column {

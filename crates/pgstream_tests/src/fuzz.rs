@@ -80,7 +80,9 @@ impl Report {
         self.refreshes += outcome.refreshes;
         self.query_errors += outcome.query_errors;
         for reason in &outcome.refused {
-            *self.refusals.entry(reason.clone()).or_default() += 1;
+            // Without the number of the case's schema.
+            let words: Vec<_> = reason.split(' ').map(without_schema).collect();
+            *self.refusals.entry(words.join(" ")).or_default() += 1;
         }
         for (constructs, reasons) in &outcome.queries {
             self.coverage.add(constructs, !reasons.is_empty());
@@ -88,6 +90,13 @@ impl Report {
                 *self.whole.entry(reason.clone()).or_default() += 1;
             }
         }
+    }
+}
+
+fn without_schema(word: &str) -> &str {
+    match word.strip_prefix('f').and_then(|it| it.split_once('.')) {
+        Some((number, name)) if number.bytes().all(|it| it.is_ascii_digit()) => name,
+        _ => word,
     }
 }
 

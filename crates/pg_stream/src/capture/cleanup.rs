@@ -3,7 +3,7 @@
 use pgrx::pg_sys::Oid;
 use pgstream_core::frontier::Frontier;
 
-use super::delta::consumed_by_all;
+use super::delta::Seen;
 use crate::{
     pg::{
         buffer::{Action, Buffer, Place},
@@ -21,22 +21,25 @@ const MANY_ROWS: usize = 50_000;
 const MANY_PAGES: u32 = 1024;
 
 /// Removes from the buffer of `source` what all `frontiers` have consumed: those of everybody who
-/// reads it. With `may_truncate` an idle buffer is emptied at once, under a lock that lasts until
-/// this transaction ends; so the caller must be about to commit.
-pub fn cleanup(source: Oid, frontiers: &[Frontier], may_truncate: bool) {
+/// reads it. `seen` are the rows that the refresh saw, if it looked. An idle buffer is emptied at
+/// once, under a lock that lasts until this transaction ends; so the caller must be about to commit.
+pub fn cleanup(source: Oid, frontiers: &[Frontier], seen: Option<&[Seen]>) {
     let Some(buffer) = Buffer::open(source, Lock::RowExclusive) else { return };
     let pages = buffer.pages();
     if pages == 0 {
         return;
     }
-    let (consumed, is_drained) = consumed_rows(&buffer, frontiers);
+    let consumed = match seen {
+        Some(seen) => consumed(seen, frontiers),
+        None => consumed(&rows(&buffer), frontiers),
+    };
     let is_large = consumed.len() >= MANY_ROWS || pages >= MANY_PAGES;
-    let may_truncate = may_truncate && settings::cleanup_use_truncate();
-    if is_drained && is_large && may_truncate && !lock::in_transaction_block() {
+    let may_truncate = settings::cleanup_use_truncate() && !lock::in_transaction_block();
+    if is_large && may_truncate && is_drained(&buffer, frontiers) {
         let oid = buffer.oid();
         if lock::try_relation(oid, Lock::AccessExclusive) {
             // Nobody has the buffer open for writing now, so every row is committed or our own.
-            if consumed_rows(&buffer, frontiers).1 {
+            if is_drained(&buffer, frontiers) {
                 drop(buffer);
                 truncate(oid);
                 return;
@@ -47,18 +50,20 @@ pub fn cleanup(source: Oid, frontiers: &[Frontier], may_truncate: bool) {
     buffer.delete(&consumed);
 }
 
-/// The places of the consumed rows, and whether there are no others.
-fn consumed_rows(buffer: &Buffer, frontiers: &[Frontier]) -> (Vec<Place>, bool) {
-    let mut consumed = Vec::new();
-    let mut is_drained = true;
-    buffer.scan(&Snapshot::latest(), |row| {
-        if consumed_by_all(row, frontiers) {
-            consumed.push(row.place());
-        } else {
-            is_drained = false;
-        }
-    });
-    (consumed, is_drained)
+/// All rows that are there now.
+fn rows(buffer: &Buffer) -> Vec<Seen> {
+    let mut rows = Vec::new();
+    buffer.scan(&Snapshot::latest(), |row| rows.push(Seen::of(row)));
+    rows
+}
+
+fn consumed(rows: &[Seen], frontiers: &[Frontier]) -> Vec<Place> {
+    let consumed = rows.iter().filter(|it| it.is_consumed_by_all(frontiers));
+    consumed.map(|it| it.place).collect()
+}
+
+fn is_drained(buffer: &Buffer, frontiers: &[Frontier]) -> bool {
+    rows(buffer).iter().all(|it| it.is_consumed_by_all(frontiers))
 }
 
 fn truncate(buffer: Oid) {

@@ -4,7 +4,7 @@ use pgrx::pg_sys::{Datum, Oid};
 use pgstream_core::frontier::Frontier;
 
 use crate::pg::{
-    buffer::{Action, Buffer, OWN_COLUMNS, Row},
+    buffer::{Action, Buffer, OWN_COLUMNS, Place, Row},
     lock::Lock,
     snapshot::Snapshot,
     source::Source,
@@ -18,45 +18,62 @@ pub struct Delta {
     pub store: Store,
     /// Whether the source was emptied or rewritten; then `store` does not tell what happened.
     pub truncated: bool,
-    /// The largest log position among the changes, or zero.
-    pub lsn: u64,
     /// How many rows of the buffer were consumed.
     pub consumed: u64,
+    /// All rows of the buffer that the snapshot sees.
+    pub seen: Vec<Seen>,
+}
+
+/// A row of a buffer: where it is, and which change it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    pub place: Place,
+    xid: u64,
+    ordinal: i64,
+}
+
+impl Seen {
+    pub fn of(row: &Row) -> Self {
+        Self { place: row.place(), xid: row.xid(), ordinal: row.ordinal() }
+    }
+
+    /// Whether all of `frontiers` have consumed the row.
+    pub fn is_consumed_by_all(&self, frontiers: &[Frontier]) -> bool {
+        frontiers.iter().all(|it| it.consumed(self.xid, self.ordinal))
+    }
 }
 
 /// The change of the attributes `columns` of `source` that `snapshot` sees, this transaction's own
 /// included, and `from` has not consumed.
 pub fn read(source: Oid, columns: &[i16], snapshot: &Snapshot, from: &Frontier) -> Delta {
-    let all = Source::open(source, Lock::AccessShare).columns();
-    let types = columns.iter().map(|number| {
-        let column = all.iter().find(|it| it.number == *number);
-        let column = column.expect("a query reads only columns that exist");
-        StoreColumn { name: format!("a{number}"), ..column.stored.clone() }
-    });
+    let opened = Source::open(source, Lock::AccessShare);
+    let stored: Vec<_> = columns.iter().map(|number| opened.stored(*number)).collect();
+    let types = columns
+        .iter()
+        .zip(&stored)
+        .map(|(number, (stored, _))| StoreColumn { name: format!("a{number}"), ..stored.clone() });
     let mut rows = Consolidator::new(&types.collect::<Vec<_>>());
-    let mut delta = Found { truncated: false, lsn: 0, consumed: 0 };
-    let buffer = Buffer::open(source, Lock::AccessShare);
+    let mut found = Found { truncated: false, consumed: 0, seen: Vec::new() };
+    let buffer = Buffer::open(source, Lock::RowExclusive);
     let buffer = buffer.expect("the changes of a source are captured");
     if buffer.pages() > 0 {
-        let positions: Option<Vec<usize>> =
-            columns.iter().map(|number| position(&buffer, &all, *number)).collect();
-        delta.scan(&buffer, positions.as_deref(), snapshot, from, &mut rows);
+        buffer.reclaim();
+        // Where the buffer has each column, unless its type does not fit any more.
+        let position = |(number, (_, ty)): (&i16, &(StoreColumn, Oid))| {
+            let position = buffer.columns().iter().position(|it| it == number)?;
+            (buffer.column_type(position) == Some(*ty)).then_some(position)
+        };
+        let positions: Option<Vec<usize>> = columns.iter().zip(&stored).map(position).collect();
+        found.scan(&buffer, positions.as_deref(), snapshot, from, &mut rows);
     }
-    let Found { truncated, lsn, consumed } = delta;
-    Delta { store: rows.into_store(), truncated, lsn, consumed }
-}
-
-/// Where the buffer has a column, unless its type does not fit any more.
-fn position(buffer: &Buffer, all: &[crate::pg::source::Column], number: i16) -> Option<usize> {
-    let position = buffer.columns().iter().position(|it| *it == number)?;
-    let ty = all.iter().find(|it| it.number == number)?.base_type;
-    (buffer.column_type(position) == Some(ty)).then_some(position)
+    let Found { truncated, consumed, seen } = found;
+    Delta { store: rows.into_store(), truncated, consumed, seen }
 }
 
 struct Found {
     truncated: bool,
-    lsn: u64,
     consumed: u64,
+    seen: Vec<Seen>,
 }
 
 impl Found {
@@ -70,11 +87,11 @@ impl Found {
     ) {
         let (mut values, mut nulls) = (Vec::new(), Vec::new());
         buffer.scan(snapshot, |row| {
+            self.seen.push(Seen::of(row));
             if from.consumed(row.xid(), row.ordinal()) {
                 return;
             }
             self.consumed += 1;
-            self.lsn = self.lsn.max(row.lsn());
             match (row.action(), positions) {
                 // Without a place for every column, nobody knows what the change is.
                 (Action::Truncate, _) | (_, None) => self.truncated = true,
@@ -105,10 +122,4 @@ fn add(
     if action != Action::Delete {
         side(0, 1);
     }
-}
-
-/// Whether `row` is one that `frontiers` have all consumed.
-pub(super) fn consumed_by_all(row: &Row, frontiers: &[Frontier]) -> bool {
-    let (xid, ordinal) = (row.xid(), row.ordinal());
-    frontiers.iter().all(|it| it.consumed(xid, ordinal))
 }

@@ -14,6 +14,7 @@ use pgstream_ivm::plan::{Column, Plan, Scan, Source, Version};
 
 use super::expression::{Places, place, scalar};
 use super::inventory::{Relation, RelationKind};
+use super::lateral::{self, Laterals};
 use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
 use super::sub_link::{self, Domain};
@@ -38,6 +39,8 @@ pub struct From {
 /// What is joined: a table or a sub-query, or an outer join.
 pub enum Item<'a> {
     Leaf(usize),
+    /// The right side of a LEFT JOIN that is LATERAL without tables, and its ON.
+    OuterLateral(usize, Option<Node<'a>>),
     Outer(Box<Outer<'a>>),
 }
 
@@ -58,24 +61,31 @@ pub struct Side<'a> {
 
 impl<'a> Side<'a> {
     /// Adds a tree of FROM.
-    pub fn gather(&mut self, tree: Node<'a>) -> Result<(), Refusal> {
+    pub fn gather(&mut self, query: Query<'a>, tree: Node<'a>) -> Result<(), Refusal> {
         check_depth();
         match tree.as_from() {
             Some(Tree::Entry(entry)) => self.items.push(Item::Leaf(entry)),
             Some(Tree::Items { items, condition }) => {
-                items.into_iter().try_for_each(|it| self.gather(it))?;
+                items.into_iter().try_for_each(|it| self.gather(query, it))?;
                 self.conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
             }
             Some(Tree::Join { kind: Join::Inner, left, right, condition }) => {
-                self.gather(left)?;
-                self.gather(right)?;
+                self.gather(query, left)?;
+                self.gather(query, right)?;
                 self.conditions.extend(condition.into_iter().flat_map(Node::conjuncts));
             }
             Some(Tree::Join { kind, left, right, condition }) => {
+                if let (Join::Left, Some(Tree::Entry(entry))) = (kind, right.as_from())
+                    && lateral::is_outer(query, entry, condition)
+                {
+                    self.gather(query, left)?;
+                    self.items.push(Item::OuterLateral(entry, condition));
+                    return Ok(());
+                }
                 let (mut preserved, mut optional) = (Self::default(), Self::default());
                 let sides = if kind == Join::Right { (right, left) } else { (left, right) };
-                preserved.gather(sides.0)?;
-                optional.gather(sides.1)?;
+                preserved.gather(query, sides.0)?;
+                optional.gather(query, sides.1)?;
                 let on = condition.into_iter().flat_map(Node::conjuncts).collect();
                 let outer = Outer { preserved, optional, is_full: kind == Join::Full, on };
                 self.items.push(Item::Outer(Box::new(outer)));
@@ -108,6 +118,19 @@ impl<'a> Side<'a> {
                 outer.optional.map_conditions(f);
             }
         }
+    }
+
+    /// The entries that are items by themselves, with ON for those that are outer.
+    pub fn leaves(&self) -> Vec<(usize, Option<Option<Node<'a>>>)> {
+        let leaves = |item: &Item<'a>| match item {
+            Item::Leaf(entry) => vec![(*entry, None)],
+            Item::OuterLateral(entry, condition) => vec![(*entry, Some(*condition))],
+            Item::Outer(outer) => {
+                let sides = [&outer.preserved, &outer.optional];
+                sides.into_iter().flat_map(Side::leaves).collect()
+            }
+        };
+        self.items.iter().flat_map(leaves).collect()
     }
 
     fn entries(&self) -> BTreeSet<usize> {
@@ -143,18 +166,20 @@ impl<'a> Side<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// The entries that LATERAL sub-queries in it refer to, but for those in it.
-    fn reads(&self, scope: &Scope<'_, 'a>) -> BTreeSet<usize> {
+    /// The entries that LATERAL items in it refer to, but for those in it.
+    fn reads(&self, scope: &Scope<'_, 'a>, used: &Used<'_, 'a>) -> BTreeSet<usize> {
         let own = self.entries();
-        let queries = own.iter().filter_map(|it| lateral_query(scope, *it));
-        let columns = queries.flat_map(|it| it.node().free_columns());
-        let entries = columns.filter(|it| it.levels_up == 0).map(|it| it.entry);
+        let reads = |entry: &usize| match used.laterals.get(entry) {
+            Some(item) => item.reads.iter().map(|it| it.0).collect(),
+            None => lateral_query(scope, *entry).map_or(Vec::new(), |it| it.node().free_columns()),
+        };
+        let entries = own.iter().flat_map(reads).filter(|it| it.levels_up == 0).map(|it| it.entry);
         entries.filter(|it| !own.contains(it)).collect()
     }
 
     fn entries(&self) -> BTreeSet<usize> {
         match self {
-            Self::Leaf(entry) => BTreeSet::from([*entry]),
+            Self::Leaf(entry) | Self::OuterLateral(entry, _) => BTreeSet::from([*entry]),
             Self::Outer(outer) => {
                 let mut entries = outer.preserved.entries();
                 entries.extend(outer.optional.entries());
@@ -170,25 +195,30 @@ pub fn lower<'a>(
     scope: &Scope<'_, 'a>,
     select: &Select<'a>,
 ) -> Result<From, Refusal> {
-    let mut used = used_columns(select);
+    let mut columns = used_columns(select);
     for entry in select.from.entries() {
-        let read = lateral_query(scope, entry).map(|it| it.node().free_columns());
-        for column in read.into_iter().flatten().filter(|it| it.levels_up == 0) {
-            used.entry(column.entry).or_default().insert(column.attribute);
+        let read = lateral_query(scope, entry).map(|it| it.node().free_column_nodes());
+        for (column, node) in read.into_iter().flatten().filter(|it| it.0.levels_up == 0) {
+            columns.entry(column.entry).or_default().insert(column.attribute, node);
         }
     }
+    let used = Used { columns, laterals: &select.laterals };
     let domain = scope.domain.map(Domain::rows);
     lower_side(lowering, scope, &used, &select.from, (domain, Vec::new()))
 }
 
-/// The columns of each entry that are used.
-type Used = BTreeMap<usize, BTreeSet<i16>>;
+/// What of FROM is used.
+struct Used<'s, 'a> {
+    /// The columns of each entry, with a reference to each.
+    columns: BTreeMap<usize, BTreeMap<i16, Node<'a>>>,
+    laterals: &'s Laterals<'a>,
+}
 
 /// Lowers a side, which starts with what is `joined` already, and to which `more` conditions apply.
 fn lower_side<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
-    used: &Used,
+    used: &Used<'_, 'a>,
     side: &Side<'a>,
     (mut joined, more): (Option<From>, Vec<Condition<'a>>),
 ) -> Result<From, Refusal> {
@@ -198,7 +228,7 @@ fn lower_side<'a>(
     let mut waiting: Vec<&Item<'a>> = side.items.iter().collect();
     let mut present: BTreeSet<usize> = joined.iter().map(|_| OUTSIDE).collect();
     while !waiting.is_empty() {
-        let has_inputs = |item: &&Item<'a>| item.reads(scope).is_subset(&present);
+        let has_inputs = |item: &&Item<'a>| item.reads(scope, used).is_subset(&present);
         let connects = |item: &&Item<'a>| {
             has_inputs(item) && conditions.iter().any(|it| it.connects(&present, &item.entries()))
         };
@@ -206,11 +236,21 @@ fn lower_side<'a>(
         let next = next.or_else(|| waiting.iter().position(has_inputs)).unwrap_or(0);
         let item = waiting.remove(next);
         let entries = item.entries();
+        if let Item::Leaf(entry) | Item::OuterLateral(entry, _) = item
+            && let Some(lateral) = used.laterals.get(entry)
+        {
+            present.extend(entries);
+            let columns = used.columns.get(entry).cloned().unwrap_or_default();
+            let left = joined.take().unwrap_or_else(unit);
+            let expanded = lateral::lower(left, lateral, *entry, (scope.query, &columns))?;
+            joined = Some(filtered(expanded, &mut conditions, &present)?);
+            continue;
+        }
         if let Item::Leaf(entry) = item
             && let Some(query) = lateral_query(scope, *entry)
         {
             present.extend(entries);
-            let attributes = used.get(entry).map(attribute_list).unwrap_or_default();
+            let attributes = used.columns.get(entry).map(attribute_list).unwrap_or_default();
             let on = ready(&mut conditions, &present);
             let left = joined.take().unwrap_or_else(unit);
             let item = (query, *entry, attributes.as_slice());
@@ -218,9 +258,9 @@ fn lower_side<'a>(
             continue;
         }
         let next = match item {
-            Item::Leaf(entry) => {
-                let attributes = used.get(entry).cloned().unwrap_or_default();
-                lower_leaf(lowering, scope, *entry, &attributes)?
+            Item::Leaf(entry) | Item::OuterLateral(entry, _) => {
+                let columns = used.columns.get(entry).cloned().unwrap_or_default();
+                lower_leaf(lowering, scope, *entry, &columns.into_keys().collect())?
             }
             Item::Outer(outer) => lower_outer(lowering, scope, used, outer, &mut conditions)?,
         };
@@ -238,8 +278,8 @@ fn unit() -> From {
     From { plan: Plan::Unit, places: Places::new() }
 }
 
-fn attribute_list(attributes: &BTreeSet<i16>) -> Vec<i16> {
-    attributes.iter().copied().collect()
+fn attribute_list(columns: &BTreeMap<i16, Node<'_>>) -> Vec<i16> {
+    columns.keys().copied().collect()
 }
 
 /// The sub-query at an entry that refers to items before it or to queries around.
@@ -254,7 +294,7 @@ fn lateral_query<'a>(scope: &Scope<'_, 'a>, entry: usize) -> Option<Query<'a>> {
 fn lower_outer<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
-    used: &Used,
+    used: &Used<'_, 'a>,
     outer: &Outer<'a>,
     above: &mut Vec<Condition<'a>>,
 ) -> Result<From, Refusal> {
@@ -267,7 +307,7 @@ fn lower_outer<'a>(
         {
             let side = (None, on_preserved);
             let left = lower_side(lowering, scope, used, &outer.preserved, side)?;
-            let attributes = used.get(entry).map(attribute_list).unwrap_or_default();
+            let attributes = used.columns.get(entry).map(attribute_list).unwrap_or_default();
             let item = (query, *entry, attributes.as_slice());
             return sub_link::lateral(lowering, scope, left, item, true, &outer.on);
         }
@@ -373,11 +413,12 @@ fn side_by_side(left: &From, right: &From) -> (Places, Vec<Column>) {
     (places, schema)
 }
 
-fn used_columns(select: &Select<'_>) -> Used {
-    let mut used = Used::new();
-    let read = select.expressions().into_iter().flat_map(Node::free_columns);
-    for column in read.filter(|it| it.levels_up == 0) {
-        used.entry(column.entry).or_default().insert(column.attribute);
+fn used_columns<'a>(select: &Select<'a>) -> BTreeMap<usize, BTreeMap<i16, Node<'a>>> {
+    let mut used: BTreeMap<usize, BTreeMap<i16, Node<'a>>> = BTreeMap::new();
+    let read = select.expressions().into_iter().flat_map(Node::free_column_nodes);
+    let by_laterals = select.laterals.values().flat_map(|it| it.reads.iter().copied());
+    for (column, node) in read.chain(by_laterals).filter(|it| it.0.levels_up == 0) {
+        used.entry(column.entry).or_default().insert(column.attribute, node);
     }
     used
 }
@@ -507,6 +548,10 @@ pub fn lower_table(
         .iter()
         .filter(|it| attributes.contains(&it.number) || is_key(it.number))
         .collect();
+    if let Some(column) = read.iter().find(|it| it.is_virtual) {
+        let words = format!("the virtual generated column {} of {} here", column.name, table.sql);
+        return Err(Refusal::without_rule(words));
+    }
     if let Some(hidden) = read.iter().find(|it| HIDDEN_COLUMNS.contains(&it.name.as_str())) {
         let words = format!("the hidden column {} of {}", hidden.name, table.sql);
         return Err(Refusal::differential(words));
@@ -615,6 +660,11 @@ impl VirtualColumns {
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether a column is one of them.
+    pub fn contains(&self, column: ColumnRef) -> bool {
+        self.0.contains_key(&(column.entry, column.attribute))
     }
 
     /// `expression` with virtual columns replaced by what generates them.

@@ -1,26 +1,35 @@
 //! GROUP BY, aggregates and HAVING.
 //!
+//! With grouping sets there is one aggregate a set, and their sum; see [`super::grouping_sets`].
+//! What stands above finds the same columns as over one aggregate: the keys, the calls.
+//!
 //! Below the aggregate stands a projection: the grouping expressions first, then the columns that
 //! the aggregates read. PostgreSQL marks grouping expressions in the select list and in HAVING as
 //! columns of a range table entry of their own, so nothing has to be matched here. Columns that
 //! are neither grouped nor aggregated depend on a grouped primary key; they are one more key each,
 //! which changes no group, or, where their type has no equality, an aggregate.
 
+use std::collections::BTreeMap;
+
 use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, End, Plan};
 use pgstream_ivm::scalar::{Scalar, Segment, Type};
 
 use super::expression::{Places, place, scalar};
 use super::from::From;
+use super::grouping_sets::Set;
+use super::lateral;
 use super::refusal::Refusal;
 use super::select::Select;
-use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, Step, column};
+use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, SortGroup, Step, column};
 use crate::pg::types;
 
 /// Lowers the grouping of `select` over the rows of FROM and WHERE. The prefix comes first, as further
 /// keys; aggregates in the select list and in HAVING become columns.
 pub fn lower<'a>(from: From, select: &mut Select<'a>) -> Result<From, Refusal> {
     let parts = Parts::of(select)?;
-    let below = Below::new(from, select, &parts)?;
+    parts.aggregates.iter().try_for_each(|it| check_direct_arguments(*it, select))?;
+    let (from, expanded) = with_sets(from, &select.keys)?;
+    let below = Below::new(from, select, &parts, &expanded)?;
     let schema = below.plan.schema();
     let mut calls: Vec<AggregateCall> = Vec::new();
     for aggregate in &parts.aggregates {
@@ -34,16 +43,113 @@ pub fn lower<'a>(from: From, select: &mut Select<'a>) -> Result<From, Refusal> {
     for column in &parts.unequal {
         calls.push(any_value(&schema, below.places[column]));
     }
-    if calls.is_empty() && below.keys.is_empty() {
+    let all_keys: Set = (0..select.keys.len()).collect();
+    let sets = match &select.sets {
+        Some(sets) => sets.clone(),
+        None => vec![all_keys.clone()],
+    };
+    let constant_keys = below.keys.len() - select.keys.len();
+    if calls.is_empty() && constant_keys == 0 && sets.iter().any(Set::is_empty) {
         calls.push(count_rows());
     }
-    let places = places_above(select, &parts, below.keys.len());
-    let plan = Plan::Aggregate { input: Box::new(below.plan), keys: below.keys, calls };
+    let places = places_above(select, &parts, below.keys.len(), calls.len());
+    let plan = if parts.groupings.is_empty() && sets == [all_keys] {
+        Plan::Aggregate { input: Box::new(below.plan), keys: below.keys, calls }
+    } else {
+        let of_set = |set: &Set| grouped_by(set, &below, &calls, (select, &parts));
+        Plan::Sum { inputs: sets.iter().map(of_set).collect() }
+    };
     for target in &mut select.targets {
-        target.expression = parts.with_columns(target.expression);
+        // Of two equal columns of GROUP BY it is the one that the target stands for.
+        let is_key = |it: &SortGroup| it.reference == target.reference;
+        let key = select.grouping.iter().position(is_key);
+        target.expression = match (key, select.group_entry) {
+            (Some(key), Some(entry)) => column(group_column(entry, key), target.expression),
+            _ => parts.with_columns(target.expression),
+        };
     }
     select.having = select.having.map(|it| parts.with_columns(it));
     Ok(From { plan, places })
+}
+
+/// The rows of `from` with those of the set-returning keys, and where these are.
+fn with_sets<'a>(from: From, keys: &[Node<'a>]) -> Result<(From, BTreeMap<usize, usize>), Refusal> {
+    if !keys.iter().any(|it| it.returns_set()) {
+        return Ok((from, BTreeMap::new()));
+    }
+    let named = |(index, key): (usize, &Node<'a>)| {
+        Ok((place(*key, &from.places)?, format!("key{}", index + 1)))
+    };
+    let keys = keys.iter().enumerate().map(named).collect::<Result<Vec<_>, Refusal>>()?;
+    let (plan, expanded) = lateral::lower_sets(from.plan, &keys);
+    Ok((From { plan, places: from.places }, expanded))
+}
+
+/// The groups by the keys in `set`: all keys, NULL where they are not in the set, the calls, and
+/// the values of GROUPING.
+fn grouped_by(
+    set: &Set,
+    below: &Below,
+    calls: &[AggregateCall],
+    (select, parts): (&Select<'_>, &Parts<'_>),
+) -> Plan {
+    let prefix = select.prefix.len();
+    let has = |position: &usize| match position.checked_sub(prefix) {
+        Some(key) if key < select.keys.len() => set.contains(&key),
+        _ => true,
+    };
+    let keys: Vec<usize> = below.keys.iter().copied().filter(has).collect();
+    let input = Box::new(below.plan.clone());
+    let aggregate = Plan::Aggregate { input, keys: keys.clone(), calls: calls.to_vec() };
+    let (schema, output) = (below.plan.schema(), aggregate.schema());
+    let column = |at: usize| (Scalar::column(at, &output[at]), output[at].name.clone());
+    let key = |key: &usize| match keys.iter().position(|it| it == key) {
+        Some(at) => column(at),
+        None => (null(&schema[*key]), schema[*key].name.clone()),
+    };
+    let keys_and_nulls = below.keys.iter().map(key);
+    let results = (keys.len()..output.len()).map(column);
+    let groupings =
+        parts.groupings.iter().map(|it| (grouping(&it.1, set, select), "grouping".to_owned()));
+    let columns = keys_and_nulls.chain(results).chain(groupings).collect();
+    Plan::Project { input: Box::new(aggregate), columns }
+}
+
+fn null(column: &Column) -> Scalar {
+    Scalar {
+        segments: vec![Segment::Text(format!("(NULL::{})", column.ty.sql))],
+        ty: column.ty.clone(),
+        nullable: true,
+        scale: column.scale,
+    }
+}
+
+/// GROUPING(…) in a set: a bit for each argument, the last one the lowest, set where the argument
+/// is not in the set.
+fn grouping(references: &[u32], set: &Set, select: &Select<'_>) -> Scalar {
+    let is_in_set = |reference: &u32| {
+        let key = select.grouping.iter().position(|it| it.reference == *reference);
+        key.is_some_and(|it| set.contains(&it))
+    };
+    let bits = references.iter().fold(0, |bits, it| bits << 1 | i32::from(!is_in_set(it)));
+    let ty = types::describe(types::INTEGER, -1, types::NO_COLLATION);
+    let segments = vec![Segment::Text(bits.to_string())];
+    Scalar { segments, ty, nullable: false, scale: None }
+}
+
+/// Direct arguments of an ordered-set aggregate must be the same throughout a group.
+fn check_direct_arguments(aggregate: Aggregate<'_>, select: &Select<'_>) -> Result<(), Refusal> {
+    let arguments = aggregate.direct_arguments();
+    let columns: Vec<_> = arguments.into_iter().flat_map(Node::free_columns).collect();
+    let is_grouped = columns.iter().all(|it| Some(it.entry) == select.group_entry);
+    let words = if !is_grouped {
+        "a direct argument of an ordered-set aggregate that is not grouped by"
+    } else if select.sets.is_some() && !columns.is_empty() {
+        "a direct argument of an ordered-set aggregate over grouping sets"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::without_rule(words).at(aggregate.node().location()))
 }
 
 /// What the select list and HAVING are made of.
@@ -53,11 +159,18 @@ struct Parts<'a> {
     /// Columns outside of aggregates that are not grouped, with equality and without.
     dependent: Vec<ColumnRef>,
     unequal: Vec<ColumnRef>,
+    /// The different GROUPING(…), with their arguments.
+    groupings: Vec<(Node<'a>, Vec<u32>)>,
 }
 
 impl<'a> Parts<'a> {
     fn of(select: &Select<'a>) -> Result<Self, Refusal> {
-        let mut parts = Self { aggregates: Vec::new(), dependent: Vec::new(), unequal: Vec::new() };
+        let mut parts = Self {
+            aggregates: Vec::new(),
+            dependent: Vec::new(),
+            unequal: Vec::new(),
+            groupings: Vec::new(),
+        };
         let outputs = select.targets.iter().map(|it| it.expression).chain(select.having);
         for output in outputs {
             parts.take(output, select.group_entry)?;
@@ -71,6 +184,12 @@ impl<'a> Parts<'a> {
             Kind::Aggregate(aggregate) => {
                 if !self.aggregates.iter().any(|it| it.node().equals(node)) {
                     self.aggregates.push(aggregate);
+                }
+                Step::Over
+            }
+            Kind::Grouping(references) => {
+                if !self.groupings.iter().any(|it| it.0.equals(node)) {
+                    self.groupings.push((node, references));
                 }
                 Step::Over
             }
@@ -98,12 +217,16 @@ impl<'a> Parts<'a> {
         refusal.map_or(Ok(()), Err)
     }
 
-    /// `expression` with columns in the place of aggregates.
+    /// `expression` with columns in the place of aggregates and GROUPING.
     fn with_columns(&self, expression: Node<'a>) -> Node<'a> {
         expression.replace(&mut |node| match node.kind() {
             Kind::Aggregate(_) => {
                 let call = self.aggregates.iter().position(|it| it.node().equals(node))?;
                 Some(column(call_column(call), node))
+            }
+            Kind::Grouping(_) => {
+                let grouping = self.groupings.iter().position(|it| it.0.equals(node))?;
+                Some(column(grouping_column(grouping), node))
             }
             _ => None,
         })
@@ -115,6 +238,10 @@ fn call_column(call: usize) -> ColumnRef {
     ColumnRef { entry: 1 << 24, attribute: call as i16 + 1, levels_up: 0 }
 }
 
+fn grouping_column(grouping: usize) -> ColumnRef {
+    ColumnRef { entry: (1 << 24) + 1, attribute: grouping as i16 + 1, levels_up: 0 }
+}
+
 /// The projection below the aggregate.
 struct Below {
     plan: Plan,
@@ -124,7 +251,13 @@ struct Below {
 }
 
 impl Below {
-    fn new(from: From, select: &Select<'_>, parts: &Parts<'_>) -> Result<Self, Refusal> {
+    /// `expanded` says where the set-returning keys are.
+    fn new(
+        from: From,
+        select: &Select<'_>,
+        parts: &Parts<'_>,
+        expanded: &BTreeMap<usize, usize>,
+    ) -> Result<Self, Refusal> {
         let schema = from.plan.schema();
         let mut columns = Vec::new();
         let mut places = Places::new();
@@ -138,7 +271,10 @@ impl Below {
             }
         }
         for (index, key) in select.keys.iter().enumerate() {
-            let scalar = scalar(place(*key, &from.places)?, &schema);
+            let scalar = match expanded.get(&index) {
+                Some(position) => Scalar::column(*position, &schema[*position]),
+                None => scalar(place(*key, &from.places)?, &schema),
+            };
             if let Some(entry) = select.group_entry {
                 places.insert(group_column(entry, index), columns.len());
             }
@@ -195,7 +331,12 @@ fn key_name(select: &Select<'_>, index: usize, scalar: &Scalar, schema: &[Column
 }
 
 /// Where things are in the output of the aggregate, whose calls start at `first_call`.
-fn places_above(select: &Select<'_>, parts: &Parts<'_>, first_call: usize) -> Places {
+fn places_above(
+    select: &Select<'_>,
+    parts: &Parts<'_>,
+    first_call: usize,
+    all_calls: usize,
+) -> Places {
     let prefix = select.prefix.len();
     let mut places = Places::new();
     for (position, node) in select.prefix.iter().enumerate() {
@@ -210,6 +351,8 @@ fn places_above(select: &Select<'_>, parts: &Parts<'_>, first_call: usize) -> Pl
     places.extend(dependent.map(|(index, it)| (*it, prefix + select.keys.len() + index)));
     let calls = parts.aggregates.len();
     places.extend((0..calls).map(|it| (call_column(it), first_call + it)));
+    let groupings = 0..parts.groupings.len();
+    places.extend(groupings.map(|it| (grouping_column(it), first_call + all_calls + it)));
     let unequal = parts.unequal.iter().enumerate();
     places.extend(unequal.map(|(index, it)| (*it, first_call + calls + index)));
     places

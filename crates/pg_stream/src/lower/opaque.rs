@@ -3,14 +3,15 @@
 //! This is the universal rule: Δ = Q' − Q, with Q being what is stored. It is exact for whatever
 //! PostgreSQL can evaluate, and its cost follows the size of what the query reads; it reads nothing
 //! while none of that has changed. The smallest query that refers to nothing outside of it is taken,
-//! so that what stands around it keeps its own rules.
+//! so that what stands around it keeps its own rules. One without tables never changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgstream_ivm::plan::{Column, Plan};
 
 use super::from::{self, NamedTable};
-use super::refusal::Refusal;
+use super::lateral;
+use super::refusal::{Refusal, has_equal_keys};
 use super::{HIDDEN_COLUMNS, Lowering};
 use crate::pg::node::{EntryKind, Kind, Query, Step};
 use crate::pg::{deparse, query as analysis, table, types};
@@ -18,7 +19,7 @@ use crate::pg::{deparse, query as analysis, table, types};
 /// The plan of a query that is evaluated as a whole because of `refusal`, which is given back when
 /// that is not possible either.
 pub fn lower(lowering: &mut Lowering, query: Query<'_>, refusal: Refusal) -> Result<Plan, Refusal> {
-    if !refusal.is_evaluable || !analysis::is_closed(query) {
+    if !refusal.is_evaluable || !analysis::is_closed(query) || has_equal_keys(query) {
         return Err(refusal);
     }
     let reads = reads(lowering, query)?;
@@ -30,6 +31,9 @@ pub fn lower(lowering: &mut Lowering, query: Query<'_>, refusal: Refusal) -> Res
             Column { name: it.name, ty, nullable: true, scale: None }
         })
         .collect();
+    if reads.is_empty() {
+        return Ok(lateral::closed(query, schema));
+    }
     Ok(Plan::Opaque { sql: deparse::query(query), reads, schema, reason: refusal.construct })
 }
 

@@ -6,7 +6,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::inventory::{Inventory, RelationKind};
-use crate::pg::node::{ColumnRef, Kind, Node, Query, Step};
+use crate::pg::node::{ColumnRef, EntryKind, Kind, Node, Query, Step};
 use crate::pg::query::PositionKeeper;
 use crate::pg::types;
 
@@ -103,6 +103,11 @@ pub fn check_both_modes(
             return Err(Refusal::always(words, full).hint(hint).at(clause.location()));
         }
     }
+    if has_equal_keys(query) {
+        let reason = "PostgreSQL cannot print such a query so that it keeps its meaning";
+        let construct = "an expression that is twice among grouping sets";
+        return Err(Refusal::always(construct, reason));
+    }
     if has_row_locks(rewritten) {
         let reason = "row-level locking has no meaning for a stored result";
         return Err(Refusal::always("FOR UPDATE or FOR SHARE", reason));
@@ -132,6 +137,26 @@ fn has_row_locks(query: Query<'_>) -> bool {
     found
 }
 
+/// Whether two columns of grouping sets somewhere in the query are the same expression. The text
+/// that PostgreSQL prints for it does not tell the two apart.
+pub fn has_equal_keys(query: Query<'_>) -> bool {
+    let mut found = false;
+    query.node().visit(&mut |node| {
+        if let Kind::Query(query) = node.kind()
+            && query.has_grouping_sets()
+        {
+            let keys = query.entries().into_iter().find_map(|it| match it.kind() {
+                EntryKind::Group(keys) => Some(keys),
+                _ => None,
+            });
+            let keys = keys.unwrap_or_default();
+            found |= (1..keys.len()).any(|at| keys[..at].iter().any(|it| it.equals(keys[at])));
+        }
+        Step::Into
+    });
+    found
+}
+
 /// Refuses what DIFFERENTIAL mode cannot take wherever it stands.
 pub fn check_differential(inventory: &Inventory) -> Result<(), Refusal> {
     for relation in &inventory.relations {
@@ -154,11 +179,7 @@ pub fn check_differential(inventory: &Inventory) -> Result<(), Refusal> {
 
 /// Refuses clauses of one query.
 pub fn check_clauses(query: Query<'_>) -> Result<(), Refusal> {
-    let clauses = [
-        (query.has_row_locks(), "FOR UPDATE or FOR SHARE"),
-        (query.has_grouping_sets(), "GROUPING SETS, CUBE or ROLLUP"),
-        (query.has_set_returning_targets(), "a set-returning function in the select list"),
-    ];
+    let clauses = [(query.has_row_locks(), "FOR UPDATE or FOR SHARE")];
     match clauses.iter().find(|(found, _)| *found) {
         Some((_, words)) => Err(Refusal::without_rule(*words)),
         None => Ok(()),
@@ -171,13 +192,7 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
     expression.visit(&mut |node| {
         let found = match node.kind() {
             Kind::Column(column) => column_words(column),
-            Kind::Aggregate(call)
-                if call.direct_arguments().into_iter().any(|it| !it.free_columns().is_empty()) =>
-            {
-                Some("a grouping column as the direct argument of an ordered-set aggregate")
-            }
             Kind::Aggregate(call) if call.levels_up() > 0 => Some("an aggregate of an outer query"),
-            Kind::Grouping => Some("GROUPING"),
             Kind::Field(row)
                 if matches!(row.kind(), Kind::Column(_)) && types::is_record(row.type_oid()) =>
             {
@@ -197,7 +212,8 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
     refusal.map_or(Ok(()), Err)
 }
 
-fn column_words(column: ColumnRef) -> Option<&'static str> {
+/// Why a column cannot be read, if it cannot.
+pub fn column_words(column: ColumnRef) -> Option<&'static str> {
     match column {
         ColumnRef { attribute: 0, .. } => Some("a whole-row reference"),
         ColumnRef { attribute: ..0, .. } => Some("a system column"),

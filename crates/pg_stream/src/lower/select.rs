@@ -6,9 +6,10 @@ use pgstream_ivm::scalar::Scalar;
 
 use super::expression::{place, scalar};
 use super::from::From;
+use super::lateral::{self, Laterals};
 use super::refusal::{Refusal, check_clauses, check_expression};
 use super::sub_link::{self, Attaching, Domain};
-use super::{Lowering, Scope, from, group, limit, opaque, set_operation, window};
+use super::{Lowering, Scope, from, group, grouping_sets, limit, opaque, set_operation, window};
 use crate::pg::node::{EntryKind, Node, Query, SortGroup, Target};
 use crate::pg::{query as analysis, types};
 
@@ -139,11 +140,20 @@ pub fn finish<'a>(
     let expressions = expressions.collect::<Result<Vec<_>, _>>()?;
     let domain: Vec<usize> = outside.iter().filter_map(Scalar::as_column).collect();
     let (input, expressions) = window::lower(&select, from.plan, expressions, &domain)?;
+    let names = select.targets.iter().map(|it| it.name.clone());
+    let mut targets: Vec<_> = expressions.into_iter().zip(names).collect();
+    let (input, sets) = lateral::lower_sets(input, &targets);
     let schema = input.schema();
+    targets.truncate(select.shown - select.multipliers);
+    let shown = targets.into_iter().enumerate().map(|(index, (expression, name))| {
+        let scalar = match sets.get(&index) {
+            Some(position) => Scalar::column(*position, &schema[*position]),
+            None => scalar(expression, &schema),
+        };
+        (scalar, name)
+    });
     let outside = outside.into_iter().enumerate();
     let outside = outside.map(|(position, it)| (it, format!("outer{}", position + 1)));
-    let shown = expressions.into_iter().zip(&select.targets);
-    let shown = shown.map(|(it, target)| (scalar(it, &schema), target.name.clone()));
     let columns: Vec<_> = outside.chain(shown).collect();
     if is_identity(&columns, &schema) {
         return Ok(input);
@@ -165,17 +175,27 @@ fn is_identity(columns: &[(Scalar, String)], schema: &[Column]) -> bool {
 /// joins and virtual generated columns are replaced by what they stand for.
 pub struct Select<'a> {
     pub query: Query<'a>,
-    /// What is shown, then what else the windows refer to.
+    /// What is shown, then set-returning functions that are not, but multiply the rows, then what
+    /// else the windows refer to.
     pub targets: Vec<Target<'a>>,
+    /// How many of them the rows above the windows have.
     pub shown: usize,
+    /// How many of those only multiply the rows.
+    pub multipliers: usize,
     pub having: Option<Node<'a>>,
     /// Position of the grouping entry in the range table.
     pub group_entry: Option<usize>,
     /// What is grouped by; column `n` of the grouping entry is the `n`-th from 1.
     pub keys: Vec<Node<'a>>,
+    /// GROUP BY's items, in the order of `keys`.
+    pub grouping: Vec<SortGroup>,
+    /// Which of the keys are in each grouping set; `None` without grouping sets.
+    pub sets: Option<Vec<grouping_sets::Set>>,
     /// The tables and sub-queries, in the order of FROM, with the conditions of WHERE and of the
     /// joins, taken apart.
     pub from: from::Side<'a>,
+    /// The items of FROM that are LATERAL without tables.
+    pub laterals: Laterals<'a>,
     /// Those of them with sub-queries, which are looked at when all rows are joined.
     pub late: Vec<Node<'a>>,
     /// Expressions that come out first, and that are grouped by before all others.
@@ -190,15 +210,28 @@ impl<'a> Select<'a> {
             Some(needed) => needed.iter().map(|it| all[*it].clone()).collect(),
             None => all.iter().filter(|it| !it.junk).cloned().collect(),
         };
+        let is_taken = |at: usize| match needed {
+            Some(needed) => needed.contains(&at),
+            None => !all[at].junk,
+        };
+        let hidden = (0..all.len()).filter(|at| !is_taken(*at)).map(|at| all[at].clone());
+        let multipliers: Vec<_> = hidden.filter(|it| it.expression.returns_set()).collect();
+        check_sets(query, &all)?;
+        let multiplier_count = multipliers.len();
+        targets.extend(multipliers);
         let shown = targets.len();
         targets.extend(window::referenced(query, &targets, &all));
         let mut select = Self {
             query,
             targets,
             shown,
+            multipliers: multiplier_count,
             having: query.having(),
             group_entry: None,
             keys: Vec::new(),
+            grouping: query.group_by(),
+            sets: grouping_sets::of(query)?,
+            laterals: Laterals::new(),
             from: from::Side::default(),
             late: Vec::new(),
             prefix: Vec::new(),
@@ -211,10 +244,15 @@ impl<'a> Select<'a> {
             }
         }
         if let Some(tree) = query.from() {
-            select.from.gather(tree)?;
+            select.from.gather(query, tree)?;
         }
         let expand = from::VirtualColumns::of(query);
         let optional = select.from.optional_entries();
+        for (entry, outer) in select.from.leaves() {
+            if let Some(item) = lateral::of(query, entry, outer, (&expand, &optional))? {
+                select.laterals.insert(entry, item);
+            }
+        }
         expand.check(select.expressions().into_iter(), &optional)?;
         select.map_expressions(|it| expand.expanded(it));
         select.expressions().into_iter().try_for_each(check_expression)?;
@@ -237,6 +275,18 @@ impl<'a> Select<'a> {
         let targets = self.targets.iter().map(|it| it.expression);
         let rest = self.keys.iter().chain(&self.late).chain(&self.having).chain(&self.prefix);
         targets.chain(rest.copied()).chain(self.from.all_conditions()).collect()
+    }
+}
+
+/// Windows over what set-returning functions return have no rule.
+fn check_sets(query: Query<'_>, targets: &[Target<'_>]) -> Result<(), Refusal> {
+    let is_referenced = |it: &&Target<'_>| it.reference != 0 && it.expression.returns_set();
+    match targets.iter().find(is_referenced).filter(|_| query.has_windows()) {
+        Some(target) => {
+            let words = "a window over a set-returning function";
+            Err(Refusal::without_rule(words).at(target.expression.location()))
+        }
+        None => Ok(()),
     }
 }
 

@@ -58,6 +58,11 @@ impl<'a> Scope<'_, 'a> {
         self.domain.map_or(&[], |it| &it.nodes)
     }
 
+    /// The columns of the domain.
+    pub fn domain_columns(&self) -> Vec<Column> {
+        self.domain.map_or_else(Vec::new, |it| it.plan.schema())
+    }
+
     /// The positions of the domain's columns and then of these, in a plan that starts with the domain.
     pub fn after_domain(&self, columns: &[usize]) -> Vec<usize> {
         let width = self.domain_nodes().len();
@@ -804,6 +809,27 @@ pub fn lateral<'a>(
     Ok(rows.from)
 }
 
+/// Lowers a branch of a set operation that is evaluated for a domain: for each row of that.
+pub fn lower_branch<'a>(
+    lowering: &mut Lowering,
+    query: Query<'a>,
+    scope: &Scope<'_, 'a>,
+    domain: &Domain<'a>,
+    needed: Option<&[usize]>,
+) -> Result<Plan, Refusal> {
+    if is_plain_aggregate(query) {
+        // Its row over nothing would be missing.
+        return Err(Refusal::without_rule("this correlated aggregate"));
+    }
+    let deeper = |node: &Node<'a>| match node.kind() {
+        Kind::Column(it) => node::column(ColumnRef { levels_up: it.levels_up + 1, ..it }, *node),
+        _ => *node,
+    };
+    let nodes = domain.nodes.iter().map(deeper).collect();
+    let domain = Domain { plan: domain.plan.clone(), nodes };
+    select::lower_for(lowering, query, Some(scope), Some(&domain), needed)
+}
+
 /// A sub-query as rows to be joined.
 struct Inner {
     plan: Plan,
@@ -837,9 +863,6 @@ pub fn check_for_domain(query: Query<'_>) -> Result<(), Refusal> {
     let has_one_row = query.has_aggregation() && query.group_by().is_empty();
     if query.has_grouping_sets() || (has_one_row && !is_plain_aggregate(query)) {
         return Err(Refusal::without_rule("this correlated aggregate"));
-    }
-    if query.set_operations().is_some() {
-        return Err(Refusal::without_rule("a correlated set operation"));
     }
     Ok(())
 }

@@ -277,6 +277,49 @@ impl Buffer {
         });
     }
 
+    /// Makes the room of rows that nobody sees any more usable again, so that a buffer stays as
+    /// small as what it holds. Vacuum does the same, but too seldom for a table whose every row is
+    /// deleted soon. The buffer must be open with a lock that keeps indexes away.
+    pub fn reclaim(&self) {
+        let mut reclaimed = false;
+        // SAFETY: the relation is open. A line pointer may be freed at once because no index refers
+        // to it, and because the page is locked for cleanup: nobody else looks at its rows.
+        unsafe {
+            if (*(*self.relation).rd_rel).relhasindex {
+                return;
+            }
+            let visible = pg_sys::GlobalVisTestFor(self.relation);
+            for block in 0..self.pages() {
+                let buffer = pg_sys::ReadBuffer(self.relation, block);
+                if is_worth_pruning(buffer, visible)
+                    && pg_sys::ConditionalLockBufferForCleanup(buffer)
+                {
+                    let mut offset = 0;
+                    pg_sys::heap_page_prune_and_freeze(
+                        self.relation,
+                        buffer,
+                        visible,
+                        pg_sys::HEAP_PAGE_PRUNE_MARK_UNUSED_NOW as i32,
+                        std::ptr::null_mut(),
+                        &mut pg_sys::PruneFreezeResult::default(),
+                        pg_sys::PruneReason::PRUNE_ON_ACCESS,
+                        &raw mut offset,
+                        std::ptr::null_mut(),
+                        std::ptr::null_mut(),
+                    );
+                    let room = pg_sys::PageGetHeapFreeSpace(pg_sys::BufferGetPage(buffer).cast());
+                    pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+                    pg_sys::RecordPageWithFreeSpace(self.relation, block, room);
+                    reclaimed = true;
+                }
+                pg_sys::ReleaseBuffer(buffer);
+            }
+            if reclaimed {
+                pg_sys::FreeSpaceMapVacuum(self.relation);
+            }
+        }
+    }
+
     /// Deletes rows, except those that somebody else is deleting or has deleted. Never waits.
     pub fn delete(&self, places: &[Place]) {
         for place in places {
@@ -296,6 +339,23 @@ impl Buffer {
                 );
             }
         }
+    }
+}
+
+/// Whether rows of a page may be dead for everybody, and little room is left: the measure that
+/// PostgreSQL takes when it prunes a page on the way.
+///
+/// # Safety
+///
+/// `buffer` must be a pinned page of the heap that `visible` is for.
+unsafe fn is_worth_pruning(buffer: pg_sys::Buffer, visible: *mut pg_sys::GlobalVisState) -> bool {
+    // SAFETY: without a lock on the page the answer may be out of date, which does no harm.
+    unsafe {
+        let page = pg_sys::BufferGetPage(buffer);
+        let oldest = (*page.cast::<pg_sys::PageHeaderData>()).pd_prune_xid;
+        oldest != pg_sys::InvalidTransactionId
+            && pg_sys::PageGetHeapFreeSpace(page.cast()) < pg_sys::BLCKSZ as usize / 10
+            && pg_sys::GlobalVisTestIsRemovableXid(visible, oldest)
     }
 }
 
@@ -363,7 +423,7 @@ fn parse_comment(text: &str) -> Vec<i16> {
 }
 
 /// Where a row is.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Place(pg_sys::ItemPointerData);
 
 /// A row of a buffer during a scan.
@@ -390,10 +450,6 @@ impl Row {
 
     pub fn xid(&self) -> u64 {
         self.word(1)
-    }
-
-    pub fn lsn(&self) -> u64 {
-        self.word(2)
     }
 
     pub fn ordinal(&self) -> i64 {

@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 use pgrx::prelude::*;
 
+use super::item;
 use super::types::Oid;
 use super::window::WindowCall;
 
@@ -98,8 +99,8 @@ pub enum Kind<'a> {
     Test,
     /// A field of a row value.
     Field(Node<'a>),
-    /// GROUPING(…).
-    Grouping,
+    /// GROUPING(…), with what its arguments are referred to by in GROUP BY.
+    Grouping(Vec<u32>),
     /// A window function.
     Window(WindowCall<'a>),
     /// A sub-query in an expression, with the words for it.
@@ -200,7 +201,9 @@ impl<'a> Node<'a> {
                     let arg = self.cast::<pg_sys::FieldSelect>().arg;
                     Self::from_ptr(arg).map_or(Kind::Other, Kind::Field)
                 }
-                NodeTag::T_GroupingFunc => Kind::Grouping,
+                NodeTag::T_GroupingFunc => {
+                    Kind::Grouping(references(self.cast::<pg_sys::GroupingFunc>().refs))
+                }
                 NodeTag::T_WindowFunc => Kind::Window(WindowCall { whole: self, call: self }),
                 NodeTag::T_SubLink => {
                     Kind::SubLink(sub_link_words(self.cast::<pg_sys::SubLink>().subLinkType))
@@ -276,6 +279,19 @@ impl<'a> Node<'a> {
                 let children = waiting.len();
                 node.push_children(&mut waiting);
                 waiting[children..].reverse();
+            }
+        }
+    }
+
+    /// As [`Node::visit`], with the number of queries around each node, within this one.
+    pub fn visit_levels(self, f: &mut dyn FnMut(Node<'a>, u32) -> Step) {
+        let mut waiting = vec![(self, 0)];
+        let mut children = Vec::new();
+        while let Some((node, levels)) = waiting.pop() {
+            if f(node, levels) == Step::Into {
+                let levels = levels + u32::from(node.tag() == NodeTag::T_Query);
+                node.push_children(&mut children);
+                waiting.extend(children.drain(..).rev().map(|it| (it, levels)));
             }
         }
     }
@@ -373,7 +389,8 @@ impl<'a> Node<'a> {
 
     /// A copy in which each column, aggregate and window function for which `f` gives a position is the plan's
     /// input at that position, with the type that it had. `f` gets the node and, for a column, what it
-    /// refers to as seen from the top of the expression. Columns of sub-queries' own are left alone.
+    /// refers to as seen from the top of the expression. Columns of sub-queries' own are left alone,
+    /// and sub-queries get aliases that are none of the plan's, which stand in place of the inputs later.
     pub fn with_inputs(
         self,
         f: &mut dyn FnMut(Node<'a>, Option<ColumnRef>) -> Option<usize>,
@@ -381,6 +398,7 @@ impl<'a> Node<'a> {
         // SAFETY: the copy is ours to change, and no two places in it share a node.
         let copy = unsafe { Self::from_ptr(pg_sys::copyObjectImpl(self.as_ptr())) };
         let copy = copy.unwrap_or(self);
+        let mut aliases = 0;
         let mut waiting = vec![(copy, 0)];
         while let Some((node, depth)) = waiting.pop() {
             let position = match node.kind() {
@@ -391,6 +409,10 @@ impl<'a> Node<'a> {
                 Kind::Aggregate(_) | Kind::Window(_) if depth == 0 => f(node, None),
                 _ => None,
             };
+            if let Kind::Query(query) = node.kind() {
+                // SAFETY: the copy is ours to change.
+                unsafe { item::rename(query, &mut aliases) };
+            }
             if let Some(position) = position {
                 let (ty, typmod, collation) = (node.type_oid(), node.typmod(), node.collation());
                 // SAFETY: a Param is smaller than a Var, an Aggref, a WindowFunc and a
@@ -442,6 +464,12 @@ impl<'a> Node<'a> {
             );
         }
         functions
+    }
+
+    /// Whether the expression calls a set-returning function.
+    pub fn returns_set(self) -> bool {
+        // SAFETY: the node is an expression tree.
+        unsafe { pg_sys::expression_returns_set(self.as_ptr()) }
     }
 
     /// Whether the node is `CURRENT_DATE`, `SESSION_USER` and such.
@@ -552,7 +580,7 @@ const _: () = {
 
 /// # Safety
 /// At the pointer there must be room for a Param.
-unsafe fn fill_input(
+pub(super) unsafe fn fill_input(
     pointer: *mut pg_sys::Param,
     position: usize,
     (ty, typmod, collation): (Oid, i32, Oid),
@@ -749,6 +777,16 @@ pub struct SortGroup {
     pub equality: Oid,
 }
 
+/// An item of GROUP BY in a query with grouping sets. Numbers are those of [`SortGroup::reference`].
+pub enum GroupingSet {
+    /// Columns that are grouped by together; none of them is `()`.
+    Simple(Vec<u32>),
+    Rollup(Vec<Vec<u32>>),
+    Cube(Vec<Vec<u32>>),
+    /// GROUPING SETS.
+    Sets(Vec<GroupingSet>),
+}
+
 /// The tree of FROM.
 pub enum From<'a> {
     /// An entry of the range table.
@@ -891,6 +929,16 @@ impl<'a> Query<'a> {
     pub fn group_by(self) -> Vec<SortGroup> {
         // SAFETY: the list holds sort-group clauses.
         unsafe { sort_groups(self.get().groupClause) }
+    }
+
+    pub fn grouping_sets(self) -> Vec<GroupingSet> {
+        // SAFETY: the list holds grouping sets.
+        unsafe { grouping_sets(self.get().groupingSets) }
+    }
+
+    /// GROUP BY DISTINCT.
+    pub fn groups_by_distinct_sets(self) -> bool {
+        self.get().groupDistinct
     }
 
     /// DISTINCT; empty without it.
@@ -1103,6 +1151,17 @@ impl<'a> Entry<'a> {
         !self.0.securityQuals.is_null()
     }
 
+    /// The name of its column `attribute`.
+    pub fn column_name(self, attribute: i16) -> Option<String> {
+        let index = usize::try_from(attribute - 1).ok()?;
+        // SAFETY: `eref` is null or a valid alias, whose names are a list of strings.
+        unsafe {
+            let names = self.0.eref.as_ref()?.colnames;
+            let name = pointers::<pg_sys::String>(names).nth(index)?;
+            text((*name).sval)
+        }
+    }
+
     /// The name it goes by in the query.
     pub fn name(self) -> String {
         // SAFETY: `eref` is null or a valid alias.
@@ -1151,6 +1210,35 @@ pub(super) unsafe fn sort_groups(list: *mut pg_sys::List) -> Vec<SortGroup> {
             .map(|it| SortGroup { reference: (*it).tleSortGroupRef, equality: (*it).eqop })
             .collect()
     }
+}
+
+/// # Safety
+/// The list, if not null, must be a list of grouping sets.
+unsafe fn grouping_sets(list: *mut pg_sys::List) -> Vec<GroupingSet> {
+    // SAFETY: the content of a set follows its kind; that of ROLLUP and CUBE are simple sets.
+    unsafe {
+        let simple = |list| {
+            pointers::<pg_sys::GroupingSet>(list).map(|it| references((*it).content)).collect()
+        };
+        let set = |set: *mut pg_sys::GroupingSet| match (*set).kind {
+            pg_sys::GroupingSetKind::GROUPING_SET_ROLLUP => {
+                GroupingSet::Rollup(simple((*set).content))
+            }
+            pg_sys::GroupingSetKind::GROUPING_SET_CUBE => GroupingSet::Cube(simple((*set).content)),
+            pg_sys::GroupingSetKind::GROUPING_SET_SETS => {
+                GroupingSet::Sets(grouping_sets((*set).content))
+            }
+            _ => GroupingSet::Simple(references((*set).content)),
+        };
+        pointers::<pg_sys::GroupingSet>(list).map(set).collect()
+    }
+}
+
+/// # Safety
+/// The list, if not null, must be a list of integers that are positive.
+unsafe fn references(list: *mut pg_sys::List) -> Vec<u32> {
+    // SAFETY: by the caller's promise.
+    unsafe { cells(list).map(|it| it.int_value.cast_unsigned()).collect() }
 }
 
 /// # Safety

@@ -113,30 +113,51 @@ pub fn of_view<'a>(_arena: &'a Arena, view: Oid) -> Option<Query<'a>> {
 }
 
 /// The query with the views in it expanded and its relations locked.
+///
+/// SEARCH and CYCLE stay clauses: written out, they name fields of records that a text cannot
+/// name. Those in a view are written out.
 pub fn rewritten(query: Query<'_>) -> Option<Query<'_>> {
-    // SAFETY: the rewriter may scribble on the tree, so it gets a copy.
+    // SAFETY: the rewriter may scribble on the tree, so it gets a copy, in which it leaves the
+    // common table expressions where they are.
     unsafe {
         let copy: *mut pg_sys::Query = pg_sys::copyObjectImpl(query.node().as_ptr()).cast();
         pg_sys::AcquireRewriteLocks(copy, true, false);
+        let ours = with_search_or_cycle(Node::from_ptr(copy)?);
+        let clauses: Vec<_> =
+            ours.iter().map(|cte| ((**cte).search_clause, (**cte).cycle_clause)).collect();
+        ours.iter().for_each(|cte| forget_search_and_cycle(*cte));
         let list = pg_sys::pg_rewrite_query(copy);
-        let first = pointers::<pg_sys::Query>(list).next()?;
-        let node = Node::from_ptr(first)?;
-        node.visit(&mut |it| {
-            forget_search_and_cycle(it);
-            Step::Into
-        });
-        Some(Query(node))
+        let first = Node::from_ptr(pointers::<pg_sys::Query>(list).next()?)?;
+        // The rewriter leaves the clauses that it has written out.
+        with_search_or_cycle(first).into_iter().for_each(|cte| forget_search_and_cycle(cte));
+        for (cte, (search, cycle)) in ours.into_iter().zip(clauses) {
+            (*cte).search_clause = search;
+            (*cte).cycle_clause = cycle;
+        }
+        Some(Query(first))
     }
 }
 
-/// The rewriter has written SEARCH and CYCLE out as columns, but leaves the clauses, so that a text
-/// made of the query would have both.
-fn forget_search_and_cycle(node: Node<'_>) {
-    if node.tag() != NodeTag::T_CommonTableExpr {
-        return;
-    }
-    let cte: *mut pg_sys::CommonTableExpr = node.as_ptr();
-    // SAFETY: the tag says what it is, and the tree is the rewriter's result, which is ours.
+fn with_search_or_cycle(node: Node<'_>) -> Vec<*mut pg_sys::CommonTableExpr> {
+    let mut found = Vec::new();
+    node.visit(&mut |it| {
+        if it.tag() == NodeTag::T_CommonTableExpr {
+            let cte: *mut pg_sys::CommonTableExpr = it.as_ptr();
+            // SAFETY: the tag says what it is.
+            if unsafe { !(*cte).search_clause.is_null() || !(*cte).cycle_clause.is_null() } {
+                found.push(cte);
+            }
+        }
+        Step::Into
+    });
+    found
+}
+
+/// # Safety
+///
+/// The expression must be of a tree that is ours to change.
+unsafe fn forget_search_and_cycle(cte: *mut pg_sys::CommonTableExpr) {
+    // SAFETY: see above.
     unsafe {
         (*cte).search_clause = ptr::null_mut();
         (*cte).cycle_clause = ptr::null_mut();

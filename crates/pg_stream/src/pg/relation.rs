@@ -118,14 +118,15 @@ pub fn unless_kept(source: Oid, work: impl FnOnce()) {
 }
 
 fn catalog_table() -> Oid {
-    own_table(c"pgs_stream_tables")
+    own(c"pgs_stream_tables")
 }
 
 fn tracking_table() -> Oid {
-    own_table(c"pgs_change_tracking")
+    own(c"pgs_change_tracking")
 }
 
-fn own_table(name: &CStr) -> Oid {
+/// A relation of the schema `pgstream`.
+pub fn own(name: &CStr) -> Oid {
     // SAFETY: syscache look-ups of constant names.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"pgstream".as_ptr(), false);

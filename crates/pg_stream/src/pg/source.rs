@@ -112,6 +112,23 @@ impl Source {
         }
     }
 
+    /// How a column is stored, and the type below its domains. The name stays empty.
+    pub fn stored(&self, number: i16) -> (StoreColumn, Oid) {
+        // SAFETY: the relation is open; the index is checked.
+        unsafe {
+            let index = usize::try_from(number - 1).expect("a column of the user");
+            let it = &*tuple::attribute((*self.relation).rd_att, index);
+            assert!(!it.attisdropped, "a query reads only columns that exist");
+            let stored = StoreColumn {
+                name: String::new(),
+                ty: it.atttypid,
+                typmod: it.atttypmod,
+                collation: it.attcollation,
+            };
+            (stored, pg_sys::getBaseType(it.atttypid))
+        }
+    }
+
     pub fn triggers(&self) -> Vec<Trigger> {
         // SAFETY: the relation is open; its trigger description is NULL or complete.
         unsafe {

@@ -1,6 +1,6 @@
 //! Tuple stores: rows that the executor can read by name, in memory or spilled to disk.
 
-use std::ffi::CString;
+use std::{cell::OnceCell, ffi::CString};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -39,63 +39,94 @@ pub fn descriptor(columns: &[StoreColumn]) -> pg_sys::TupleDesc {
 
 /// Rows, written once and read by statements under a name.
 pub struct Store {
+    /// Made when it is first used: most stores of a small refresh stay empty.
+    made: OnceCell<Made>,
+    columns: Vec<StoreColumn>,
+    /// Where it is made.
+    context: pg_sys::MemoryContext,
+    owner: pg_sys::ResourceOwner,
+    rows: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Made {
     store: *mut pg_sys::Tuplestorestate,
     descriptor: pg_sys::TupleDesc,
-    rows: u64,
 }
 
 impl Store {
     /// An empty store in the current memory context, which must outlive it.
     pub fn new(columns: &[StoreColumn]) -> Self {
-        let descriptor = descriptor(columns);
-        // SAFETY: plain call; the store lives in the current memory context.
-        let store = unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) };
-        Self { store, descriptor, rows: 0 }
+        // SAFETY: reads variables of this backend.
+        let (context, owner) =
+            unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
+        Self { made: OnceCell::new(), columns: columns.to_vec(), context, owner, rows: 0 }
     }
 
-    /// Takes over a store that somebody else filled.
+    /// Takes over a store in the current memory context that somebody else filled.
     ///
     /// # Safety
     ///
-    /// `store` holds `rows` tuples of `descriptor`, and nobody else ends it.
+    /// `store` holds `rows` tuples with these columns, and nobody else ends it.
     pub(in crate::pg) unsafe fn from_raw(
         store: *mut pg_sys::Tuplestorestate,
-        descriptor: pg_sys::TupleDesc,
+        columns: &[StoreColumn],
         rows: u64,
     ) -> Self {
-        Self { store, descriptor, rows }
+        let mut taken = Self::new(columns);
+        taken.made = OnceCell::from(Made { store, descriptor: descriptor(columns) });
+        taken.rows = rows;
+        taken
+    }
+
+    fn made(&self) -> Made {
+        *self.made.get_or_init(|| {
+            // SAFETY: context and owner are those that `new` found, which outlive the store.
+            unsafe {
+                let context = pg_sys::MemoryContextSwitchTo(self.context);
+                let owner =
+                    std::mem::replace(&mut *(&raw mut pg_sys::CurrentResourceOwner), self.owner);
+                let made = Made {
+                    store: pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem),
+                    descriptor: descriptor(&self.columns),
+                };
+                pg_sys::CurrentResourceOwner = owner;
+                pg_sys::MemoryContextSwitchTo(context);
+                made
+            }
+        })
     }
 
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
+    /// The types of the columns.
+    pub(in crate::pg) fn layout(&self) -> pg_sys::TupleDesc {
+        self.made().descriptor
+    }
+
     /// Appends a row.
     pub fn put(&mut self, values: &[Datum], nulls: &[bool]) {
+        assert_eq!(values.len(), self.columns.len());
+        let Made { store, descriptor } = self.made();
         // SAFETY: the caller passes a value for every column of the descriptor; the store copies.
         unsafe {
-            assert_eq!(values.len(), usize::try_from((*self.descriptor).natts).expect("a count"));
-            pg_sys::tuplestore_putvalues(
-                self.store,
-                self.descriptor,
-                values.as_ptr(),
-                nulls.as_ptr(),
-            );
+            pg_sys::tuplestore_putvalues(store, descriptor, values.as_ptr(), nulls.as_ptr());
         }
         self.rows += 1;
     }
 
     /// Hands over every row.
     pub fn each(&self, mut work: impl FnMut(&[Datum], &[bool])) {
+        let Made { store, descriptor } = self.made();
         // SAFETY: the slot is made for the store's descriptor and dropped after the last use.
         unsafe {
-            let slot = pg_sys::MakeSingleTupleTableSlot(
-                self.descriptor,
-                &raw const pg_sys::TTSOpsMinimalTuple,
-            );
-            let width = (*self.descriptor).natts;
-            pg_sys::tuplestore_rescan(self.store);
-            while pg_sys::tuplestore_gettupleslot(self.store, true, false, slot) {
+            let slot =
+                pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsMinimalTuple);
+            let width = (*descriptor).natts;
+            pg_sys::tuplestore_rescan(store);
+            while pg_sys::tuplestore_gettupleslot(store, true, false, slot) {
                 pg_sys::slot_getsomeattrs_int(slot, width);
                 let width = usize::try_from(width).expect("a count");
                 work(
@@ -109,16 +140,17 @@ impl Store {
 
     /// Makes the rows readable as `name` in the current SPI session.
     pub fn register(&self, name: &str) -> Relation<'_> {
+        let Made { store, descriptor } = self.made();
         // SAFETY: the guard borrows `self`, so store and descriptor outlive it.
-        unsafe { Relation::register(name, self.descriptor, self.store, self.rows) }
+        unsafe { Relation::register(name, descriptor, store, self.rows) }
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if let Some(made) = self.made.get().filter(|_| !std::thread::panicking()) {
             // SAFETY: nobody else ends the store; after an error its memory context goes.
-            unsafe { pg_sys::tuplestore_end(self.store) };
+            unsafe { pg_sys::tuplestore_end(made.store) };
         }
     }
 }

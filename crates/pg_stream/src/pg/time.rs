@@ -37,6 +37,10 @@ pub fn to_epoch(value: TimestampWithTimeZone) -> i64 {
     pg_sys::TimestampTz::from(value).saturating_add(EPOCH_DIFFERENCE)
 }
 
+pub fn milliseconds_between(start: TimestampWithTimeZone, end: TimestampWithTimeZone) -> f64 {
+    (to_epoch(end) - to_epoch(start)) as f64 / 1000.0
+}
+
 /// From 1970 to 2000.
 const EPOCH_DIFFERENCE: i64 = 946_684_800_000_000;
 

@@ -522,6 +522,22 @@ impl Consolidator {
         self.places().collect()
     }
 
+    /// The weight of the row at a place of [`Self::net`].
+    pub fn weight(&self, place: usize) -> i64 {
+        self.arena[place + self.words(place) - 1].cast_signed()
+    }
+
+    /// The first value of the row at a place of [`Self::net`], which must be a bigint and not NULL.
+    pub fn row_id(&self, place: usize) -> i64 {
+        debug_assert!(self.columns[0].ty == pg_sys::INT8OID);
+        // SAFETY: a minimal tuple begins there; it says where its data do, which are aligned.
+        unsafe {
+            let tuple = self.arena[place..].as_ptr();
+            let offset = usize::from((*tuple.cast::<pg_sys::MinimalTupleData>()).t_hoff);
+            tuple.byte_add(offset - HEAP_PREFIX * WORD).read().cast_signed()
+        }
+    }
+
     /// Reads the row at a place of [`Self::net`]: its values, then its weight as the last one.
     pub fn row(&self, place: usize, values: &mut [Datum], nulls: &mut [bool]) -> i64 {
         assert!(values.len() == self.values.len() && nulls.len() == self.values.len());
@@ -560,7 +576,7 @@ impl Consolidator {
                 pg_sys::tuplestore_puttuple(store, &raw mut heap);
                 rows += 1;
             }
-            Store::from_raw(store, descriptor(&self.columns), rows)
+            Store::from_raw(store, &self.columns, rows)
         }
     }
 

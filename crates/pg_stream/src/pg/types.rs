@@ -165,9 +165,6 @@ pub fn is_row(oid: Oid) -> bool {
     is_record(oid) || unsafe { pg_sys::type_is_rowtype(oid) }
 }
 
-/// `boolean`.
-pub const BOOLEAN: Oid = pg_sys::BOOLOID;
-
 /// Whether a table can have columns of the type: not of anonymous rows, for one.
 pub fn is_storable(oid: Oid) -> bool {
     // SAFETY: a look-up in the catalog.
@@ -176,6 +173,12 @@ pub fn is_storable(oid: Oid) -> bool {
 
 /// `bigint`.
 pub const BIGINT: Oid = pg_sys::INT8OID;
+
+/// `integer`.
+pub const INTEGER: Oid = pg_sys::INT4OID;
+
+/// `boolean`.
+pub const BOOLEAN: Oid = pg_sys::BOOLOID;
 
 /// The collation of a type that has none.
 pub const NO_COLLATION: Oid = pg_sys::InvalidOid;

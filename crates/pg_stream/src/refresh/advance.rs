@@ -1,21 +1,25 @@
 //! The frontier and the history: what is read before a refresh and written after it.
 
-use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc};
+use std::{
+    collections::HashMap,
+    ffi::{CStr, CString},
+};
 
-use pgrx::pg_sys::{BuiltinOid, Oid};
+use pgrx::{datum::TimestampWithTimeZone, pg_sys::Oid};
 use pgstream_core::frontier::Frontier;
 
 use crate::{
-    capture,
+    capture::{self, delta::Seen},
     error::Error,
     pg::{
+        lock::Lock,
+        own::{self, OwnRow, OwnTable, Value},
         relation,
         snapshot::Snapshot,
-        spi::{self, Prepared},
         time::{self, Stopwatch},
     },
     refresh::{
-        InitiatedBy, Outcome,
+        Action, InitiatedBy, Outcome,
         definition::{Definition, Differential},
     },
 };
@@ -28,52 +32,25 @@ pub struct State {
     pub fingerprint: Option<String>,
 }
 
-#[derive(Default)]
-struct Kept {
-    read: Option<Rc<Prepared>>,
-    touch: Option<Rc<Prepared>>,
-    others: Option<Rc<Prepared>>,
-    advance: Option<Rc<Prepared>>,
-}
-
-thread_local! {
-    // Never dropped: at process exit PostgreSQL's memory is gone before thread locals are.
-    static KEPT: ManuallyDrop<RefCell<Kept>> = ManuallyDrop::default();
-}
-
-fn kept(
-    slot: impl Fn(&mut Kept) -> &mut Option<Rc<Prepared>>,
-    sql: &str,
-    args: &[BuiltinOid],
-) -> Rc<Prepared> {
-    if let Some(found) = KEPT.with(|kept| slot(&mut kept.borrow_mut()).clone()) {
-        return found;
-    }
-    let args: Vec<Oid> = args.iter().map(|it| spi::type_oid(*it)).collect();
-    let prepared = Rc::new(Prepared::new(sql, &args));
-    KEPT.with(|kept| *slot(&mut kept.borrow_mut()) = Some(Rc::clone(&prepared)));
-    prepared
-}
+const TABLES: &CStr = c"pgs_stream_tables";
+const TABLES_KEY: &CStr = c"pgs_stream_tables_pkey";
 
 impl State {
     pub fn read(pgs_id: i64, snapshot: &Snapshot) -> Result<Self, Error> {
-        let statement = kept(
-            |kept| &mut kept.read,
-            "SELECT consumed, is_populated, needs_reinit, fingerprint \
-             FROM pgstream.pgs_stream_tables WHERE pgs_id = $1",
-            &[BuiltinOid::INT8OID],
-        );
         let mut state = None;
-        statement.query(&[pgs_id.into()], snapshot, |row| {
-            state = Some(Self {
-                frontier: row
-                    .get::<String>(0)
-                    .map(|text| text.parse().expect("only advance writes frontiers")),
-                is_populated: row.get(1).unwrap_or(false),
-                needs_reinit: row.get(2).unwrap_or(false),
-                fingerprint: row.get(3),
-            });
-        });
+        OwnTable::open(TABLES, Lock::AccessShare).find(
+            TABLES_KEY,
+            ("pgs_id", pgs_id),
+            snapshot,
+            |row| {
+                state = Some(Self {
+                    frontier: row.get::<String>("consumed").map(|text| parse(&text)),
+                    is_populated: row.get("is_populated").unwrap_or(false),
+                    needs_reinit: row.get("needs_reinit").unwrap_or(false),
+                    fingerprint: row.get("fingerprint"),
+                });
+            },
+        );
         state.ok_or_else(|| Error::Undefined(format!("number {pgs_id}")))
     }
 
@@ -81,6 +58,10 @@ impl State {
     pub fn is_outdated(&self, differential: &Differential) -> bool {
         self.needs_reinit || self.fingerprint.as_deref() != Some(&differential.fingerprint)
     }
+}
+
+fn parse(frontier: &str) -> Frontier {
+    frontier.parse().expect("only advance writes frontiers")
 }
 
 /// Records a refresh: the frontier (unless nothing was consumed), times, and the history row.
@@ -92,74 +73,102 @@ pub fn store(
     clock: &Stopwatch,
     snapshot: &Snapshot,
 ) {
+    let tables = OwnTable::open(TABLES, Lock::RowExclusive);
+    let row = tables.lock(TABLES_KEY, ("pgs_id", definition.pgs_id), snapshot);
+    let row = row.expect("whoever drops a stream table locks it first");
+    let started = clock.started_at();
     if !outcome.has_consumed {
-        let statement = kept(
-            |kept| &mut kept.touch,
-            "UPDATE pgstream.pgs_stream_tables SET data_timestamp = $2, last_refresh_at = $2, \
-             consecutive_errors = 0 WHERE pgs_id = $1",
-            &[BuiltinOid::INT8OID, BuiltinOid::TIMESTAMPTZOID],
+        tables.update(
+            &row,
+            &[
+                Value::new("data_timestamp", started),
+                Value::new("last_refresh_at", started),
+                Value::new("consecutive_errors", 0),
+            ],
         );
-        statement.execute(&[definition.pgs_id.into(), clock.started_at().into()], snapshot);
         return;
     }
-    let statement = kept(
-        |kept| &mut kept.advance,
-        include_str!("advance.sql"),
-        &[
-            BuiltinOid::INT8OID,
-            BuiltinOid::TIMESTAMPTZOID,
-            BuiltinOid::TIMESTAMPTZOID,
-            BuiltinOid::TEXTOID,
-            BuiltinOid::TEXTOID,
-            BuiltinOid::TEXTOID,
-            BuiltinOid::TEXTOID,
-            BuiltinOid::INT8OID,
-            BuiltinOid::INT8OID,
-            BuiltinOid::INT8OID,
-            BuiltinOid::TEXTOID,
-        ],
-    );
+    let ended = time::current();
+    tables.update(&row, &advanced(definition, outcome, frontier, (started, ended), &row));
+    if outcome.action != Action::NoData {
+        record(definition, outcome, by, (started, ended));
+    }
+}
+
+/// What a refresh that consumed changes leaves in the catalog.
+fn advanced(
+    definition: &Definition,
+    outcome: &Outcome,
+    frontier: &Frontier,
+    (started, ended): (TimestampWithTimeZone, TimestampWithTimeZone),
+    row: &OwnRow,
+) -> Vec<Value> {
     let fingerprint = definition.differential.as_ref().map(|it| it.fingerprint.clone());
+    let mut values = vec![
+        Value::new("consumed", frontier.to_string()),
+        Value::json("frontier", &frontier_for_people(definition, frontier)),
+        Value::new("fingerprint", fingerprint),
+        Value::new("data_timestamp", started),
+        Value::new("last_refresh_at", ended),
+        Value::new("is_populated", true),
+        Value::new("consecutive_errors", 0),
+    ];
+    // Whoever sets it while a refresh runs must find it set afterwards.
+    let is_full = row.get::<String>("refresh_mode").as_deref() == Some("FULL");
+    if outcome.action == Action::Reinitialize || is_full {
+        values.push(Value::new("needs_reinit", false));
+    }
+    if !matches!(outcome.action, Action::Differential | Action::NoData) {
+        values.push(Value::new("last_full_ms", time::milliseconds_between(started, ended)));
+    }
+    if row.get::<String>("status").as_deref() == Some("INITIALIZING") {
+        values.push(Value::new("status", "ACTIVE"));
+        values.push(Value::new("updated_at", ended));
+    }
+    values
+}
+
+/// Adds a row to the history.
+fn record(
+    definition: &Definition,
+    outcome: &Outcome,
+    by: InitiatedBy,
+    (started, ended): (TimestampWithTimeZone, TimestampWithTimeZone),
+) {
     let count = |it: u64| i64::try_from(it).expect("fewer than 2^63 rows");
-    let people = frontier_for_people(definition, frontier);
-    statement.execute(
-        &[
-            definition.pgs_id.into(),
-            clock.started_at().into(),
-            time::current().into(),
-            frontier.to_string().into(),
-            people.into(),
-            fingerprint.into(),
-            outcome.action.as_str().to_owned().into(),
-            count(outcome.inserted).into(),
-            count(outcome.updated).into(),
-            count(outcome.deleted).into(),
-            by.as_str().to_owned().into(),
-        ],
-        snapshot,
-    );
+    OwnTable::open(c"pgs_refresh_history", Lock::RowExclusive).insert(&[
+        Value::new("refresh_id", own::next_value(c"pgs_refresh_history_refresh_id_seq")),
+        Value::new("pgs_id", definition.pgs_id),
+        Value::new("data_timestamp", started),
+        Value::new("start_time", started),
+        Value::new("end_time", ended),
+        Value::new("action", outcome.action.as_str()),
+        Value::new("status", "COMPLETED"),
+        Value::new("rows_inserted", count(outcome.inserted)),
+        Value::new("rows_updated", count(outcome.updated)),
+        Value::new("rows_deleted", count(outcome.deleted)),
+        Value::new("initiated_by", by.as_str()),
+    ]);
 }
 
 /// The frontier as JSON: the snapshot, and for each source the position in the WAL.
-fn frontier_for_people(definition: &Definition, frontier: &Frontier) -> String {
+fn frontier_for_people(definition: &Definition, frontier: &Frontier) -> CString {
     let lsn = crate::pg::frontier::current_lsn();
-    let sources: Vec<String> = definition
-        .tracked_sources()
-        .iter()
-        .map(|it| format!("\"{}\": \"{lsn}\"", it.to_u32()))
-        .collect();
-    format!(
-        "{{\"snapshot\": \"{frontier}\", \"lsn\": \"{lsn}\", \"sources\": {{{}}}}}",
-        sources.join(", ")
-    )
+    let position = |it: &Oid| format!("\"{}\": \"{lsn}\"", it.to_u32());
+    let sources: Vec<String> = definition.tracked_sources().iter().map(position).collect();
+    let sources = sources.join(", ");
+    let text =
+        format!("{{\"snapshot\": \"{frontier}\", \"lsn\": \"{lsn}\", \"sources\": {{{sources}}}}}");
+    CString::new(text).expect("numbers have no NUL")
 }
 
-/// Removes from the buffers what every reader has consumed.
-pub fn clean_buffers(definition: &Definition, frontier: &Frontier) {
+/// Removes from the buffers what every reader has consumed. `seen` are the rows of each that the
+/// refresh saw, as far as it looked.
+pub fn clean_buffers(definition: &Definition, frontier: &Frontier, seen: &HashMap<Oid, Vec<Seen>>) {
     for source in definition.tracked_sources() {
         relation::unless_kept(source, || {
             if let Some(frontiers) = frontiers_of_readers(definition.pgs_id, source, frontier) {
-                capture::cleanup(source, &frontiers, true);
+                capture::cleanup(source, &frontiers, seen.get(&source).map(Vec::as_slice));
             }
         });
     }
@@ -168,22 +177,26 @@ pub fn clean_buffers(definition: &Definition, frontier: &Frontier) {
 /// The frontiers of all readers of `source`, with `own` for this one; `None` while a reader has
 /// none, because its first refresh may be under way.
 fn frontiers_of_readers(pgs_id: i64, source: Oid, own: &Frontier) -> Option<Vec<Frontier>> {
-    let others = kept(
-        |kept| &mut kept.others,
-        "SELECT s.consumed FROM pgstream.pgs_dependencies d \
-         JOIN pgstream.pgs_stream_tables s USING (pgs_id) \
-         WHERE d.source_relid = $1 AND d.pgs_id <> $2 AND s.refresh_mode = 'DIFFERENTIAL'",
-        &[BuiltinOid::OIDOID, BuiltinOid::INT8OID],
+    let snapshot = Snapshot::latest();
+    let mut readers = Vec::new();
+    OwnTable::open(c"pgs_dependencies", Lock::AccessShare).find(
+        c"pgs_dependencies_source_relid_idx",
+        ("source_relid", source),
+        &snapshot,
+        |row| readers.extend(row.get::<i64>("pgs_id").filter(|it| *it != pgs_id)),
     );
     let mut frontiers = Some(vec![own.clone()]);
-    others.query(&[source.into(), pgs_id.into()], &Snapshot::latest(), |row| {
-        match row.get::<String>(0) {
-            Some(text) => {
-                let parsed = text.parse().expect("only advance writes frontiers");
-                frontiers.iter_mut().for_each(|it| it.push(Frontier::clone(&parsed)));
+    let tables = OwnTable::open(TABLES, Lock::AccessShare);
+    for reader in readers {
+        tables.find(TABLES_KEY, ("pgs_id", reader), &snapshot, |row| {
+            if row.get::<String>("refresh_mode").as_deref() != Some("DIFFERENTIAL") {
+                return;
             }
-            None => frontiers = None,
-        }
-    });
+            match row.get::<String>("consumed") {
+                Some(text) => frontiers.iter_mut().for_each(|it| it.push(parse(&text))),
+                None => frontiers = None,
+            }
+        });
+    }
     frontiers
 }

@@ -13,6 +13,7 @@ use crate::{
         snapshot::Snapshot,
         spi::{self, Session},
         store::{Store, StoreColumn},
+        write::{Target, Work},
     },
     refresh::statements::{Kind, Statements, size_class},
 };
@@ -102,10 +103,9 @@ impl Change {
 
 /// Whether looking up each row beats reading the whole table. The planner cannot know: it has no
 /// statistics of what it joins the table with, and takes row ids to repeat there.
-fn prefers_look_ups(storage: &Storage, rows: u64) -> bool {
+fn prefers_look_ups(table: Oid, rows: u64) -> bool {
     /// A look-up takes about as long as reading this part of a page in sequence.
     const LOOK_UPS_IN_A_PAGE: u64 = 10;
-    let table = name::resolve(&storage.table).expect("the table of a storage exists");
     rows < u64::from(relation::pages(table)) * LOOK_UPS_IN_A_PAGE
 }
 
@@ -117,7 +117,8 @@ pub struct Counts {
     pub deleted: u64,
 }
 
-/// Writes `change` into the storage of `stage`; counts what the statements did.
+/// Writes `change` into the storage of `stage`; counts the rows that were found and written. Rows
+/// that are known by their place, and new ones, need no statement where the table allows it.
 pub fn apply(
     change: &Change,
     stage_index: usize,
@@ -129,12 +130,16 @@ pub fn apply(
     _session: &Session,
 ) -> Counts {
     let fixed = stage.fixed();
+    let table = name::resolve(&storage.table).expect("the table of a storage exists");
     let mut run = |store: &Store, name: &str, kind: Kind| {
         if store.rows() == 0 {
             return 0;
         }
+        if let Some(written) = write(store, table, storage, &fixed, (kind, matching), snapshot) {
+            return written;
+        }
         let _relation = store.register(name);
-        let _settings = prefers_look_ups(storage, store.rows()).then(LocalSettings::only_look_ups);
+        let _settings = prefers_look_ups(table, store.rows()).then(LocalSettings::only_look_ups);
         let statement = statements.get((stage_index, kind, vec![size_class(store.rows())]), || {
             let all = sql::apply(storage, &fixed, matching);
             match kind {
@@ -150,4 +155,41 @@ pub fn apply(
         updated: run(&change.updated, "__pgs_updated", Kind::Update),
         inserted: run(&change.added, "__pgs_added", Kind::Insert),
     }
+}
+
+/// As the statement of this kind, without one; `None` where it takes SQL.
+fn write(
+    store: &Store,
+    table: Oid,
+    storage: &Storage,
+    fixed: &[usize],
+    (kind, matching): (Kind, &Matching),
+    snapshot: &Snapshot,
+) -> Option<u64> {
+    // Where a row changed after the transaction began, the statement's error says to try again.
+    let by_place = *matching == Matching::Ctid && !relation::is_strict_transaction();
+    let work = match kind {
+        Kind::Insert => Work::Insert,
+        Kind::Update if by_place => Work::Update,
+        Kind::Delete if by_place => Work::Delete,
+        _ => return None,
+    };
+    let state = storage.state.iter().map(|it| it.0.as_str());
+    let count = storage.counted.then_some(sql::COUNT);
+    let values: Vec<&str> =
+        storage.columns.iter().map(String::as_str).chain(state).chain(count).collect();
+    // The stores begin with the row id or the place; then come the values.
+    let column = |name: &str| {
+        if name == sql::ROW_ID {
+            return (work == Work::Insert).then_some(0);
+        }
+        let quoted = sql::quote(name);
+        let value = values.iter().position(|it| *it == name || *it == quoted)?;
+        (work == Work::Insert || work == Work::Update && !fixed.contains(&value))
+            .then_some(value + 1)
+    };
+    let mut target = Target::open(table, work, store, column)?;
+    let written = target.write(work, store, snapshot);
+    target.close();
+    Some(written)
 }

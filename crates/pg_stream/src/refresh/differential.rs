@@ -386,13 +386,12 @@ pub fn content_change(
     // Row id, values, weight.
     let width = values.len() + 2;
     let (mut row, mut nulls) = (vec![Datum::from(0); width], vec![false; width]);
-    let row_id = |row: &[Datum]| row[0].value() as i64;
     // Row id → the row that goes, until it is paired.
     let mut gone: HashMap<i64, usize> = HashMap::new();
     if is_keyed {
         for (index, place) in net.iter().enumerate() {
-            if rows.row(*place, &mut row, &mut nulls) == -1 {
-                gone.insert(row_id(&row), index);
+            if rows.weight(*place) == -1 {
+                gone.insert(rows.row_id(*place), index);
             }
         }
     }
@@ -402,10 +401,11 @@ pub fn content_change(
         if gone.is_empty() {
             break;
         }
-        if rows.row(*place, &mut row, &mut nulls) != 1 {
+        if rows.weight(*place) != 1 {
             continue;
         }
-        if let Some(old) = gone.remove(&row_id(&row)) {
+        if let Some(old) = gone.remove(&rows.row_id(*place)) {
+            rows.row(*place, &mut row, &mut nulls);
             paired[old] = true;
             paired[index] = true;
             both.resize(width, Datum::from(0));

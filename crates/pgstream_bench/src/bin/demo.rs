@@ -2,7 +2,8 @@
 //! refresh streams and after updates, and compared row by row with the queries themselves; then the
 //! same with Nexmark's stream of events.
 //!
-//! `--scale 0.1` is the default; scale 1 is a million events of Nexmark. Fails if a stream table differs from its query, or if a refresh
+//! `--scale 0.1` is the default, with 100 thousand events of Nexmark; more than 300 thousand are
+//! never made. Fails if a stream table differs from its query, or if a refresh
 //! was not incremental.
 
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
 fn run(scale: f64) -> Result<bool> {
     let tpch = tpch::demo::run(scale)?;
     println!();
-    Ok(nexmark::run((scale * 1e6) as i64)? && tpch)
+    Ok(nexmark::run((scale * 1e6).min(3e5) as i64)? && tpch)
 }
 
 fn scale(mut arguments: impl Iterator<Item = String>) -> Result<f64> {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     model::{
-        Content, History, Row, ZSet, expression::Expression, parser::expression, value::Value,
+        Content, Database, History, Row, ZSet, expression::Expression, parser::expression, run,
+        value::Value,
     },
     plan::{Plan, Source},
     recursion::ITSELF,
@@ -91,7 +92,20 @@ pub fn eval(plan: &Plan, history: &History) -> ZSet {
             }
             all
         }
-        Plan::Expand { .. } => panic!("no model yet"),
+        Plan::Expand { input, item, columns, outer } => {
+            let mut expanded = ZSet::default();
+            for (row, weight) in eval(input, history).iter() {
+                let sql = item.print(|it| literal(&row[it]));
+                let mut rows = run(&sql, &Database::new()).rows;
+                if rows.is_empty() && *outer {
+                    rows.push(vec![Value::Null; columns.len()]);
+                }
+                for added in rows {
+                    expanded.add(row.iter().cloned().chain(added).collect(), weight);
+                }
+            }
+            expanded
+        }
         Plan::Window { input, calls, filter, .. } => {
             let calls: Vec<_> = calls.iter().map(|(it, _)| parsed(it)).collect();
             let filter = filter.as_ref().map(parsed);
@@ -154,6 +168,15 @@ fn aggregate(input: &ZSet, keys: &[usize], calls: &[Expression]) -> ZSet {
         keys.chain(calls.iter().map(|it| it.evaluate_aggregate(rows))).collect::<Row>()
     };
     groups.values().map(output).collect()
+}
+
+/// A value as SQL, as far as items of [`Plan::Expand`] read them in tests.
+fn literal(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Int(it) => format!("({it})"),
+        other => panic!("{other:?} in an item"),
+    }
 }
 
 fn parsed(scalar: &Scalar) -> Expression {

@@ -72,6 +72,10 @@ enum Source {
     Table(String, String),
     Query(Query, String),
     Joined(Box<FromItem>),
+    /// `LATERAL (query) AS alias (columns)`.
+    Lateral(Query, String, Vec<String>),
+    /// `generate_series(first, last) AS alias (column)`.
+    Series(Box<[Expression; 2]>, String, Vec<String>),
 }
 
 impl Parser {
@@ -157,6 +161,22 @@ impl Parser {
     }
 
     fn source(&mut self) -> Source {
+        if self.accept_words(&["LATERAL"]) {
+            self.expect("(");
+            let query = self.query();
+            self.expect(")");
+            let alias = self.alias().expect("an alias");
+            return Source::Lateral(query, alias, self.column_aliases());
+        }
+        if self.accept_words(&["generate_series"]) {
+            self.expect("(");
+            let first = self.expression();
+            self.expect(",");
+            let last = self.expression();
+            self.expect(")");
+            let alias = self.alias().expect("an alias");
+            return Source::Series(Box::new([first, last]), alias, self.column_aliases());
+        }
         if !self.accept("(") {
             self.accept_words(&["ONLY"]);
             let mut name = self.name();
@@ -175,6 +195,15 @@ impl Parser {
         let query = self.query();
         self.expect(")");
         Source::Query(query, self.alias().unwrap_or_default())
+    }
+
+    fn column_aliases(&mut self) -> Vec<String> {
+        if !self.accept("(") {
+            return Vec::new();
+        }
+        let names = self.comma_separated(Self::name);
+        self.expect(")");
+        names
     }
 
     fn alias(&mut self) -> Option<String> {
@@ -208,6 +237,21 @@ impl Source {
             // It does not see its neighbours in FROM.
             Self::Query(query, alias) => (query.run(scope), alias),
             Self::Joined(item) => return item.run(scope),
+            Self::Lateral(query, alias, columns) => {
+                (Relation { columns: columns.clone(), ..query.run(scope) }, alias)
+            }
+            Self::Series(ends, alias, columns) => {
+                let row = Row::new();
+                let rows = [&row];
+                let context = Context { scope, ..Context::of(&[], &rows) };
+                let rows = match ends.each_ref().map(|it| it.evaluate(context)) {
+                    [Value::Null, _] | [_, Value::Null] => Vec::new(),
+                    [first, last] => {
+                        (first.to_int()..=last.to_int()).map(|it| vec![Value::Int(it)]).collect()
+                    }
+                };
+                (Relation { columns: columns.clone(), rows }, alias)
+            }
         };
         let names = relation.columns.into_iter().map(|it| (alias.clone(), it)).collect();
         Product { names, rows: relation.rows, scope }
@@ -222,6 +266,26 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
+    /// Joins each row with those of a source that sees it, if the source is LATERAL.
+    fn join_source(self, source: &Source, on: Option<&Expression>, is_left: bool) -> Self {
+        if !matches!(source, Source::Lateral(..)) {
+            let right = source.run(self.scope);
+            return self.join(right, on, is_left);
+        }
+        let joined = |row: &Row| {
+            let rows = [row];
+            let context = Context { scope: self.scope, ..Context::of(&self.names, &rows) };
+            let right = source.run(Scope { outer: Some(&context), ..self.scope });
+            let right = Product { names: right.names, rows: right.rows, scope: self.scope };
+            let (names, rows) = (self.names.clone(), vec![row.clone()]);
+            let joined = Product { names, rows, scope: self.scope }.join(right, on, is_left);
+            (joined.names, joined.rows)
+        };
+        let (names, _) = joined(&vec![Value::Null; self.names.len()]);
+        let rows = self.rows.iter().flat_map(|it| joined(it).1).collect();
+        Self { names, rows, scope: self.scope }
+    }
+
     fn join(self, right: Self, on: Option<&Expression>, is_left: bool) -> Self {
         for (alias, _) in &right.names {
             assert!(
@@ -257,8 +321,13 @@ impl Product<'_> {
 
 impl FromItem {
     fn run<'a>(&self, scope: Scope<'a>) -> Product<'a> {
-        self.joins.iter().fold(self.first.run(scope), |product, join| {
-            product.join(join.right.run(scope), join.on.as_ref(), join.is_left)
+        self.joined_to(Product { names: Vec::new(), rows: vec![Vec::new()], scope })
+    }
+
+    fn joined_to<'a>(&self, before: Product<'a>) -> Product<'a> {
+        let first = before.join_source(&self.first, None, false);
+        self.joins.iter().fold(first, |product, join| {
+            product.join_source(&join.right, join.on.as_ref(), join.is_left)
         })
     }
 }
@@ -266,8 +335,10 @@ impl FromItem {
 impl Select {
     fn run(&self, scope: Scope<'_>) -> Relation {
         let unit = Product { names: Vec::new(), rows: vec![Vec::new()], scope };
-        let mut product =
-            self.from.iter().fold(unit, |product, from| product.join(from.run(scope), None, false));
+        let mut product = self.from.iter().fold(unit, |product, from| match from.first {
+            Source::Lateral(..) => from.joined_to(product),
+            _ => product.join(from.run(scope), None, false),
+        });
         if let Some(condition) = &self.condition {
             let rows = std::mem::take(&mut product.rows);
             product.rows = rows

@@ -255,6 +255,16 @@ impl Writer<'_> {
         )
     }
 
+    /// Columns of the body that are grouped by and read by calls that are evaluated again.
+    fn rescanned_keys(&self) -> Vec<usize> {
+        let rescanned = self.head.calls.iter().filter(|it| aggregate::is_rescanned(it));
+        let mut read: Vec<usize> = rescanned.flat_map(|it| it.call.columns()).collect();
+        read.retain(|it| self.head.keys.contains(it));
+        read.sort_unstable();
+        read.dedup();
+        read
+    }
+
     fn rescan(&self, null_keys: bool) -> String {
         let body = Printer::new(self.storages).unweighted(&self.stage.body);
         let keys = self.key_names();
@@ -270,12 +280,16 @@ impl Writer<'_> {
             &|it| format!("q.k{it}"),
             null_keys,
         );
+        // A call can have a grouping column for a constant (a direct argument of an ordered-set
+        // aggregate). It is the same throughout the group, so it divides no group.
+        let constants = self.rescanned_keys();
+        let constants: String = constants.iter().map(|it| format!(", b.c{it}")).collect();
         let groups = if keys.is_empty() {
             format!("SELECT 0::int8 AS rid, count(*) AS n{values} FROM {body} AS b")
         } else {
             format!(
                 "SELECT q.rid, {key_list}count(*) AS n{values}{images} FROM __pgs_keys AS q \
-                 JOIN {body} AS b ON {} GROUP BY q.rid, {}",
+                 JOIN {body} AS b ON {} GROUP BY q.rid, {}{constants}",
                 same_body.join(" AND "),
                 grouping.join(", "),
             )

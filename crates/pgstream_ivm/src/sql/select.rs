@@ -184,7 +184,10 @@ impl<'a> Printer<'a> {
             Plan::MarkChange { left, right, change, on, .. } => {
                 self.mark_change((left, right, change), on.as_ref())
             }
-            Plan::Expand { .. } => panic!("no rule yet"),
+            Plan::Expand { input, item, columns, outer } => {
+                let select = self.select(input);
+                self.expanded(select, item, (columns.len(), *outer))
+            }
             Plan::Aggregate { .. } | Plan::Window { .. } | Plan::Recurse { .. } => {
                 panic!("it is the head of a stage")
             }
@@ -262,6 +265,29 @@ impl<'a> Printer<'a> {
             computes: true,
         };
         self.nested(&select, width + 1)
+    }
+
+    /// Adds `item`, which has so many columns, and is the right side of a LEFT JOIN if `outer`.
+    fn expanded(&mut self, select: Select, item: &Scalar, (width, outer): (usize, bool)) -> Select {
+        let mut select = select;
+        if select.computes || (outer && select.from.is_empty()) {
+            let columns = select.columns.len();
+            select = self.nested(&select, columns);
+        }
+        let item = item.print(|it| select.columns[it].clone());
+        let alias = self.alias();
+        let names: Vec<String> = (0..width).map(|it| format!("c{it}")).collect();
+        // A sub-query without columns has no column list.
+        let list = if names.is_empty() { String::new() } else { format!("({})", names.join(", ")) };
+        let item = format!("LATERAL ({item}) AS {alias}{list}");
+        if outer {
+            let join = format!("({} LEFT JOIN {item} ON true)", cross_join(&select.from));
+            select.from = vec![join];
+        } else {
+            select.from.push(item);
+        }
+        select.columns.extend(names.iter().map(|it| format!("{alias}.{it}")));
+        select
     }
 
     /// Wraps `select` as a sub-select in FROM.

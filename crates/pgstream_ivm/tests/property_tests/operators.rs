@@ -5,8 +5,8 @@ use pgstream_ivm::{
     plan::{Plan, Source},
     stage::stage,
     testing::{
-        TABLES, aggregate, cross_join, database, filter, full_join, join, left_join, mark, project,
-        recursive, scan, scan_columns, union_all, window,
+        TABLES, aggregate, cross_join, database, expand, filter, full_join, join, left_join, mark,
+        project, recursive, scan, scan_columns, union_all, window,
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -74,6 +74,52 @@ fn joins() {
     ]));
     let computed = project(join(scan("a"), scan("c"), "#0 = #2"), &["#0 + #2", "#3", "#1"]);
     check(&filter(join(computed, scan("d"), "#0 = #3 + 1"), "#2 IS NULL OR #2 > 0"));
+}
+
+/// The numbers from 1 to column `#0`.
+fn series(input: Plan, outer: bool) -> Plan {
+    expand(input, "SELECT i1.x FROM generate_series(1, #0) AS i1(x)", &["x"], outer)
+}
+
+#[test]
+fn expansions() {
+    for outer in [false, true] {
+        let series = |input| series(input, outer);
+        check(&series(scan("a")));
+        check(&filter(series(filter(scan("a"), "#0 < 3")), "#2 = 1 OR #2 IS NULL"));
+        check(&series(join(scan("a"), scan("b"), "#0 = #2")));
+        check(&join(series(scan("a")), scan("b"), "#2 = #3"));
+        check(&join(scan("b"), series(scan("a")), "#0 = #4"));
+        check(&series(series(scan("a"))));
+        check(&series(project(scan("a"), &["#0 + 1", "#1"])));
+        check(&series(union_all([scan("a"), scan("a")])));
+        check(&series(scan("a").distinct()));
+        check(&aggregate(series(scan("a")), &[2], &["count(*)", "sum(#1)"]));
+        check(&aggregate(series(join(scan("a"), scan("a"), "#0 = #2")), &[4], &["max(#1)"]));
+        let condition = "SELECT i1.x FROM generate_series(1, #0) AS i1(x) WHERE i1.x = #1";
+        check(&expand(scan("a"), condition, &["x"], outer));
+        check(&expand(scan("a"), "SELECT FROM generate_series(1, #0) AS i1(x)", &[], outer));
+        let constant = "SELECT i1.x FROM generate_series(1, 2) AS i1(x)";
+        check(&cross_join(scan("a"), expand(Plan::Unit, constant, &["x"], outer)));
+        check(&expand(cross_join(Plan::Unit, scan("a")), constant, &["x"], outer));
+    }
+}
+
+#[test]
+fn set_operations_by_counting() {
+    let sides = || {
+        union_all([
+            project(scan("a"), &["#0", "#1", "1", "0"]),
+            project(scan("d"), &["#0", "#0", "0", "1"]),
+        ])
+    };
+    let counts = || aggregate(sides(), &[0, 1], &["sum(#2)", "sum(#3)"]);
+    check(&project(filter(counts(), "#2 > 0 AND #3 > 0"), &["#0", "#1"]));
+    check(&project(filter(counts(), "#2 > 0 AND #3 = 0"), &["#0", "#1"]));
+    for copies in ["LEAST(#2, #3)", "#2 - #3"] {
+        let item = format!("SELECT FROM generate_series(1, {copies}) AS i1(x)");
+        check(&project(expand(counts(), &item, &[], false), &["#0", "#1"]));
+    }
 }
 
 #[test]

@@ -314,3 +314,30 @@ fn group_keys_of_several_types() {
         changes: &["UPDATE t SET a = NULL, j = NULL WHERE id < 4", "UPDATE t SET e = ARRAY[1, 2] WHERE id % 2 = 0", "DELETE FROM t WHERE id > 6", "UPDATE t SET a = 'x', b = NULL, c = NULL, d = NULL, e = NULL, j = 'null'"],
     });
 }
+
+#[test]
+fn ordered_set_aggregates_with_grouping_columns_as_direct_arguments() {
+    crate::windows::maintained(Scenario {
+        tables: ORDERS,
+        query: "SELECT b, qty, percentile_disc(qty / 10.0) WITHIN GROUP (ORDER BY id) AS p, rank(qty) WITHIN GROUP (ORDER BY id) AS r FROM orders GROUP BY b, qty",
+        changes: CHANGES,
+    });
+}
+
+#[test]
+fn hypothetical_set_aggregates() {
+    crate::windows::maintained(Scenario {
+        tables: ORDERS,
+        query: "SELECT region, rank(3) WITHIN GROUP (ORDER BY qty) AS r, dense_rank(5) WITHIN GROUP (ORDER BY qty DESC) AS d, percent_rank(4) WITHIN GROUP (ORDER BY qty) AS p, cume_dist(4) WITHIN GROUP (ORDER BY qty) AS c FROM orders GROUP BY region",
+        changes: CHANGES,
+    });
+}
+
+#[test]
+fn aggregates_of_json_and_ranges() {
+    crate::windows::maintained(Scenario {
+        tables: ORDERS,
+        query: "SELECT region, json_arrayagg(qty ORDER BY id) AS ja, json_objectagg(id: qty) FILTER (WHERE id = 1) AS jo, range_agg(int4range(id, id + 2)) AS ra, range_intersect_agg(int4range(id, 100)) AS ri, count((region, b)) AS cr FROM orders GROUP BY region",
+        changes: CHANGES,
+    });
+}
