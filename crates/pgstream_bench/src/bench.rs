@@ -6,6 +6,7 @@
 mod change;
 mod explain;
 mod matrix;
+mod operators;
 mod report;
 mod shapes;
 mod single;
@@ -27,6 +28,8 @@ pub struct Options {
     pub shape: Option<String>,
     /// Only this number of rows, and only the matrix.
     pub rows: Option<usize>,
+    /// Only the table of operators.
+    pub only_operators: bool,
     /// Print the plans of a refresh that missed its bar.
     pub explain: bool,
     /// Write docs/BENCHMARK.md.
@@ -51,8 +54,13 @@ impl Options {
 pub fn run(options: &Options) -> Result<()> {
     let mut client = server::create_database(DATABASE)?;
     let mut report = Report::new(machine(&mut client)?);
-    matrix::run(&mut client, options, &mut report)?;
-    if !options.only_matrix() {
+    if !options.only_operators {
+        matrix::run(&mut client, options, &mut report)?;
+    }
+    if options.only_operators || !options.only_matrix() {
+        operators::run(&mut client, options, &mut report)?;
+    }
+    if !options.only_operators && !options.only_matrix() {
         single::run(&mut client, options, &mut report)?;
         writes::run(&mut client, options, &mut report)?;
     }

@@ -52,6 +52,20 @@ pub struct Outer<'a> {
     on: Vec<Node<'a>>,
 }
 
+impl<'a> Outer<'a> {
+    /// Whether something in it refers to items before it or to queries around. A FULL JOIN cannot be
+    /// joined to these first.
+    fn refers_outside(&self, scope: &Scope<'_, 'a>) -> bool {
+        let sides = [&self.preserved, &self.optional];
+        let own: BTreeSet<usize> = sides.iter().flat_map(|it| it.entries()).collect();
+        let is_outside = |it: ColumnRef| it.levels_up > 0 || !own.contains(&it.entry);
+        let conditions = sides.iter().flat_map(|it| it.all_conditions());
+        let queries = own.iter().filter_map(|it| Some(lateral_query(scope, *it)?.node()));
+        let mut nodes = conditions.chain(self.on.iter().copied()).chain(queries);
+        !self.is_full && nodes.any(|it| it.free_columns().into_iter().any(is_outside))
+    }
+}
+
 /// Items that are joined by inner joins, and the conditions on them.
 #[derive(Default)]
 pub struct Side<'a> {
@@ -262,7 +276,17 @@ fn lower_side<'a>(
                 let columns = used.columns.get(entry).cloned().unwrap_or_default();
                 lower_leaf(lowering, scope, *entry, &columns.into_keys().collect())?
             }
-            Item::Outer(outer) => lower_outer(lowering, scope, used, outer, &mut conditions)?,
+            // (X × A) ⟕ B = X × (A ⟕ B), so that what refers to X finds it.
+            Item::Outer(outer) if joined.is_some() && outer.refers_outside(scope) => {
+                let seed = joined.take();
+                let next = lower_outer(lowering, scope, used, outer, (seed, &mut conditions))?;
+                present.extend(entries);
+                joined = Some(filtered(next, &mut conditions, &present)?);
+                continue;
+            }
+            Item::Outer(outer) => {
+                lower_outer(lowering, scope, used, outer, (None, &mut conditions))?
+            }
         };
         let next = filtered(next, &mut conditions, &entries)?;
         present.extend(entries);
@@ -290,13 +314,14 @@ fn lateral_query<'a>(scope: &Scope<'_, 'a>, entry: usize) -> Option<Query<'a>> {
     }
 }
 
-/// Lowers an outer join, with those of the conditions `above` that can move below it.
+/// Lowers an outer join, with those of the conditions `above` that can move below it. Its preserved
+/// side starts with the seed.
 fn lower_outer<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,
     used: &Used<'_, 'a>,
     outer: &Outer<'a>,
-    above: &mut Vec<Condition<'a>>,
+    (seed, above): (Option<From>, &mut Vec<Condition<'a>>),
 ) -> Result<From, Refusal> {
     let mut on: Vec<Condition<'a>> = outer.on.iter().map(|it| Condition::new(*it)).collect();
     let (mut on_preserved, mut on_optional) = (Vec::new(), Vec::new());
@@ -305,7 +330,7 @@ fn lower_outer<'a>(
         if let [Item::Leaf(entry)] = outer.optional.items.as_slice()
             && let Some(query) = lateral_query(scope, *entry)
         {
-            let side = (None, on_preserved);
+            let side = (seed, on_preserved);
             let left = lower_side(lowering, scope, used, &outer.preserved, side)?;
             let attributes = used.columns.get(entry).map(attribute_list).unwrap_or_default();
             let item = (query, *entry, attributes.as_slice());
@@ -313,7 +338,7 @@ fn lower_outer<'a>(
         }
         on_optional = take_ready(&mut on, &outer.optional.entries());
     }
-    let preserved = lower_side(lowering, scope, used, &outer.preserved, (None, on_preserved))?;
+    let preserved = lower_side(lowering, scope, used, &outer.preserved, (seed, on_preserved))?;
     let optional = lower_side(lowering, scope, used, &outer.optional, (None, on_optional))?;
     let (places, schema) = side_by_side(&preserved, &optional);
     let on: Vec<_> = on.into_iter().map(|it| it.expression).collect();

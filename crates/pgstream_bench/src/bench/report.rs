@@ -1,5 +1,6 @@
 //! What was measured, the bars, and both as text.
 
+use super::operators;
 use super::shapes::SHAPES;
 use crate::table::{Table, ms, times};
 
@@ -62,6 +63,7 @@ pub struct Report {
     /// Shape, rows, and the milliseconds of creation and of CREATE TABLE AS with its key.
     pub creations: Vec<(&'static str, usize, f64, f64)>,
     pub measures: Vec<Measure>,
+    pub operators: Vec<operators::Row>,
     failures: Vec<String>,
 }
 
@@ -84,9 +86,10 @@ impl Report {
 
     pub fn plain(&self) -> String {
         format!(
-            "{}\n\n{}\n{}\n{}\n{}",
+            "{}\n\n{}\n{}\n{}\n{}\n{}",
             self.machine,
             self.matrix().plain(),
+            self.operator_table().plain(),
             self.growth().plain(),
             self.bars().plain(),
             self.failures.iter().map(|f| format!("FAILED: {f}\n")).collect::<String>()
@@ -99,6 +102,7 @@ impl Report {
             .replace("$MACHINE", &self.machine)
             .replace("$BARS\n", &self.bars().markdown())
             .replace("$MATRIX\n", &self.matrix().markdown())
+            .replace("$OPERATORS\n", &self.operator_table().markdown())
             .replace("$GROWTH\n", &self.growth().markdown())
             .replace("$FAILURES\n", &failures)
     }
@@ -130,6 +134,34 @@ impl Report {
                 times(cell.full / cell.differential),
                 times(cell.view / cell.differential),
                 cell.verdict().map_or("", verdict).to_owned(),
+            ]);
+        }
+        table
+    }
+
+    /// One row for each operator and change.
+    fn operator_table(&self) -> Table {
+        let mut table = Table::new(&[
+            "operator",
+            "rows",
+            "changed",
+            "differential",
+            "mat. view",
+            "view/diff",
+            "bar",
+            "",
+        ]);
+        for row in &self.operators {
+            let is_small = row.rows == MILLION && row.changed == 1;
+            table.push(vec![
+                row.name.to_owned(),
+                row.rows.to_string(),
+                row.changed.to_string(),
+                ms(row.differential),
+                ms(row.view),
+                times(row.view / row.differential),
+                if is_small { verdict(row.differential <= 5.0).to_owned() } else { String::new() },
+                if row.is_whole { "evaluated as a whole".to_owned() } else { String::new() },
             ]);
         }
         table
@@ -220,6 +252,12 @@ impl Report {
                 let what = format!("create on 1 million: {shape}");
                 push(&what, "at most 1.5 x CREATE TABLE AS + key", shown, Some(ratio <= 1.5));
             }
+        }
+        let small = self.operators.iter().filter(|it| it.rows == MILLION && it.changed == 1);
+        if let Some(worst) = small.max_by(|a, b| a.differential.total_cmp(&b.differential)) {
+            let shown = format!("{} ms ({})", ms(worst.differential), worst.name);
+            let what = "1 row of 1 million, slowest operator";
+            push(what, "at most 5 ms", shown, Some(worst.differential <= 5.0));
         }
         for m in &self.measures {
             push(&m.what, &m.bar, m.measured.clone(), m.passed);

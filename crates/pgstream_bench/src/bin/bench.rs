@@ -1,6 +1,6 @@
 //! `make bench`: what refreshes and capture cost, and the bars that they are to meet.
 //!
-//!     bench [--quick] [--shape NAME] [--rows N] [--explain] [--write]
+//!     bench [--quick] [--shape NAME] [--rows N] [--operators] [--explain] [--write]
 
 use std::process::ExitCode;
 
@@ -25,11 +25,12 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
             "--quick" => options.quick = true,
             "--shape" => options.shape = Some(value()?),
             "--rows" => options.rows = Some(value()?.parse()?),
+            "--operators" => options.only_operators = true,
             "--explain" => options.explain = true,
             "--write" => options.write = true,
             _ => {
                 return Err(
-                    "usage: bench [--quick] [--shape NAME] [--rows N] [--explain] [--write]".into(),
+                    "usage: bench [--quick] [--shape NAME] [--rows N] [--operators] [--explain] [--write]".into(),
                 );
             }
         }
