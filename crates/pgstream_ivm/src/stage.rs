@@ -329,7 +329,7 @@ mod tests {
     use super::stage;
     use crate::{
         plan::Plan,
-        testing::{aggregate, filter, join, project, scan, union_all},
+        testing::{aggregate, filter, join, left_join, mark, project, scan, union_all},
     };
 
     fn counts() -> Plan {
@@ -363,6 +363,25 @@ mod tests {
         // A nullable sum remembers the number of its inputs.
         assert_eq!(shape(aggregate(scan("a"), &[0], &["sum(#1)"])), (2, vec![0, 1]));
         assert_eq!(shape(aggregate(scan("d"), &[0], &["sum(#1)"])), (1, vec![0, 1]));
+    }
+
+    #[test]
+    fn operands_of_outer_joins_and_marks_are_leaves() {
+        let pair = || left_join(scan("a"), scan("b"), "#0 = #2");
+        let deferred = |plan: Plan| {
+            let pipeline = stage(plan);
+            (0..pipeline.stages.len()).filter(|it| pipeline.is_deferred(*it)).collect::<Vec<_>>()
+        };
+        assert_eq!(deferred(pair()), []);
+        assert_eq!(deferred(left_join(filter(scan("a"), "#0 = 1"), scan("b"), "#0 = #2")), []);
+        assert_eq!(deferred(left_join(pair(), scan("c"), "#1 = #4")), [0]);
+        assert_eq!(deferred(join(scan("c"), pair(), "#0 = #2")), [0]);
+        assert_eq!(deferred(left_join(pair(), pair(), "#1 = #4")), [0]);
+        assert_eq!(deferred(left_join(counts(), pair(), "#0 = #2")), [1]);
+        assert_eq!(
+            deferred(mark(join(scan("a"), scan("b"), "#0 = #2"), scan("c"), "#0 = #4")),
+            [0]
+        );
     }
 
     #[test]

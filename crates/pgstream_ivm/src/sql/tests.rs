@@ -8,7 +8,8 @@ use crate::{
     sql::{self, Matching, Storage, apply, full_select, head, identified_delta, identified_rows},
     stage::{Stage, stage},
     testing::{
-        aggregate, cross_join, expand, filter, join, project, scan, scan_columns, union_all, window,
+        aggregate, cross_join, expand, filter, full_join, join, left_join, mark, project, scan,
+        scan_columns, union_all, window,
     },
 };
 
@@ -112,6 +113,31 @@ fn stateless_plans() {
         "no columns, delta" => delta_of(&scan_columns("a", &[]), &[A]),
         "no columns, old" => delta_of(&cross_join(scan_columns("a", &[]), scan_columns("b", &[])), &[A, B]),
         "nothing changed" => delta_of(&scan("a"), &[]),
+    );
+}
+
+#[test]
+fn matches() {
+    let plan = left_join(scan("a"), filter(scan("b"), "#1 > 1"), "#0 = #2");
+    assert_sql!("left_join",
+        "full" => full_select(&plan, &[]),
+        "a and b changed" => delta_of(&plan, &[A, B]),
+        "a changed" => delta_of(&plan, &[A]),
+        "b changed" => delta_of(&plan, &[B]),
+    );
+    let plan = left_join(left_join(scan("a"), scan("b"), "#0 = #2"), scan("c"), "#1 = #4");
+    let (_, storages) = storages(&plan);
+    let last = stage(plan.clone()).stages.pop().expect("a stage");
+    assert_sql!("left_join_of_a_deferred_stage",
+        "full" => full_select(&last.body, &storages),
+        "all changed" => delta_of(&plan, &[A, B, C]),
+    );
+    let plan = full_join(scan("a"), scan("b"), "#0 = #2");
+    assert_sql!("full_join", "full" => full_select(&plan, &[]));
+    let plan = filter(mark(scan("a"), scan("b"), "#0 = #2"), "NOT #2");
+    assert_sql!("anti_join",
+        "full" => full_select(&plan, &[]),
+        "b changed" => delta_of(&plan, &[B]),
     );
 }
 
