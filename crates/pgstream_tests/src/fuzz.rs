@@ -18,6 +18,7 @@ mod value;
 mod window;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::PathBuf,
     sync::{
@@ -58,14 +59,14 @@ pub struct Report {
     /// Stream tables that were refused with 0A000.
     pub refused: u64,
     /// Queries that PostgreSQL itself rejects, or that return too many rows.
-    pub unusable: u64,
+    pub unusable: BTreeMap<String, u64>,
     pub refreshes: u64,
     /// Refreshes after which the query itself raised an error.
     pub query_errors: u64,
     /// The reasons of refusals and how often they came, for the generator's keeper.
-    pub refusals: std::collections::BTreeMap<String, u64>,
+    pub refusals: BTreeMap<String, u64>,
     /// Why stream tables are evaluated as a whole, and how often.
-    pub whole: std::collections::BTreeMap<String, u64>,
+    pub whole: BTreeMap<String, u64>,
     pub coverage: Coverage,
     /// Seed, and the script that shows the failure.
     pub failures: Vec<(u64, String)>,
@@ -76,7 +77,9 @@ impl Report {
         self.cases += 1;
         self.stream_tables += outcome.created + outcome.refused.len() as u64;
         self.refused += outcome.refused.len() as u64;
-        self.unusable += outcome.unusable;
+        for reason in &outcome.unusable {
+            *self.unusable.entry(reason.clone()).or_default() += 1;
+        }
         self.refreshes += outcome.refreshes;
         self.query_errors += outcome.query_errors;
         for reason in &outcome.refused {

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     println!("seed {}", options.seed);
     let report = run(&options);
     println!(
-        "{} cases, {} stream tables, {} refreshes; refused {} ({:.1} %), queries that PostgreSQL rejects or too large {}, errors of the query itself {}",
+        "{} cases, {} stream tables, {} refreshes; refused {} ({:.1} %), queries that PostgreSQL rejects or too large {:?}, errors of the query itself {}",
         report.cases,
         report.stream_tables,
         report.refreshes,

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::random::Random;
+
 macro_rules! constructs {
     ($($variant:ident $words:literal,)*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +76,12 @@ constructs! {
 }
 
 pub type Constructs = BTreeSet<Construct>;
+
+/// Constructs to do without in a case: half of all, so that what is left meets more often, and
+/// alone.
+pub fn half(random: &mut Random) -> Constructs {
+    Construct::ALL.iter().copied().filter(|_| random.chance(50)).collect()
+}
 
 /// What has been met in one query at least.
 #[derive(Debug, Default)]

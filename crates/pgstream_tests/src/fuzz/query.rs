@@ -31,7 +31,20 @@ pub struct Generated {
     pub constructs: Constructs,
 }
 
-pub fn random_query(sources: &[Source], random: &mut Random) -> Generated {
+/// Of some random queries the one with the fewest of the constructs to do without.
+pub fn query_without(without: &Constructs, sources: &[Source], random: &mut Random) -> Generated {
+    let mut best: Option<(usize, Generated)> = None;
+    for _ in 0..if without.is_empty() { 1 } else { 20 } {
+        let query = random_query(sources, random);
+        let many = query.constructs.intersection(without).count();
+        if best.as_ref().is_none_or(|(least, _)| many < *least) {
+            best = Some((many, query));
+        }
+    }
+    best.expect("a query at least").1
+}
+
+fn random_query(sources: &[Source], random: &mut Random) -> Generated {
     let mut generator = Generator {
         random,
         sources: sources.to_vec(),

@@ -64,7 +64,7 @@ impl<'a> Runner<'a> {
                     return Err(unexpected(&error, "", &sql));
                 }
                 // The generator's mistake: nothing to test.
-                self.outcome.unusable += 1;
+                self.outcome.unusable.push(error.code);
                 return Ok(());
             }
         }
@@ -87,8 +87,8 @@ impl<'a> Runner<'a> {
 
     fn create(&mut self, one: &'a StreamTable) -> Result<(), Failure> {
         let query = one.query.to_string();
-        if !self.is_usable(&query)? {
-            self.outcome.unusable += 1;
+        if let Some(reason) = self.unusable(&query)? {
+            self.outcome.unusable.push(reason);
             return Ok(());
         }
         match self.session.try_create(&one.name, &query) {
@@ -203,8 +203,8 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Whether the query can be evaluated, in reasonable time and to not too many rows.
-    fn is_usable(&mut self, query: &str) -> Result<bool, Failure> {
+    /// Why the query is of no use, if PostgreSQL rejects it or it is large.
+    fn unusable(&mut self, query: &str) -> Result<Option<String>, Failure> {
         let size = format!(
             "SELECT count(pgs_text) < {MOST_ROWS} FROM
                (SELECT pgs_all::text AS pgs_text FROM ({query}) AS pgs_all LIMIT {MOST_ROWS}) AS pgs_limited"
@@ -214,17 +214,14 @@ impl<'a> Runner<'a> {
             it.session.try_run(&sql).map_err(|error| unexpected(&error, "", &sql))
         };
         set(self, MOST_TIME)?;
-        let rows = self.session.try_rows(&size);
-        if let Err(error) = &rows {
-            if error.code == "08006" {
-                return Err(unexpected(error, "", query));
-            }
-            if std::env::var_os("PGSTREAM_FUZZ_VERBOSE").is_some() {
-                eprintln!("unusable: {error}\n  {query}");
-            }
-        }
+        let reason = match self.session.try_rows(&size) {
+            Ok(rows) if rows == ["t"] => None,
+            Ok(_) => Some("too many rows".to_owned()),
+            Err(error) if error.code == "08006" => return Err(unexpected(&error, "", query)),
+            Err(error) => Some(error.code),
+        };
         set(self, "20s")?;
-        Ok(matches!(rows.as_deref(), Ok([it]) if it == "t"))
+        Ok(reason)
     }
 
     /// Notes what the stream table is made of.

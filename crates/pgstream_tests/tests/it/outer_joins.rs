@@ -176,8 +176,8 @@ fn computed_columns_are_null_without_a_match() {
 fn domains_that_forbid_null() {
     maintained(Scenario {
         tables: "
-            CREATE DOMAIN positive AS int NOT NULL CHECK (value > 0); CREATE DOMAIN some AS text CHECK (value IS NOT NULL);
-            CREATE TABLE a (id int PRIMARY KEY, k int, s some); CREATE TABLE b (id int PRIMARY KEY, p positive);
+            CREATE DOMAIN positive AS int NOT NULL CHECK (value > 0); CREATE DOMAIN filled AS text CHECK (value IS NOT NULL);
+            CREATE TABLE a (id int PRIMARY KEY, k int, s filled); CREATE TABLE b (id int PRIMARY KEY, p positive);
             INSERT INTO a VALUES (1, 1, 'x'), (2, 2, 'y'), (3, NULL, 'z'); INSERT INTO b VALUES (1, 1), (3, 3)",
         query: "SELECT a.id, s, p FROM a FULL JOIN b ON a.k = b.id",
         changes: &[
@@ -195,13 +195,13 @@ fn types_without_equality_and_partitions() {
             CREATE TABLE a (id int, j json) PARTITION BY HASH (id);
             CREATE TABLE a0 PARTITION OF a FOR VALUES WITH (MODULUS 2, REMAINDER 0);
             CREATE TABLE a1 PARTITION OF a FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-            CREATE TABLE b (id int, x xml, p point);
-            INSERT INTO a SELECT i % 4, '{\"a\": 1}' FROM generate_series(1, 6) i; INSERT INTO b VALUES (1, '<x/>', '(1,2)'), (1, '<x/>', '(1,2)')",
+            CREATE TABLE b (id int, x json, p point);
+            INSERT INTO a SELECT i % 4, '{\"a\": 1}' FROM generate_series(1, 6) i; INSERT INTO b VALUES (1, '[7]', '(1,2)'), (1, '[7]', '(1,2)')",
         query: "SELECT a.id, j, x, p FROM a LEFT JOIN b ON a.id = b.id",
         changes: &[
-            "INSERT INTO b VALUES (2, '<y/>', NULL); DELETE FROM a WHERE id = 3",
+            "INSERT INTO b VALUES (2, '[]', NULL); DELETE FROM a WHERE id = 3",
             "UPDATE a SET j = '{}' WHERE id = 1; DELETE FROM b WHERE id = 1",
-            "UPDATE a SET id = id + 1; INSERT INTO b VALUES (4, NULL, NULL), (3, '<z/>', '(0,0)')",
+            "UPDATE a SET id = id + 1; INSERT INTO b VALUES (4, NULL, NULL), (3, '[1]', '(0,0)')",
         ],
     });
 }
@@ -232,7 +232,7 @@ fn a_chain_of_sixteen() {
     }
     session.refresh("st");
     let wrong = session.value(&format!(
-        "SELECT count(*) FROM ((TABLE st EXCEPT ALL {query}) UNION ALL ({query} EXCEPT ALL TABLE st)) x"
+        "SELECT count(*) FROM ((SELECT id, x FROM st EXCEPT ALL {query}) UNION ALL ({query} EXCEPT ALL SELECT id, x FROM st)) x"
     ));
     assert_eq!(wrong, "0");
 }
