@@ -25,6 +25,9 @@ pub fn lower<'a>(
         Some(SetTree::Operation(it)) if it.all && it.kind == SetKind::Union => it,
         _ => return Err(Refusal::without_rule("WITH RECURSIVE with UNION")),
     };
+    if !operation.columns.iter().all(|(ty, ..)| types::is_storable(*ty)) {
+        return Err(Refusal::without_rule("WITH RECURSIVE over anonymous rows"));
+    }
     let scope = Scope { query, outer: Some(home), domain: None };
     let base = set_operation::lower_tree(lowering, &scope, operation.left, None)?;
     let base = set_operation::cast(base, &operation.columns);
@@ -35,9 +38,6 @@ pub fn lower<'a>(
         .zip(types)
         .map(|(name, ty)| Column { name, ty, nullable: true, scale: None })
         .collect();
-    if !operation.columns.iter().all(|(ty, ..)| types::is_storable(*ty)) {
-        return Err(Refusal::without_rule("WITH RECURSIVE over anonymous rows"));
-    }
     let width = columns.len();
     lowering.recursive = Some(columns);
     let step = set_operation::lower_tree(lowering, &scope, operation.right, None);

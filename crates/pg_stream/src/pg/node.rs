@@ -838,6 +838,8 @@ pub enum SetKind {
 pub struct CommonTable<'a> {
     pub query: Query<'a>,
     pub recursive: bool,
+    /// SEARCH or CYCLE, which add columns that the query itself does not have.
+    pub is_extended: bool,
     pub references: i32,
 }
 
@@ -980,6 +982,8 @@ impl<'a> Query<'a> {
                     Some(CommonTable {
                         query: Query(Node::from_ptr((*it).ctequery)?),
                         recursive: (*it).cterecursive,
+                        is_extended: !(*it).search_clause.is_null()
+                            || !(*it).cycle_clause.is_null(),
                         references: (*it).cterefcount,
                     })
                 })

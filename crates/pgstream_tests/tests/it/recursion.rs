@@ -112,6 +112,15 @@ fn search_and_cycle_clauses() {
 }
 
 #[test]
+fn a_cycle_clause_ends_what_would_not_end() {
+    check(Scenario {
+        tables: "CREATE TABLE edge (a int, b int); INSERT INTO edge VALUES (1, 2), (2, 3), (3, 1)",
+        query: "WITH RECURSIVE r(a) AS (SELECT 1 UNION ALL SELECT b FROM edge JOIN r USING (a)) CYCLE a SET seen USING way SELECT a FROM r",
+        changes: &["INSERT INTO edge VALUES (3, 4), (4, 2)", "DELETE FROM edge WHERE b = 1"],
+    });
+}
+
+#[test]
 fn a_step_with_a_sub_query() {
     as_a_whole(
         "WITH RECURSIVE r(a, n) AS (SELECT 1, 0 UNION ALL SELECT e.b, n + 1 FROM edge e JOIN r ON r.a = e.a WHERE n < 5 AND NOT EXISTS (SELECT FROM city c WHERE c.id = e.b AND c.name = 'x')) SELECT * FROM r",
