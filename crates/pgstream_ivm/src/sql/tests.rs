@@ -8,7 +8,7 @@ use crate::{
     sql::{self, Matching, Storage, apply, full_select, head, identified_delta, identified_rows},
     stage::{Stage, stage},
     testing::{
-        aggregate, cross_join, filter, join, project, scan, scan_columns, union_all, window,
+        aggregate, cross_join, expand, filter, join, project, scan, scan_columns, union_all, window,
     },
 };
 
@@ -66,6 +66,21 @@ fn delta_of(plan: &Plan, tables: &[u32]) -> String {
 const A: u32 = 1;
 const B: u32 = 2;
 const C: u32 = 3;
+
+#[test]
+fn expansions() {
+    let item = "SELECT i1.x FROM generate_series(1, #0) AS i1(x)";
+    let plan = join(expand(scan("a"), item, &["x"], false), scan("b"), "#2 = #3");
+    assert_sql!("expand",
+        "full" => full_select(&plan, &[]),
+        "delta" => delta_of(&plan, &[A]),
+    );
+    let plan = expand(join(scan("a"), scan("b"), "#0 = #2"), item, &["x"], true);
+    assert_sql!("expand_outer",
+        "full" => full_select(&plan, &[]),
+        "delta" => delta_of(&plan, &[A]),
+    );
+}
 
 #[test]
 fn stateless_plans() {

@@ -224,7 +224,7 @@ fn windows() {
         ["rank()", "dense_rank()", "row_number()", "lag(#1)", "lead(#0)", "sum(#1)", "count(*)"]
             .map(|it| format!("{it} OVER ({key}ORDER BY #1, #0 DESC)"))
     };
-    for input in ["a", "b", "c", "d", "e"] {
+    for input in ["a", "b", "c"] {
         let schema = scan(input).schema();
         let is_text = schema[1].ty.oid == 25;
         for (partition, key) in [
@@ -237,8 +237,8 @@ fn windows() {
             calls.push(format!("count(#1) OVER ({})", key.trim_end()));
             calls.retain(|it| !is_text || !it.starts_with("sum"));
             let calls: Vec<&str> = calls.iter().map(String::as_str).collect();
-            check(&window(scan(input), partition, &calls, None));
-            check(&window(scan(input), partition, &calls, Some("#4 = 1")));
+            let filter = (input == "b").then_some("#4 = 1");
+            check(&window(scan(input), partition, &calls, filter));
         }
     }
 }

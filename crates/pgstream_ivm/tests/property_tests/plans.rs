@@ -166,7 +166,9 @@ fn windowed(tape: &mut Tape<'_>, input: Plan) -> Plan {
     let number = plan.schema().len() - 1;
     match tape.pick(3) {
         1 => filter(plan, &predicate),
-        2 => filter(project(plan, &[&format!("#{number}"), "#0"]), "#0 = 1 OR #0 IS NULL"),
+        2 if columns_of(&plan, &INTEGERS).contains(&number) => {
+            filter(project(plan, &[&format!("#{number}"), "#0"]), "#0 = 1 OR #0 IS NULL")
+        }
         _ => {
             let Plan::Window { input, .. } = plan else { unreachable!("just made") };
             window(*input, &partition, &calls, Some(&predicate))
