@@ -487,6 +487,9 @@ fn lower_common_table<'a>(
     }
     let item = home.query.common_table(name);
     let item = item.ok_or_else(|| Refusal::without_rule("this WITH item"))?;
+    if item.searched {
+        return Err(Refusal::without_rule("SEARCH or CYCLE"));
+    }
     if item.recursive {
         let plan = recursion::lower(lowering, item.query, &home)?;
         return Ok(columns_of(plan, Some(needed)));

@@ -838,6 +838,8 @@ pub enum SetKind {
 pub struct CommonTable<'a> {
     pub query: Query<'a>,
     pub recursive: bool,
+    /// Whether it has SEARCH or CYCLE, which add columns that its query does not have.
+    pub searched: bool,
     pub references: i32,
 }
 
@@ -980,6 +982,7 @@ impl<'a> Query<'a> {
                     Some(CommonTable {
                         query: Query(Node::from_ptr((*it).ctequery)?),
                         recursive: (*it).cterecursive,
+                        searched: !(*it).search_clause.is_null() || !(*it).cycle_clause.is_null(),
                         references: (*it).cterefcount,
                     })
                 })
