@@ -38,6 +38,8 @@ pub struct StreamTable {
     pub comparison: Comparison,
     /// Created before this round.
     pub round: usize,
+    /// Whether errors of cardinality may come, which depends on what is evaluated.
+    pub may_fail: bool,
     pub constructs: Constructs,
 }
 
@@ -114,14 +116,14 @@ impl Case {
         let without = if random.chance(50) { half(random) } else { Constructs::new() };
         let mut sources: Vec<_> = tables.iter().flat_map(Table::sources).collect();
         let mut views = Vec::new();
-        let mut view_is_open = false;
+        let (mut view_is_open, mut view_may_fail) = (false, false);
         if random.chance(15) {
             let mut view = query_without(&without, &sources, random);
             // Written out by the rewriter, this names fields of records that a text cannot name.
             while view.query.to_string().contains("SEARCH BREADTH") {
                 view = query_without(&without, &sources, random);
             }
-            view_is_open = view.is_open;
+            (view_is_open, view_may_fail) = (view.is_open, view.may_fail);
             let mut constructs = view.constructs;
             constructs.insert(Construct::View);
             let name = "v1".to_owned();
@@ -141,8 +143,10 @@ impl Case {
             let is_open = generated.is_open || view_is_open;
             let comparison = if is_open { Comparison::Value } else { Comparison::Text };
             let round = if metamorphic || random.chance(80) { 0 } else { random.below(2) };
+            let may_fail = generated.may_fail || view_may_fail;
             let Generated { query, constructs, .. } = generated;
-            stream_tables.push(StreamTable { name, query, comparison, round, constructs });
+            let one = StreamTable { name, query, comparison, round, may_fail, constructs };
+            stream_tables.push(one);
         }
         let rounds = 0..random.between(2, 5);
         let mut rounds: Vec<_> = if metamorphic {

@@ -28,6 +28,8 @@ pub struct Generated {
     pub query: Query,
     pub columns: Columns,
     pub is_open: bool,
+    /// Whether a scalar sub-query may return several rows, which is an error where it is evaluated.
+    pub may_fail: bool,
     pub constructs: Constructs,
 }
 
@@ -53,14 +55,15 @@ fn random_query(sources: &[Source], random: &mut Random) -> Generated {
         ctes: 0,
         sub_queries: 0,
         is_open: false,
+        may_fail: false,
         constructs: Constructs::new(),
         used: BTreeSet::new(),
     };
     let depth = generator.random.weighted(&[30, 40, 22, 8]);
     generator.sub_queries = generator.random.between(1, 3 + 3 * depth);
     let (query, columns) = generator.query(depth, true);
-    let Generator { is_open, constructs, .. } = generator;
-    Generated { query, columns, is_open, constructs }
+    let Generator { is_open, may_fail, constructs, .. } = generator;
+    Generated { query, columns, is_open, may_fail, constructs }
 }
 
 pub(super) struct Generator<'a> {
@@ -73,6 +76,7 @@ pub(super) struct Generator<'a> {
     /// How many more may be made.
     pub sub_queries: usize,
     pub is_open: bool,
+    pub may_fail: bool,
     constructs: Constructs,
     /// The CTEs that were named.
     pub used: BTreeSet<String>,

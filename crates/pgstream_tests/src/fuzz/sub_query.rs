@@ -4,7 +4,7 @@ use super::{
     construct::Construct,
     expression::{Scope, bool_expression, expression},
     query::Generator,
-    syntax::{Body, Query, Select, Sql},
+    syntax::{Body, Order, Query, Select, Sql},
     value::Type,
 };
 
@@ -96,11 +96,12 @@ impl Generator<'_> {
             let column = self.outer_or(scope).unwrap_or(Type::Int);
             let columns = vec![("c1".to_owned(), column)];
             let mut query = self.inside(scope, |it| it.query_of(&columns, depth));
-            // Without this several rows are an error.
-            if self.random.chance(90) {
+            // Otherwise several rows are an error.
+            let is_one = self.random.chance(90) && limit_to_one(&mut query);
+            self.may_fail |= !is_one;
+            if is_one {
                 self.is_open |= column.is_open();
                 self.met(Construct::Limit);
-                limit_to_one(&mut query);
             }
             return (Sql::around("({})", query), column);
         }
@@ -134,11 +135,13 @@ impl Generator<'_> {
     }
 }
 
-fn limit_to_one(query: &mut Query) {
-    use super::syntax::Order;
-    if let Body::Select(select) = &mut query.body {
-        let directions = vec![""; select.items.len()];
-        select.order.get_or_insert(Order { directions, first: Vec::new() });
-        select.limit = Some("LIMIT 1".to_owned());
-    }
+/// Whether that was possible.
+fn limit_to_one(query: &mut Query) -> bool {
+    let Body::Select(select) = &mut query.body else {
+        return false;
+    };
+    let directions = vec![""; select.items.len()];
+    select.order.get_or_insert(Order { directions, first: Vec::new() });
+    select.limit = Some("LIMIT 1".to_owned());
+    true
 }
