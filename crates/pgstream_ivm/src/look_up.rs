@@ -106,6 +106,40 @@ fn compared(condition: &Scalar) -> Vec<(usize, usize)> {
     condition.segments.windows(3).filter_map(pair).collect()
 }
 
+/// The equalities of a left and a right column that must hold for a join's condition to be true, when
+/// it has other conjuncts too: as a condition of their own. `None` where the condition is more than a
+/// conjunction of comparisons of columns and numbers, or is all equalities.
+pub(crate) fn equalities_among_others(on: &Scalar, width: usize) -> Option<Scalar> {
+    let text: String = on.print(|_| "1".to_owned());
+    let mut comparisons = 0;
+    let mut conjunctions = 0;
+    for word in text.split([' ', '(', ')', '\n']).filter(|it| !it.is_empty()) {
+        match word {
+            "AND" => conjunctions += 1,
+            "=" | "<>" | "<" | ">" | "<=" | ">=" => comparisons += 1,
+            number if number.bytes().all(|it| it.is_ascii_digit()) => {}
+            _ => return None,
+        }
+    }
+    let is_across = |(a, b): &(usize, usize)| (*a < width) != (*b < width);
+    let pairs: Vec<_> = compared(on).into_iter().filter(is_across).collect();
+    if comparisons != conjunctions + 1 || pairs.is_empty() || pairs.len() == comparisons {
+        return None;
+    }
+    let mut segments = Vec::new();
+    for (a, b) in pairs {
+        let before = if segments.is_empty() { "(" } else { " AND (" };
+        segments.extend([
+            Segment::Text(before.to_owned()),
+            Segment::Column(a),
+            Segment::Text(" = ".to_owned()),
+            Segment::Column(b),
+            Segment::Text(")".to_owned()),
+        ]);
+    }
+    Some(Scalar { segments, ..on.clone() })
+}
+
 fn origins(plan: &Plan, pipeline: &Pipeline) -> Vec<Origins> {
     let none = |count: usize| vec![Origins::new(); count];
     match plan {
@@ -147,12 +181,30 @@ fn origins(plan: &Plan, pipeline: &Pipeline) -> Vec<Origins> {
 
 #[cfg(test)]
 mod tests {
-    use super::look_ups;
+    use super::{equalities_among_others, look_ups};
     use crate::{
         plan::{Plan, Source},
         stage::stage,
         testing::{aggregate, join, project, scan, union_all},
     };
+
+    #[test]
+    fn equalities_are_taken_from_plain_conjunctions_only() {
+        let among = |on: &str| {
+            let plan = join(scan("a"), scan("b"), on);
+            let Plan::InnerJoin { on: Some(on), .. } = plan else { unreachable!("a join") };
+            equalities_among_others(&on, 2).map(|it| it.to_string())
+        };
+        assert_eq!(among("((#0 = #2) AND (#1 <> #3))").as_deref(), Some("(#0 = #2)"));
+        assert_eq!(
+            among("(#0 = #2) AND ((#1 = #2) AND (#3 > 1))").as_deref(),
+            Some("(#0 = #2) AND (#1 = #2)")
+        );
+        assert_eq!(among("(#0 = #2)"), None);
+        assert_eq!(among("(#0 = #2) OR (#1 <> #3)"), None);
+        assert_eq!(among("(NOT (#0 = #2)) AND (#1 <> #3)"), None);
+        assert_eq!(among("(#0 = #1) AND (#1 <> #3)"), None);
+    }
 
     fn found(plan: Plan) -> Vec<String> {
         let name = |source: &Source| match source {

@@ -9,6 +9,7 @@
 //! WHERE [NOT] EXISTS, which the planner turns into a semi-join or an anti-join.
 
 use crate::{
+    look_up::equalities_among_others,
     plan::{Plan, Scan, Schema, Source, Version},
     scalar::Scalar,
     sql::{ROW_ID, Storage, ident::quote},
@@ -215,8 +216,12 @@ impl<'a> Printer<'a> {
         };
         let touched = terms.iter().map(|term| {
             let mut select = self.select(term);
-            let change = self.select(change);
-            select.conditions.push(exists(&select.columns, change, on));
+            // Only from equalities alone can PostgreSQL start with the change.
+            let equalities = on.and_then(|on| equalities_among_others(on, left.schema().len()));
+            for on in equalities.as_ref().map(Some).into_iter().chain([on]) {
+                let change = self.select(change);
+                select.conditions.push(exists(&select.columns, change, on));
+            }
             let weight = select.print_weight();
             select.print_with(Some(&weight))
         });
