@@ -342,7 +342,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         }
         if let Some((left, right)) = self.compared(test, &inner)? {
             if !left.nullable && !right.nullable {
-                return Ok(self.mark(inner.plan, is_true));
+                return Ok(self.mark(inner.plan, on_true));
             }
             return self.any_of_comparison(inner, on_true, left, right, need);
         }
