@@ -75,7 +75,8 @@ impl Generator<'_> {
     }
 
     fn operator(&mut self) -> &'static str {
-        *self.random.pick(&["=", "=", "<>", "<", "<=", ">", ">="])
+        const OPERATORS: [&str; 7] = ["=", "=", "<>", "<", "<=", ">", ">="];
+        OPERATORS[self.random.below(OPERATORS.len())]
     }
 
     /// A condition in HAVING: keys may be named, and aggregates.
