@@ -405,8 +405,8 @@ fn classify(call: Aggregate<'_>, schema: &[Column]) -> AggregateFunction {
     }
 }
 
-/// Any of the values that a column has in the group, which are all the same.
-fn any_value(schema: &[Column], position: usize) -> AggregateCall {
+/// Any of the values that a column has in the group, for one where they are all the same.
+pub fn any_value(schema: &[Column], position: usize) -> AggregateCall {
     let column = &schema[position];
     let mut call = Scalar::column(position, column);
     call.segments.insert(0, Segment::Text("any_value(".to_owned()));
@@ -419,8 +419,8 @@ fn any_value(schema: &[Column], position: usize) -> AggregateCall {
     }
 }
 
-/// `count(*)`, for an aggregate that would otherwise have no column.
-fn count_rows() -> AggregateCall {
+/// `count(*)`.
+pub fn count_rows() -> AggregateCall {
     let call = Scalar {
         segments: vec![Segment::Text("count(*)".to_owned())],
         ty: bigint(),

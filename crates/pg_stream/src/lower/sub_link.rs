@@ -9,11 +9,12 @@
 //!
 //! Source: Neumann and Kemper, *Unnesting Arbitrary Queries*, BTW 2015.
 
-use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, Plan};
+use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::scalar::{Scalar, Segment, Type};
 
 use super::expression::{Places, place, scalar};
 use super::from::{self, From};
+use super::group::{any_value, count_rows};
 use super::refusal::Refusal;
 use super::select::{self, Select, columns_of};
 use super::{Lowering, Scope};
@@ -335,10 +336,9 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let placed = self.placed_test(&inner, test)?;
         let schema = self.joined_schema(&inner);
         let value = scalar(placed, &schema);
-        let is_true = self.condition(&inner, std::slice::from_ref(&value))?;
-        let on_true = is_true.clone();
+        let on_true = self.condition(&inner, std::slice::from_ref(&value))?;
         if need == Need::Truth || !value.nullable {
-            return Ok(self.mark(inner.plan, is_true));
+            return Ok(self.mark(inner.plan, on_true));
         }
         if let Some((left, right)) = self.compared(test, &inner)? {
             if !left.nullable && !right.nullable {
@@ -872,22 +872,21 @@ pub fn check_for_domain(query: Query<'_>) -> Result<(), Refusal> {
 
 /// Whether the query is nothing but FROM, WHERE and a select list.
 fn is_plain_rows(query: Query<'_>) -> bool {
-    query.set_operations().is_none()
-        && !query.has_aggregation()
-        && !query.has_windows()
-        && !query.has_set_returning_targets()
-        && query.distinct().is_empty()
-        && query.limit().is_none()
-        && query.offset().is_none()
+    has_plain_clauses(query) && !query.has_aggregation()
 }
 
 /// Whether the query has one row always: aggregates without GROUP BY and HAVING.
 fn is_plain_aggregate(query: Query<'_>) -> bool {
-    query.set_operations().is_none()
+    has_plain_clauses(query)
         && query.has_aggregation()
         && query.group_by().is_empty()
         && !query.has_grouping_sets()
         && query.having().is_none()
+}
+
+/// Whether nothing but aggregation stands between FROM and WHERE and the select list.
+fn has_plain_clauses(query: Query<'_>) -> bool {
+    query.set_operations().is_none()
         && !query.has_windows()
         && !query.has_set_returning_targets()
         && query.distinct().is_empty()
@@ -974,18 +973,10 @@ fn over_nothing(plan: &Plan, prefix: usize, outputs: usize) -> Result<Vec<Scalar
 
 /// One row: whether the plan has any.
 fn some_row(plan: Plan) -> Plan {
-    let count =
-        Scalar { segments: vec![text("count(*)")], ty: bigint(), nullable: false, scale: None };
-    let call = AggregateCall {
-        call: count,
-        function: AggregateFunction::CountRows,
-        filter: None,
-        name: "count".to_owned(),
-    };
     let count = Plan::Aggregate {
         input: Box::new(columns_of(plan, Some(&[]))),
         keys: Vec::new(),
-        calls: vec![call],
+        calls: vec![count_rows()],
     };
     let is_some = Scalar {
         segments: vec![text("("), Segment::Column(0), text(" > 0)")],
@@ -1000,28 +991,11 @@ fn some_row(plan: Plan) -> Plan {
 
 /// For each key the value of its only row; an error for several, raised when the value is used.
 fn checked_single(plan: Plan, keys: &[usize], value: usize) -> Plan {
-    let schema = plan.schema();
-    let any = Scalar {
-        segments: vec![text("any_value("), Segment::Column(value), text(")")],
-        nullable: true,
-        ..Scalar::column(value, &schema[value])
-    };
-    let count =
-        Scalar { segments: vec![text("count(*)")], ty: bigint(), nullable: false, scale: None };
-    let calls = vec![
-        AggregateCall {
-            call: any.clone(),
-            function: AggregateFunction::Rescan,
-            filter: None,
-            name: schema[value].name.clone(),
-        },
-        AggregateCall {
-            call: count,
-            function: AggregateFunction::CountRows,
-            filter: None,
-            name: "count".to_owned(),
-        },
-    ];
+    let mut any = any_value(&plan.schema(), value);
+    // Without keys there is a group over nothing.
+    any.call.nullable = true;
+    let result = any.call.clone();
+    let calls = vec![any, count_rows()];
     let groups = Plan::Aggregate { input: Box::new(plan), keys: keys.to_vec(), calls };
     let schema = groups.schema();
     let mut columns: Vec<_> = (0..keys.len())
@@ -1034,7 +1008,7 @@ fn checked_single(plan: Plan, keys: &[usize], value: usize) -> Plan {
         Segment::Column(keys.len()),
         text(" END"),
     ];
-    columns.push((Scalar { segments, nullable: true, ..any }, schema[keys.len()].name.clone()));
+    columns.push((Scalar { segments, ..result }, schema[keys.len()].name.clone()));
     Plan::Project { input: Box::new(groups), columns }
 }
 
