@@ -9,6 +9,7 @@ pub mod item;
 pub mod lock;
 pub mod name;
 pub mod node;
+pub mod notify;
 pub mod own;
 pub mod query;
 pub mod relation;

@@ -20,6 +20,7 @@ mod differential;
 mod explain;
 mod full;
 mod guard;
+mod runnable;
 mod single;
 mod statements;
 mod storage;
@@ -39,10 +40,17 @@ pub use self::{explain::explain, storage::create};
 use crate::{
     capture::{self, delta::Seen},
     error::Error,
+    monitor::alert,
     pg::{
-        relation, security::Identity, snapshot::Snapshot, spi::Session, store::Store,
-        subtransaction, time::Stopwatch,
+        relation,
+        security::{Identity, LocalSettings},
+        snapshot::Snapshot,
+        spi::Session,
+        store::Store,
+        subtransaction,
+        time::Stopwatch,
     },
+    settings::{self, UserTriggers},
 };
 
 /// Who asked for a refresh.
@@ -127,6 +135,14 @@ pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
         refresh.run(&state)?
     };
     advance::store(&definition, &outcome, &frontier, by, &clock, &snapshot);
+    if outcome.action != Action::NoData {
+        alert::completed(definition.relation, &outcome, clock.milliseconds());
+    }
+    if matches!(outcome.action, Action::Full | Action::Reinitialize)
+        && relation::has_user_triggers(definition.relation)
+    {
+        alert::refreshed_without_triggers(definition.relation, &outcome);
+    }
     if outcome.has_consumed {
         advance::clean_buffers(&definition, &frontier, &seen.borrow());
     }
@@ -244,6 +260,8 @@ impl Refresh<'_> {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));
             let _settings = self.definition.enter_settings();
             let _writing = guard::writing(self.definition.relation);
+            let is_quiet = settings::user_triggers() == UserTriggers::Off;
+            let _quiet = is_quiet.then(LocalSettings::without_triggers);
             differential::run(
                 self.definition,
                 differential,

@@ -3,9 +3,10 @@
 use std::{
     fmt,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use postgres::{Client, Config, NoTls, SimpleQueryMessage, fallible_iterator::FallibleIterator};
 
 /// An error that the server reported, or the loss of the connection (code `08006`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +147,22 @@ impl Session {
     /// The backend's process id.
     pub fn pid(&mut self) -> String {
         self.value("SELECT pg_backend_pid()")
+    }
+
+    /// The payloads that were sent to this session on `channel`, waiting for the first one if there
+    /// is none yet; empty when none comes in ten seconds.
+    pub fn notifications(&mut self, channel: &str) -> Vec<String> {
+        let mut payloads = Vec::new();
+        let mut wait = Duration::from_secs(10);
+        loop {
+            let mut all = self.client.notifications();
+            let next = all.timeout_iter(wait).next().expect("the connection works");
+            let Some(notification) = next else { return payloads };
+            if notification.channel() == channel {
+                payloads.push(notification.payload().to_owned());
+                wait = Duration::ZERO;
+            }
+        }
     }
 
     /// What the server has said besides results, since the last call.

@@ -1,18 +1,67 @@
-//! Notifications on the channel `pg_stream_alert`.
+//! Notifications on the channel `pg_stream_alert`: JSON with the event, the stream table, and what
+//! belongs to the event.
 
-use crate::{pg::spi, refresh::Outcome};
+use pgrx::pg_sys::Oid;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    pg::{notify, relation},
+    refresh::Outcome,
+};
+
+const CHANNEL: &str = "pg_stream_alert";
+/// A longer text is cut off, for a notification holds 8000 bytes, and JSON can write a byte as six.
+const LONGEST_TEXT: usize = 800;
 
 /// Tells at commit that a refresh changed a stream table.
-pub fn completed(id: i64, outcome: &Outcome) {
-    let count = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
-    spi::run(
-        include_str!("completed.sql"),
-        &[
-            id.into(),
-            outcome.action.as_str().to_owned().into(),
-            count(outcome.inserted).into(),
-            count(outcome.deleted).into(),
-        ],
-        |_| {},
+pub fn completed(stream_table: Oid, outcome: &Outcome, milliseconds: f64) {
+    send(
+        "refresh_completed",
+        relation::name(stream_table),
+        json!({
+            "action": outcome.action.as_str(),
+            "rows_inserted": outcome.inserted,
+            "rows_deleted": outcome.deleted,
+            "duration_ms": milliseconds,
+        }),
     );
+}
+
+/// Tells at commit, on a channel of its own, that a refresh has changed a stream table as a whole,
+/// for which its triggers do not fire.
+pub fn refreshed_without_triggers(stream_table: Oid, outcome: &Outcome) {
+    let (schema, name) = relation::name(stream_table);
+    let message = json!({
+        "st": format!("{schema}.{name}"),
+        "pgs_schema": schema,
+        "pgs_name": name,
+        "action": outcome.action.as_str(),
+        "rows_inserted": outcome.inserted,
+        "rows_updated": outcome.updated,
+        "rows_deleted": outcome.deleted,
+    });
+    notify::send("pgstream_refresh", &message.to_string());
+}
+
+/// Tells at commit what happened to a stream table, given by schema and name.
+pub fn send(event: &str, (schema, name): (String, String), details: Value) {
+    let mut message = Map::new();
+    message.insert("event".to_owned(), event.into());
+    message.insert("st".to_owned(), format!("{schema}.{name}").into());
+    message.insert("pgs_schema".to_owned(), schema.into());
+    message.insert("pgs_name".to_owned(), name.into());
+    if let Value::Object(details) = details {
+        message.extend(details.into_iter().map(|(key, value)| (key, shortened(value))));
+    }
+    notify::send(CHANNEL, &Value::Object(message).to_string());
+}
+
+fn shortened(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.len() > LONGEST_TEXT => {
+            let end = (0..=LONGEST_TEXT).rev().find(|it| text.is_char_boundary(*it)).unwrap_or(0);
+            format!("{}…", &text[..end]).into()
+        }
+        other => other,
+    }
 }

@@ -181,6 +181,22 @@ pub fn has_before_row_triggers(relation: Oid) -> bool {
     }
 }
 
+/// Whether users have put triggers on the relation.
+pub fn has_user_triggers(relation: Oid) -> bool {
+    // SAFETY: the relation is locked by the refresh; it is closed with the lock kept.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
+        let triggers = (*opened).trigdesc;
+        let count = if triggers.is_null() { 0 } else { (*triggers).numtriggers };
+        let has = (0..usize::try_from(count).unwrap_or(0)).any(|index| {
+            let trigger = (*triggers).triggers.add(index);
+            !(*trigger).tgisinternal && CStr::from_ptr((*trigger).tgname) != c"pg_stream_guard"
+        });
+        pg_sys::relation_close(opened, pg_sys::NoLock as i32);
+        has
+    }
+}
+
 thread_local! {
     static WATCHED: RefCell<HashSet<Oid>> = RefCell::default();
     static INVALID: RefCell<HashSet<Oid>> = RefCell::default();

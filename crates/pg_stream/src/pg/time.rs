@@ -15,6 +15,11 @@ impl Stopwatch {
     pub fn started_at(&self) -> TimestampWithTimeZone {
         timestamp(self.start)
     }
+
+    /// Since the start.
+    pub fn milliseconds(&self) -> f64 {
+        (now() - self.start) as f64 / 1000.0
+    }
 }
 
 pub fn current() -> TimestampWithTimeZone {

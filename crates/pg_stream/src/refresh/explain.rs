@@ -15,6 +15,7 @@ use crate::{
     refresh::{
         definition::{self, Differential},
         differential::matching,
+        runnable::runnable,
     },
 };
 
@@ -22,9 +23,11 @@ use crate::{
 pub fn explain(pgs_id: i64) -> Result<Vec<(String, String)>, Error> {
     let _superuser = Identity::superuser();
     let mut rows = Vec::new();
+    let mut consumed = None;
     spi::run(
         "SELECT pgs_schema || '.' || pgs_name, defining_query, refresh_mode, status, \
-                is_populated::text, coalesce(frontier::text, '') \
+                is_populated::text, coalesce(frontier::text, ''), \
+                split_part(consumed, ';', 1) \
          FROM pgstream.pgs_stream_tables WHERE pgs_id = $1",
         &[pgs_id.into()],
         |row| {
@@ -39,6 +42,7 @@ pub fn explain(pgs_id: i64) -> Result<Vec<(String, String)>, Error> {
             for (position, name) in names.iter().enumerate() {
                 rows.push(((*name).to_owned(), row.get::<String>(position).unwrap_or_default()));
             }
+            consumed = row.get::<String>(names.len());
         },
     );
     let definition = definition::of(pgs_id)?;
@@ -75,16 +79,32 @@ pub fn explain(pgs_id: i64) -> Result<Vec<(String, String)>, Error> {
     }
     rows.push(("operator_tree".to_owned(), operator_tree(differential)));
     for (index, stage) in differential.pipeline.stages.iter().enumerate() {
-        explain_stage(differential, index, stage, &mut rows);
+        explain_stage(differential, index, stage, consumed.as_deref(), &mut rows);
     }
     let missing: Vec<String> = missing_indexes(differential);
     if !missing.is_empty() {
         rows.push(("missing_indexes".to_owned(), missing.join("; ")));
     }
-    let statements = delta_statements(differential, differential.pipeline.stages.len() - 1);
-    let first = statements.into_iter().next().map(|it| it.1).unwrap_or_default();
-    rows.push(("delta_query".to_owned(), first));
+    let delta_query = delta_query(differential, consumed.as_deref());
+    rows.push(("delta_query".to_owned(), delta_query));
     Ok(rows)
+}
+
+/// The statement that computes the change of the result: that of the last stage which does more than
+/// to pass on what an earlier one has computed.
+fn delta_query(differential: &Differential, consumed: Option<&str>) -> String {
+    let stages = differential.pipeline.stages.iter().enumerate().rev();
+    let last = stages
+        .skip_while(|(index, stage)| *index > 0 && stage.head.is_none() && is_passed_on(stage))
+        .find_map(|(index, _)| {
+            Some((index, delta_statements(differential, index).into_iter().next()?))
+        });
+    last.map_or(String::new(), |(index, (_, text))| runnable(differential, index, &text, consumed))
+}
+
+fn is_passed_on(stage: &Stage) -> bool {
+    let scans = stage.body.scans();
+    scans.len() == 1 && matches!(scans[0].source, Source::Stage(_))
 }
 
 /// Statements for indexes on the sources by which a refresh would look up rows, where there is none
@@ -155,6 +175,7 @@ fn explain_stage(
     differential: &Differential,
     index: usize,
     stage: &Stage,
+    consumed: Option<&str>,
     rows: &mut Vec<(String, String)>,
 ) {
     let storage = &differential.storages[index];
@@ -165,6 +186,7 @@ fn explain_stage(
     rows.push((format!("stage_{index}_strategy"), strategy));
     rows.push((format!("stage_{index}_cost"), cost));
     for (name, statement) in delta_statements(differential, index) {
+        let statement = runnable(differential, index, &statement, consumed);
         rows.push((format!("stage_{index}_{name}"), statement));
     }
     if is_deferred {

@@ -14,7 +14,6 @@ use pgstream_core::{
 use crate::{
     catalog,
     error::Error,
-    monitor::alert,
     pg::{
         shmem::{self, Slot, State},
         spi, time,
@@ -149,10 +148,7 @@ fn refresh_one(id: i64) -> bool {
     let result =
         worker::transaction(c"refreshing", || match refresh::run(id, InitiatedBy::Scheduler) {
             Ok(outcome) if outcome.action == Action::NoData => false,
-            Ok(outcome) => {
-                alert::completed(id, &outcome);
-                true
-            }
+            Ok(_) => true,
             Err(error) => {
                 must_stop = is_lasting(&error);
                 ErrorReport::from(error).report(PgLogLevel::ERROR);

@@ -14,6 +14,7 @@ mod grouping_sets;
 mod joins;
 mod limit;
 mod lowering;
+mod monitor;
 mod outer_joins;
 mod recursion;
 mod refusals;
