@@ -36,6 +36,24 @@ LEFT JOIN LATERAL (
 
 GRANT SELECT ON pgstream.stream_tables_info, pgstream.pg_stat_stream_tables TO PUBLIC;
 
+-- The refreshes that run now, of all sessions in this database.
+CREATE FUNCTION pgstream.refresh_progress(
+    OUT pid int, OUT pgs_id bigint, OUT started_at timestamptz, OUT phase text,
+    OUT stages_total int, OUT stages_done int, OUT changes_read bigint
+) RETURNS SETOF record LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'refresh_progress_wrapper';
+
+CREATE VIEW pgstream.pg_stat_progress_refresh AS
+SELECT p.pid, s.pgs_id, s.pgs_schema, s.pgs_name, p.phase, p.started_at, p.stages_total,
+       p.stages_done, p.changes_read
+FROM pgstream.refresh_progress() AS p
+JOIN pgstream.pgs_stream_tables AS s USING (pgs_id)
+-- A refresh ends with its transaction, also when its session was terminated.
+WHERE EXISTS (SELECT FROM pg_catalog.pg_locks AS l
+              WHERE l.pid = p.pid AND l.locktype = 'virtualxid' AND l.granted);
+COMMENT ON VIEW pgstream.pg_stat_progress_refresh IS 'how far the refreshes that run now are';
+
+GRANT SELECT ON pgstream.pg_stat_progress_refresh TO PUBLIC;
+
 CREATE FUNCTION pgstream.pgs_status()
     RETURNS TABLE (name text, status text, refresh_mode text, is_populated bool,
                    consecutive_errors int, schedule text, data_timestamp timestamptz,

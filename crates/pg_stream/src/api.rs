@@ -5,5 +5,6 @@ mod create;
 mod drop;
 mod explain;
 mod options;
+mod progress;
 mod refresh;
 mod resume;

@@ -11,6 +11,7 @@ pub mod name;
 pub mod node;
 pub mod notify;
 pub mod own;
+pub mod progress;
 pub mod query;
 pub mod relation;
 pub mod scale;

@@ -42,6 +42,7 @@ use crate::{
     error::Error,
     monitor::alert,
     pg::{
+        progress::{Phase, Progress},
         relation,
         security::{Identity, LocalSettings},
         snapshot::Snapshot,
@@ -112,6 +113,7 @@ impl Outcome {
 /// Refreshes a stream table. The caller has checked privileges and status.
 pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
     let clock = Stopwatch::start();
+    let progress = Progress::start(pgs_id, clock.started());
     let _superuser = Identity::superuser();
     relation::lock_stream_table(pgs_id);
     let definition = lock_sources(pgs_id)?;
@@ -127,13 +129,19 @@ pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
     // Before the buffers are read: what triggers of the stream table write comes after.
     let frontier = snapshot.frontier();
     let seen = RefCell::default();
-    let refresh =
-        Refresh { definition: &definition, snapshot: &snapshot, session: &session, seen: &seen };
+    let refresh = Refresh {
+        definition: &definition,
+        snapshot: &snapshot,
+        session: &session,
+        seen: &seen,
+        progress: &progress,
+    };
     let outcome = if is_rebuilt {
         refresh.full(definition.differential.as_ref(), Action::Reinitialize)?
     } else {
         refresh.run(&state)?
     };
+    progress.enter(Phase::Finishing);
     advance::store(&definition, &outcome, &frontier, by, &clock, &snapshot);
     if outcome.action != Action::NoData {
         alert::completed(definition.relation, &outcome, clock.milliseconds());
@@ -186,6 +194,7 @@ struct Refresh<'a> {
     session: &'a Session,
     /// The rows of each buffer that was read.
     seen: &'a RefCell<HashMap<Oid, Vec<Seen>>>,
+    progress: &'a Progress,
 }
 
 impl Refresh<'_> {
@@ -229,6 +238,7 @@ impl Refresh<'_> {
         differential: &Differential,
         frontier: &Frontier,
     ) -> Result<Option<Deltas>, Error> {
+        self.progress.enter(Phase::ReadingChanges);
         let mut deltas = Deltas { stores: HashMap::new(), has_consumed: false };
         for source in &differential.sources {
             if relation::is_strict_transaction()
@@ -247,6 +257,7 @@ impl Refresh<'_> {
                 deltas.stores.insert(source.relation, delta.store);
             }
         }
+        self.progress.set_changes(deltas.stores.values().map(|it| it.rows()).sum());
         Ok(Some(deltas))
     }
 
@@ -255,6 +266,7 @@ impl Refresh<'_> {
         differential: &Differential,
         deltas: &HashMap<Oid, Store>,
     ) -> Result<Outcome, Error> {
+        self.progress.enter(Phase::Applying);
         let wants_output = self.has_readers()?;
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));
@@ -269,6 +281,7 @@ impl Refresh<'_> {
                 wants_output,
                 self.snapshot,
                 self.session,
+                self.progress,
             )?
         };
         if let Some(output) = output {
@@ -278,6 +291,7 @@ impl Refresh<'_> {
     }
 
     fn full(&self, differential: Option<&Differential>, action: Action) -> Result<Outcome, Error> {
+        self.progress.enter(Phase::Evaluating);
         let wants_output = self.has_readers()?;
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));

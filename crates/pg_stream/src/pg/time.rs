@@ -12,6 +12,11 @@ impl Stopwatch {
         Self { start: now() }
     }
 
+    /// In microseconds since 2000-01-01 00:00 UTC.
+    pub fn started(&self) -> i64 {
+        self.start
+    }
+
     pub fn started_at(&self) -> TimestampWithTimeZone {
         timestamp(self.start)
     }
@@ -49,6 +54,6 @@ pub fn milliseconds_between(start: TimestampWithTimeZone, end: TimestampWithTime
 /// From 1970 to 2000.
 const EPOCH_DIFFERENCE: i64 = 946_684_800_000_000;
 
-fn timestamp(value: pg_sys::TimestampTz) -> TimestampWithTimeZone {
+pub fn timestamp(value: pg_sys::TimestampTz) -> TimestampWithTimeZone {
     value.try_into().expect("the clock is within PostgreSQL's range")
 }

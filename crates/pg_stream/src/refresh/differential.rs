@@ -23,6 +23,7 @@ use pgstream_ivm::{
 use crate::{
     error::Error,
     pg::{
+        progress::Progress,
         snapshot::Snapshot,
         spi::{self, Row, Session},
         store::{Store, StoreColumn, same_image, type_length},
@@ -44,10 +45,12 @@ pub fn run(
     wants_output: bool,
     snapshot: &Snapshot,
     session: &Session,
+    progress: &Progress,
 ) -> Result<(Counts, Option<Store>), Error> {
     let mut stage_deltas: HashMap<usize, Store> = HashMap::new();
     let mut result = (Counts::default(), None);
     for (index, stage) in differential.pipeline.stages.iter().enumerate() {
+        progress.set_stage(index, differential.pipeline.stages.len());
         let is_last = differential.is_last(index);
         let rows_of = |source: &Source| match source {
             Source::Table { oid, .. } => deltas.get(&Oid::from(*oid)).map_or(0, Store::rows),

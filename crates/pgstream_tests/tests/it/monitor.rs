@@ -1,6 +1,6 @@
 //! What one can see of refreshes from outside.
 
-use pgstream_tests::{Database, Session};
+use pgstream_tests::{Database, REFRESH, Session, Sessions};
 
 const TABLES: &str = "
     CREATE TABLE o (id int PRIMARY KEY, region text, amount numeric, \"Odd col\" int DEFAULT 1);
@@ -143,4 +143,27 @@ fn user_triggers_can_be_switched_off() {
     session.refresh("st");
     assert_eq!(session.rows("SELECT count(*) FROM log"), ["1"]);
     assert_eq!(session.value("SELECT count(*) FROM st"), "3");
+}
+
+#[test]
+fn a_refresh_shows_how_far_it_is() {
+    const PROGRESS: &str = "SELECT pgs_name, phase, changes_read, started_at <= clock_timestamp()
+         FROM pgstream.pg_stat_progress_refresh";
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["w", "r"]);
+    s.monitor().run(TABLES);
+    s.monitor().create("st", "SELECT id, amount FROM o");
+    s.run("w", "BEGIN; LOCK TABLE o");
+    s.blocks("r", REFRESH);
+    assert_eq!(s.monitor().rows(PROGRESS), ["st|waiting for locks|0|t"]);
+    s.run("w", "COMMIT");
+    s.finish("r").expect("the lock is gone");
+    assert_eq!(s.monitor().rows(PROGRESS), [""; 0]);
+    s.run("w", CHANGES);
+    s.run("w", "BEGIN; LOCK TABLE st IN SHARE MODE");
+    s.blocks("r", REFRESH);
+    assert_eq!(s.monitor().rows(PROGRESS), ["st|applying changes|2|t"]);
+    let pid = s.pid("r");
+    assert_eq!(s.monitor().value(&format!("SELECT pg_terminate_backend({pid}, 10000)")), "t");
+    assert_eq!(s.monitor().rows(PROGRESS), [""; 0]);
 }
