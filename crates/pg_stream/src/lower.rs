@@ -145,12 +145,19 @@ struct Lowering {
     tables: BTreeMap<u32, Relation>,
     /// Who will read the tables; `None` is the current user.
     role: Option<Oid>,
-    /// The columns of the WITH item whose recursive part is being lowered.
-    recursive: Option<Vec<Column>>,
+    /// The WITH item whose recursive part is being lowered.
+    recursive: Option<Recursive>,
     /// How many leaves the plan has so far.
     leaves: usize,
     /// How many sub-queries in expressions have become columns.
     sub_links: usize,
+}
+
+/// A recursion, in its recursive part.
+struct Recursive {
+    columns: Vec<Column>,
+    /// How many queries there are around it.
+    depth: usize,
 }
 
 /// A query and those around it, for references to their WITH items and columns.
@@ -160,4 +167,11 @@ struct Scope<'s, 'a> {
     outer: Option<&'s Scope<'s, 'a>>,
     /// The rows of the queries around it for which it is evaluated, when it refers to them.
     domain: Option<&'s sub_link::Domain<'a>>,
+}
+
+impl Scope<'_, '_> {
+    /// How many queries there are around what stands in it.
+    fn depth(&self) -> usize {
+        1 + self.outer.map_or(0, Scope::depth)
+    }
 }

@@ -233,13 +233,16 @@ pub enum Plan {
         /// Boolean, over the output; `None` for true. Rows that it drops need not be stored.
         filter: Option<Scalar>,
     },
-    /// WITH RECURSIVE … UNION ALL: the base, and the step over and over again, over a leaf that
-    /// stands for what came last. See [`crate::recursion`].
+    /// WITH RECURSIVE: the base, and the step over and over again, over a leaf that stands for what
+    /// came last. See [`crate::recursion`].
     Recurse {
         /// The last column is the depth, 0.
         base: Box<Plan>,
         /// The last column is the depth, one more than that of the leaf.
         step: Box<Plan>,
+        /// UNION, not UNION ALL: a row that is there already does not come again, whatever its
+        /// depth. The depth that comes out is then any that is above those it is derived from.
+        is_set: bool,
     },
     /// A query that is evaluated as a whole whenever something that it reads has changed.
     Opaque {
@@ -350,7 +353,7 @@ impl Plan {
             | Self::LeftJoin { left, right, .. }
             | Self::Mark { left, right, .. } => vec![left, right],
             Self::MarkChange { left, right, change, .. } => vec![left, right, change],
-            Self::Recurse { base, step } => vec![base, step],
+            Self::Recurse { base, step, .. } => vec![base, step],
             Self::Sum { inputs } | Self::Opaque { reads: inputs, .. } => inputs.iter().collect(),
         }
     }
@@ -409,8 +412,8 @@ impl Plan {
             Self::Window { input, partition, calls, filter } => {
                 Self::Window { input: Box::new(f(*input)), partition, calls, filter }
             }
-            Self::Recurse { base, step } => {
-                Self::Recurse { base: Box::new(f(*base)), step: Box::new(f(*step)) }
+            Self::Recurse { base, step, is_set } => {
+                Self::Recurse { base: Box::new(f(*base)), step: Box::new(f(*step)), is_set }
             }
             Self::Opaque { sql, reads, schema, reason } => {
                 Self::Opaque { sql, reads: reads.into_iter().map(f).collect(), schema, reason }
@@ -488,6 +491,9 @@ impl Plan {
                 .collect(),
             Self::Mark { left, .. } => left.key(),
             Self::Window { input, .. } => input.key(),
+            Self::Recurse { base, is_set: true, .. } => {
+                Some((0..base.schema().len() - 1).collect())
+            }
             Self::Expand { .. } | Self::Recurse { .. } | Self::Opaque { .. } => None,
             // A row without a pair has NULLs for the right key, which no pair has.
             Self::InnerJoin { left, right, .. } | Self::LeftJoin { left, right, .. } => {
@@ -566,7 +572,9 @@ fn write_tree(plan: &Plan, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Res
             filter.iter().try_for_each(|it| write!(f, " where {it}"))?;
             writeln!(f)?;
         }
-        Plan::Recurse { .. } => writeln!(f, "Recurse")?,
+        Plan::Recurse { is_set, .. } => {
+            writeln!(f, "Recurse{}", if *is_set { " to a fixpoint" } else { "" })?;
+        }
         Plan::Opaque { reason, .. } => writeln!(f, "Opaque ({reason})")?,
         Plan::Sum { .. } => writeln!(f, "Sum")?,
         Plan::Negate(_) => writeln!(f, "Negate")?,

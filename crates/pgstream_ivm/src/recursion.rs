@@ -1,4 +1,9 @@
-//! WITH RECURSIVE … UNION ALL.
+//! WITH RECURSIVE: how a recursion becomes a plan, and the rule of UNION ALL. That of UNION is
+//! [`crate::fixpoint`].
+//!
+//! The step must be linear in the recursive reference: what it makes of several rows is the sum of what
+//! it makes of each. So the reference may stand below filters, projections, set-returning items, inner
+//! joins, and on the left side of outer joins and marks, whose right side is about other tables.
 //!
 //! # Rule
 //!
@@ -33,12 +38,12 @@ use crate::{
 /// The recursive reference, until staging gives it a number.
 pub const ITSELF: Source = Source::Stage(usize::MAX);
 
-/// The plan of `base UNION ALL step`, in which a scan of [`ITSELF`] is the recursive reference;
-/// its output is the columns of both, then the depth. `None` when the step is not linear in it.
-pub fn recurse(base: Plan, step: Plan, depth: &Type) -> Option<Plan> {
-    if counts_matches(&step) {
-        return None;
-    }
+/// The plan of `base UNION ALL step`, or of UNION if it `is_set`, in which a scan of [`ITSELF`] is the
+/// recursive reference; its output is the columns of both, then the depth. `None` when the step is not
+/// linear in it.
+///
+/// The columns of a set must be such that equal values have equal images.
+pub fn recurse(base: Plan, step: Plan, depth: &Type, is_set: bool) -> Option<Plan> {
     let width = base.schema().len();
     let (step, place) = carry(&step, width, depth)?;
     let number = |segments: Vec<Segment>| Scalar {
@@ -56,6 +61,7 @@ pub fn recurse(base: Plan, step: Plan, depth: &Type) -> Option<Plan> {
     Some(Plan::Recurse {
         base: Box::new(with_last(base, width, zero)),
         step: Box::new(with_last(step, width, next)),
+        is_set,
     })
 }
 
@@ -67,13 +73,19 @@ fn with_last(plan: Plan, width: usize, last: Scalar) -> Plan {
     Plan::Project { input: Box::new(plan), columns }
 }
 
-fn counts_matches(plan: &Plan) -> bool {
-    matches!(plan, Plan::LeftJoin { .. } | Plan::Mark { .. })
-        || plan.inputs().into_iter().any(counts_matches)
+/// Whether the recursive reference is in it. That of a recursion in it is another one.
+pub fn reads_itself(plan: &Plan) -> bool {
+    match plan {
+        Plan::Scan(scan) => scan.source == ITSELF,
+        Plan::Recurse { .. } => false,
+        _ => plan.inputs().into_iter().any(reads_itself),
+    }
 }
 
-fn reads_itself(plan: &Plan) -> bool {
-    plan.scans().iter().any(|it| it.source == ITSELF)
+/// `plan` with the column at `from` moved to the end.
+fn with_column_last(plan: Plan, from: usize) -> Plan {
+    let width = plan.schema().len();
+    plan.columns((0..width).filter(|it| *it != from).chain([from]))
 }
 
 /// `plan` with the depth of the recursive reference as one more column, the last; and where it is.
@@ -99,22 +111,31 @@ fn carry(plan: &Plan, width: usize, depth: &Type) -> Option<(Plan, usize)> {
             columns.push((column, "depth".to_owned()));
             Plan::Project { input: Box::new(input), columns }
         }
-        Plan::InnerJoin { left, right, on } => match (reads_itself(left), reads_itself(right)) {
-            (false, true) => {
-                Plan::InnerJoin { left: left.clone(), right: boxed(right)?, on: on.clone() }
+        Plan::Expand { input, item, columns, outer } => {
+            let (input, inner) = carry(input, width, depth)?;
+            let (item, columns) = (item.clone(), columns.clone());
+            let plan = Plan::Expand { input: Box::new(input), item, columns, outer: *outer };
+            with_column_last(plan, inner)
+        }
+        Plan::InnerJoin { left, right, on } if !reads_itself(left) => {
+            Plan::InnerJoin { left: left.clone(), right: boxed(right)?, on: on.clone() }
+        }
+        Plan::InnerJoin { left, right, on }
+        | Plan::LeftJoin { left, right, on }
+        | Plan::Mark { left, right, on, .. } => {
+            if reads_itself(right) {
+                return None;
             }
-            (true, false) => {
-                let (left, inner) = carry(left, width, depth)?;
-                let moved = |it: usize| if it < inner { it } else { it + 1 };
-                let on = on.as_ref().map(|on| on.remapped(moved));
-                let join = Plan::InnerJoin { left: Box::new(left), right: right.clone(), on };
-                let schema = join.schema();
-                let column = |it| (Scalar::column(it, &schema[it]), schema[it].name.clone());
-                let columns = (0..place).map(moved).chain([inner]).map(column).collect();
-                Plan::Project { input: Box::new(join), columns }
-            }
-            _ => return None,
-        },
+            let (left, inner) = carry(left, width, depth)?;
+            let on = on.as_ref().map(|on| on.remapped(|it| if it < inner { it } else { it + 1 }));
+            let (left, right) = (Box::new(left), right.clone());
+            let join = match plan {
+                Plan::Mark { mark, .. } => Plan::Mark { left, right, on, mark: mark.clone() },
+                Plan::LeftJoin { .. } => Plan::LeftJoin { left, right, on },
+                _ => Plan::InnerJoin { left, right, on },
+            };
+            with_column_last(join, inner)
+        }
         _ => return None,
     };
     Some((plan, place))

@@ -6,6 +6,7 @@
 use crate::plan::Plan;
 
 mod apply;
+mod fixpoint;
 mod head;
 mod ident;
 mod recursion;
@@ -16,6 +17,7 @@ mod window;
 
 pub use self::{
     apply::{Apply, Matching, apply},
+    fixpoint::{FixpointStatements, fixpoint},
     head::{HeadStatements, PAIR_PREFIX, head},
     ident::{quote, quote_qualified},
     recursion::{RecursionStatements, recursion},

@@ -52,13 +52,6 @@ pub struct Window {
     pub filter: Option<Scalar>,
 }
 
-impl Window {
-    /// Names and types of the columns that a storage has beside the output.
-    pub fn state(&self) -> Vec<(String, String)> {
-        vec![("__pgs_partition".to_owned(), "bigint".to_owned())]
-    }
-}
-
 /// The two parts of a body that is a recursion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recursion {
@@ -66,6 +59,8 @@ pub struct Recursion {
     pub base: Plan,
     /// What comes next, over a leaf that reads the stage itself.
     pub step: Plan,
+    /// Whether equal rows are one; see [`crate::fixpoint`].
+    pub is_set: bool,
 }
 
 /// One step of a refresh.
@@ -127,6 +122,26 @@ impl Stage {
         }
     }
 
+    /// Whether each stored row has a number of rows that it stands for.
+    pub fn is_counted(&self) -> bool {
+        match &self.head {
+            Some(Head::Group(_)) => true,
+            Some(Head::Recursion(head)) => head.is_set,
+            _ => false,
+        }
+    }
+
+    /// Names and types of the columns that the storage of a head other than GROUP BY has beside the
+    /// output.
+    pub fn own_state(&self) -> Vec<(String, String)> {
+        let name = match &self.head {
+            Some(Head::Window(_)) => "__pgs_partition",
+            Some(Head::Recursion(head)) if head.is_set => "__pgs_support",
+            _ => return Vec::new(),
+        };
+        vec![(name.to_owned(), "bigint".to_owned())]
+    }
+
     /// Positions in the output that never change while a group exists: the keys, unless equal keys
     /// can look different.
     pub fn fixed(&self) -> Vec<usize> {
@@ -165,7 +180,9 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
     };
     let cut_input = |input| {
         let input = cut(input, stages);
-        if needs_leaf(&input) { defer(input, stages) } else { input }
+        // A recursion's own rows are no earlier stage's.
+        let needs_leaf = needs_leaf(&input) && !recursion::reads_itself(&input);
+        if needs_leaf { defer(input, stages) } else { input }
     };
     match plan.map_inputs(cut_input) {
         Plan::Aggregate { input, keys, calls } => {
@@ -179,13 +196,14 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
             let head = Some(Head::Window(Window { partition, calls, filter }));
             add(Stage { body: *input, head, output, key }, stages)
         }
-        Plan::Recurse { base, step } => {
+        Plan::Recurse { base, step, is_set } => {
+            let key = is_set.then(|| (0..output.len() - 1).collect::<Vec<_>>());
             let made = |index: usize| {
                 let (base, step) =
                     (base.as_ref().clone(), recursion::numbered(*step.clone(), index));
                 let body = Plan::Sum { inputs: vec![base.clone(), step.clone()] };
-                let head = Some(Head::Recursion(Recursion { base, step }));
-                Stage { body, head, output: output.clone(), key: None }
+                let head = Some(Head::Recursion(Recursion { base, step, is_set }));
+                Stage { body, head, output: output.clone(), key: key.clone() }
             };
             let index = (0..stages.len()).find(|it| stages[*it] == made(*it));
             add(made(index.unwrap_or(stages.len())), stages)

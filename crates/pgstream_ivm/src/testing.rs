@@ -228,6 +228,15 @@ pub fn aggregate(input: Plan, keys: &[usize], calls: &[&str]) -> Plan {
 
 /// WITH RECURSIVE … UNION ALL, without the depth; `step` is made of the recursive reference.
 pub fn recursive(base: Plan, step: impl Fn(Plan) -> Plan) -> Plan {
+    recursion(base, step, false)
+}
+
+/// WITH RECURSIVE … UNION, likewise.
+pub fn recursive_set(base: Plan, step: impl Fn(Plan) -> Plan) -> Plan {
+    recursion(base, step, true)
+}
+
+fn recursion(base: Plan, step: impl Fn(Plan) -> Plan, is_set: bool) -> Plan {
     let columns: Schema = base.schema().into_iter().map(Column::of_recursion).collect();
     let width = columns.len();
     let itself = Plan::Scan(Scan {
@@ -237,7 +246,7 @@ pub fn recursive(base: Plan, step: impl Fn(Plan) -> Plan) -> Plan {
         key: None,
         version: Version::New,
     });
-    let plan = recurse(base, step(itself), &bigint()).expect("a linear step");
+    let plan = recurse(base, step(itself), &bigint(), is_set).expect("a linear step");
     let columns: Vec<String> = (0..width).map(|it| format!("#{it}")).collect();
     project(plan, &columns.iter().map(String::as_str).collect::<Vec<_>>())
 }

@@ -1,13 +1,17 @@
-//! WITH RECURSIVE … UNION ALL, with one recursive reference among inner joins, filters and
-//! projections. Other recursions are evaluated as a whole.
+//! WITH RECURSIVE, with one recursive reference among filters, projections, set-returning items and
+//! inner joins, or on the left side of outer joins and of what sub-queries become. Other recursions are
+//! evaluated as a whole.
+//!
+//! Rows of UNION are told apart by their images, so its columns must be of types whose equal values have
+//! equal images: of 1.0 and 1.00 PostgreSQL goes on with the one that it meets first.
 
 use pgstream_ivm::plan::{Column, Plan, Scan, Version};
 use pgstream_ivm::recursion::{ITSELF, recurse};
 
 use super::refusal::Refusal;
 use super::select::{check_fit, columns_of, output_names};
-use super::{Lowering, Scope, limit, set_operation};
-use crate::pg::node::{Query, SetKind, SetTree};
+use super::{Lowering, Recursive, Scope, limit, set_operation};
+use crate::pg::node::{Query, SetKind, SetOperation, SetTree};
 use crate::pg::types;
 
 /// Lowers a WITH item that refers to itself.
@@ -16,21 +20,32 @@ pub fn lower<'a>(
     query: Query<'a>,
     home: &Scope<'_, 'a>,
 ) -> Result<Plan, Refusal> {
-    let refused = || Refusal::without_rule("WITH RECURSIVE");
+    let refused = || Refusal::without_rule("WITH RECURSIVE here");
     check_fit(query)?;
-    if home.domain.is_some() || limit::is_in(query)? || lowering.recursive.is_some() {
+    // Inside of another recursion it might refer to that; beside it, it does not.
+    let is_inside = lowering.recursive.as_ref().is_some_and(|it| home.depth() > it.depth);
+    if home.domain.is_some() || limit::is_in(query)? || is_inside {
         return Err(refused());
     }
     let operation = match query.set_operations().and_then(|it| it.as_set_tree()) {
-        Some(SetTree::Operation(it)) if it.all && it.kind == SetKind::Union => it,
-        _ => return Err(Refusal::without_rule("WITH RECURSIVE with UNION")),
+        Some(SetTree::Operation(it)) if it.kind == SetKind::Union => it,
+        _ => return Err(refused()),
     };
     if !operation.columns.iter().all(|(ty, ..)| types::is_storable(*ty)) {
         return Err(Refusal::without_rule("WITH RECURSIVE over anonymous rows"));
     }
-    let scope = Scope { query, outer: Some(home), domain: None };
-    let base = set_operation::lower_tree(lowering, &scope, operation.left, None)?;
-    let base = set_operation::cast(base, &operation.columns);
+    let around = lowering.recursive.take();
+    let plan = lower_union(lowering, query, &operation, home);
+    lowering.recursive = around;
+    plan
+}
+
+fn lower_union<'a>(
+    lowering: &mut Lowering,
+    query: Query<'a>,
+    operation: &SetOperation<'a>,
+    home: &Scope<'_, 'a>,
+) -> Result<Plan, Refusal> {
     let types = operation.columns.iter();
     let types = types.map(|(ty, typmod, collation)| types::describe(*ty, *typmod, *collation));
     let columns: Vec<Column> = output_names(query)
@@ -38,24 +53,33 @@ pub fn lower<'a>(
         .zip(types)
         .map(|(name, ty)| Column { name, ty, nullable: true, scale: None })
         .collect();
+    let is_set = !operation.all;
+    let is_image = |it: &Column| it.ty.exact && it.ty.equality.is_some();
+    if is_set && (columns.is_empty() || !columns.iter().all(is_image)) {
+        let words = "WITH RECURSIVE with UNION over values that can be equal and look different";
+        return Err(Refusal::without_rule(words));
+    }
+    let scope = Scope { query, outer: Some(home), domain: None };
+    let base = set_operation::lower_tree(lowering, &scope, operation.left, None)?;
+    let base = set_operation::cast(base, &operation.columns);
     let width = columns.len();
-    lowering.recursive = Some(columns);
-    let step = set_operation::lower_tree(lowering, &scope, operation.right, None);
-    lowering.recursive = None;
-    let step = set_operation::cast(step?, &operation.columns);
+    lowering.recursive = Some(Recursive { columns, depth: home.depth() });
+    let step = set_operation::lower_tree(lowering, &scope, operation.right, None)?;
+    let step = set_operation::cast(step, &operation.columns);
     let depth = types::describe(types::BIGINT, -1, types::NO_COLLATION);
-    let plan = recurse(base, step, &depth).ok_or_else(refused)?;
+    let plan = recurse(base, step, &depth, is_set)
+        .ok_or_else(|| Refusal::without_rule("a recursive part that is not linear"))?;
     let all: Vec<usize> = (0..width).collect();
     Ok(columns_of(plan, Some(&all)))
 }
 
 /// The recursive reference, with the needed columns.
 pub fn reference(lowering: &Lowering, needed: &[usize]) -> Result<Plan, Refusal> {
-    let columns = lowering.recursive.as_ref();
-    let columns = columns.ok_or_else(|| Refusal::without_rule("WITH RECURSIVE"))?;
+    let recursive = lowering.recursive.as_ref();
+    let recursive = recursive.ok_or_else(|| Refusal::without_rule("WITH RECURSIVE here"))?;
     Ok(Plan::Scan(Scan {
         source: ITSELF,
-        columns: needed.iter().map(|it| columns[*it].clone()).collect(),
+        columns: needed.iter().map(|it| recursive.columns[*it].clone()).collect(),
         attributes: needed.to_vec(),
         key: None,
         version: Version::New,

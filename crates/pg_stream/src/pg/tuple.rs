@@ -438,6 +438,16 @@ impl Consolidator {
 
     /// As [`Self::add`]; `column` says the value at a position, and whether it is NULL.
     pub fn add_from(&mut self, weight: i64, column: impl Fn(usize) -> (Datum, bool)) {
+        self.put(weight, column);
+    }
+
+    /// Adds a row, and returns its place as in [`Self::net`].
+    pub fn place(&mut self, values: &[Datum], nulls: &[bool]) -> usize {
+        assert!(values.len() + 1 == self.values.len() && nulls.len() == values.len());
+        self.put(1, |index| (values[index], nulls[index]))
+    }
+
+    fn put(&mut self, weight: i64, column: impl Fn(usize) -> (Datum, bool)) -> usize {
         let width = self.values.len() - 1;
         for index in 0..width {
             (self.values[index], self.nulls[index]) = column(index);
@@ -470,7 +480,7 @@ impl Consolidator {
                 if old.len() > new.len() && &old[..new.len()] == new {
                     old[new.len()] = old[new.len()].wrapping_add_signed(weight);
                     self.arena.truncate(start);
-                    return;
+                    return place;
                 }
             }
             position = (position + 1) & mask;
@@ -481,6 +491,7 @@ impl Consolidator {
         if self.entries * 3 > self.slots.len() * 2 {
             self.grow();
         }
+        start
     }
 
     fn grow(&mut self) {

@@ -218,7 +218,7 @@ fn differential(
         .enumerate()
         .map(|(index, stage)| {
             let state = state_columns(stage);
-            let counted = stage.group().is_some();
+            let counted = stage.is_counted();
             let inline = pipeline.is_deferred(index).then(|| stage.body.clone());
             if index == last {
                 let mut names = vec![String::new(); stage.output.len()];
@@ -246,9 +246,6 @@ pub fn stage_table(pgs_id: i64, stage: usize) -> String {
 }
 
 fn state_columns(stage: &Stage) -> Vec<(String, String)> {
-    if let Some(window) = stage.window() {
-        return window.state();
-    }
     let calls = stage.group().into_iter().flat_map(|group| group.calls.iter().enumerate());
     calls
         .flat_map(|(index, call)| {
@@ -256,6 +253,7 @@ fn state_columns(stage: &Stage) -> Vec<(String, String)> {
                 .into_iter()
                 .map(move |it| (format!("s{index}_{}", it.name), it.ty.to_owned()))
         })
+        .chain(stage.own_state())
         .collect()
 }
 

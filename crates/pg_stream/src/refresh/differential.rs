@@ -4,6 +4,8 @@
 //! output is what later stages read as its delta. An inner table that did not change takes part
 //! with its new content only, so the statements differ by which deltas are empty.
 
+mod fixpoint;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
@@ -84,6 +86,7 @@ pub fn run(
             match &stage.head {
                 Some(Head::Group(head)) => run.with_group(head, &delta)?,
                 Some(Head::Window(head)) => run.with_window(head, &delta)?,
+                Some(Head::Recursion(head)) if head.is_set => run.with_fixpoint(head, &delta)?,
                 Some(Head::Recursion(head)) => run.with_recursion(head, &delta)?,
                 Some(Head::Whole) => run.whole()?,
                 None => run.without_head(&delta)?,

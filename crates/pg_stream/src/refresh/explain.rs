@@ -6,7 +6,7 @@ use pgstream_ivm::{
     look_up::look_ups,
     plan::{AggregateFunction, Plan, Source},
     sql::{self, delta_name},
-    stage::{Group, Head, Stage, Window},
+    stage::{Group, Head, Recursion, Stage, Window},
 };
 
 use crate::{
@@ -149,6 +149,7 @@ fn describe_head(head: &Head) -> Option<String> {
     match head {
         Head::Group(head) => Some(describe_group(head)),
         Head::Window(head) => Some(describe_window(head)),
+        Head::Recursion(head) if head.is_set => Some("Recursion to a fixpoint".to_owned()),
         Head::Recursion(_) => Some("Recursion by depth".to_owned()),
         Head::Whole => None,
     }
@@ -192,9 +193,9 @@ fn explain_stage(
     if is_deferred {
         return;
     }
-    let how = match stage.group() {
-        Some(_) => sql::Matching::Ctid,
-        None => matching(stage.key.is_some()),
+    let how = match stage.is_counted() {
+        true => sql::Matching::Ctid,
+        false => matching(stage.key.is_some()),
     };
     let apply = sql::apply(storage, &stage.fixed(), &how);
     rows.push((format!("stage_{index}_delete"), apply.delete));
@@ -216,6 +217,11 @@ fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, S
             let storages = &differential.storages;
             let text = sql::identified_rows(&stage.body, None, stage.output.len(), storages);
             vec![("query".to_owned(), text)]
+        }
+        Some(Head::Recursion(head)) if head.is_set => {
+            let all = sql::fixpoint(stage, index, head, &delta, storages);
+            let titles = ["delta_query", "step_query"].map(str::to_owned);
+            titles.into_iter().zip([all.changed, all.step]).collect()
         }
         Some(Head::Recursion(head)) => {
             let all = sql::recursion(stage, index, head, &delta, storages);
@@ -261,6 +267,18 @@ fn strategy(stage: &Stage) -> (String, String) {
         return (
             format!("evaluated as a whole, for {reason}, and the difference applied; {reads}"),
             "follows the size of what it reads, whenever any of it changed".to_owned(),
+        );
+    }
+    if let Some(Head::Recursion(Recursion { is_set: true, .. })) = &stage.head {
+        return (
+            format!(
+                "recursion to a fixpoint: rows that have lost their support leave, rows that have \
+                 derivations join, and their consequences follow; {reads}"
+            ),
+            "follows the change of the result, and rows whose support goes while they can be \
+             derived otherwise; one query for each step; needs an index on the columns by which \
+             the recursive part joins"
+                .to_owned(),
         );
     }
     if let Some(Head::Recursion(_)) = &stage.head {

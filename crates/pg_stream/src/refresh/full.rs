@@ -38,7 +38,7 @@ pub fn run(
     let Some(differential) = differential else {
         return run_view(definition, wants_output, snapshot, session);
     };
-    fill_inner_stages(differential, snapshot, session);
+    fill_inner_stages(definition, differential, snapshot)?;
     let last = differential.pipeline.stages.len() - 1;
     let stage = &differential.pipeline.stages[last];
     let storage = &differential.storages[last];
@@ -132,12 +132,11 @@ pub fn fill(
     definition: &Definition,
     differential: Option<&Differential>,
     snapshot: &Snapshot,
-    session: &Session,
-) -> u64 {
+) -> Result<u64, Error> {
     let _quiet = LocalSettings::without_triggers();
     let (columns, rows) = match differential {
         Some(differential) => {
-            fill_inner_stages(differential, snapshot, session);
+            fill_inner_stages(definition, differential, snapshot)?;
             let last = differential.pipeline.stages.len() - 1;
             let (stage, storage) =
                 (&differential.pipeline.stages[last], &differential.storages[last]);
@@ -150,10 +149,14 @@ pub fn fill(
         }
     };
     let insert = format!("INSERT INTO {} ({columns}) {rows}", definition.table);
-    Prepared::new(&insert, &[]).execute(&[], snapshot)
+    Ok(Prepared::new(&insert, &[]).execute(&[], snapshot))
 }
 
-fn fill_inner_stages(differential: &Differential, snapshot: &Snapshot, _session: &Session) {
+fn fill_inner_stages(
+    definition: &Definition,
+    differential: &Differential,
+    snapshot: &Snapshot,
+) -> Result<(), Error> {
     let last = differential.pipeline.stages.len() - 1;
     let inner = differential.pipeline.stages.iter().zip(&differential.storages).take(last);
     for (stage, storage) in inner.filter(|it| it.1.inline.is_none()) {
@@ -162,7 +165,29 @@ fn fill_inner_stages(differential: &Differential, snapshot: &Snapshot, _session:
         Prepared::new(&format!("DELETE FROM {}", storage.table), &[]).execute(&[], snapshot);
         let insert = format!("INSERT INTO {} ({columns}) {rows}", storage.table);
         Prepared::new(&insert, &[]).execute(&[], snapshot);
+        if matches!(&stage.head, Some(Head::Recursion(head)) if head.is_set) {
+            check_support(definition, storage, snapshot)?;
+        }
     }
+    Ok(())
+}
+
+/// That the order in which PostgreSQL put out the rows of a recursion was one of ranks.
+fn check_support(
+    definition: &Definition,
+    storage: &Storage,
+    snapshot: &Snapshot,
+) -> Result<(), Error> {
+    let sql = format!("SELECT FROM {} WHERE {} < 1 LIMIT 1", storage.table, storage.state[0].0);
+    let mut is_lacking = false;
+    Prepared::new(&sql, &[]).query(&[], snapshot, |_| is_lacking = true);
+    if is_lacking {
+        return Err(Error::broken(
+            &definition.table,
+            "a row of a recursion comes from none before",
+        ));
+    }
+    Ok(())
 }
 
 /// The columns that [`rows_of_stage`] puts out, in its order.
@@ -193,6 +218,9 @@ fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> Stri
         Some(Head::Recursion(head)) => {
             let index = storages.iter().position(|it| it.table == storage.table);
             let index = index.expect("the storage is one of the storages");
+            if head.is_set {
+                return sql::fixpoint(stage, index, head, &head.base, storages).all;
+            }
             sql::recursion(stage, index, head, &head.base, storages).all
         }
         Some(Head::Whole) | None => {

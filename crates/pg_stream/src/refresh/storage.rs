@@ -5,7 +5,7 @@ use pgstream_ivm::{
     look_up::look_ups,
     plan::Source,
     sql::{COUNT, ROW_ID, Storage, quote_qualified},
-    stage::Stage,
+    stage::{Head, Stage},
 };
 
 use crate::{
@@ -49,12 +49,12 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         // Fresh also under REPEATABLE READ: capture starts here, not at the transaction's start.
         let snapshot = Snapshot::latest();
         let frontier = snapshot.frontier();
-        let session = Session::open();
+        let _session = Session::open();
         let inserted = {
             let _owner = Identity::restricted(owner);
             let _settings = definition.enter_settings();
             let _writing = guard::writing(relation);
-            full::fill(&definition, definition.differential.as_ref(), &snapshot, &session)
+            full::fill(&definition, definition.differential.as_ref(), &snapshot)?
         };
         let outcome = refresh::outcome(Action::Full, Counts { inserted, ..Counts::default() });
         advance::store(&definition, &outcome, &frontier, InitiatedBy::Initial, &clock, &snapshot);
@@ -142,6 +142,10 @@ fn create_stages(definition: &Definition, differential: &Differential, owner: Oi
         if stage.window().is_some_and(|it| !it.partition.is_empty()) {
             let column = &storage.state[0].0;
             spi::run(&format!("CREATE INDEX ON {} ({column})", storage.table), &[], |_| {});
+        }
+        if matches!(&stage.head, Some(Head::Recursion(head)) if head.is_set) {
+            let rank = storage.columns.last().expect("the last column is the rank");
+            spi::run(&format!("CREATE INDEX ON {} ({rank})", storage.table), &[], |_| {});
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::server::{difference, last_refresh, median, milliseconds, timed};
 
 /// Names and queries. Their rows are determined, so that they can be compared.
-const OPERATORS: [(&str, &str); 22] = [
+const OPERATORS: [(&str, &str); 23] = [
     (
         "LEFT JOIN",
         "SELECT f.id, f.amount, c.name FROM fact f LEFT JOIN customer c ON c.id = f.customer_id AND c.segment <> 'segment 3'",
@@ -88,6 +88,10 @@ const OPERATORS: [(&str, &str); 22] = [
     (
         "WITH RECURSIVE",
         "WITH RECURSIVE r AS (SELECT id, customer_id, 1 AS depth FROM fact WHERE status = 1 AND region = 3 UNION ALL SELECT c.id, c.id / 7, r.depth + 1 FROM r JOIN customer c ON c.id = r.customer_id / 7 WHERE r.depth < 4) SELECT id, customer_id, depth FROM r",
+    ),
+    (
+        "WITH RECURSIVE, UNION",
+        "WITH RECURSIVE r AS (SELECT id FROM customer WHERE segment = 'segment 3' UNION SELECT (f.id % 9973)::int FROM r JOIN fact f ON f.customer_id = r.id WHERE f.status = 1) SELECT id FROM r",
     ),
     (
         "LIMIT in a sub-query",

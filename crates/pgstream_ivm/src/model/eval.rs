@@ -1,6 +1,6 @@
 //! What a plan means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     model::{
@@ -120,11 +120,24 @@ pub fn eval(plan: &Plan, history: &History) -> ZSet {
             };
             (0..rows.len()).map(row).filter(is_kept).collect()
         }
-        Plan::Recurse { base, step } => {
+        Plan::Recurse { base, step, is_set } => {
+            // By depth; of a set, what is there already is not new.
+            let news = |rows: ZSet, all: &ZSet| -> ZSet {
+                let row_of = |row: &Row| row[..row.len() - 1].to_vec();
+                let known: BTreeSet<Row> = all.iter().map(|it| row_of(it.0)).collect();
+                let is_new = |row: &&Row| !known.contains(&row_of(row));
+                rows.iter().map(|it| it.0).filter(is_new).cloned().collect()
+            };
             let mut history = history.clone();
             let mut rows = eval(base, &history);
             let mut all = ZSet::default();
-            while rows.iter().next().is_some() {
+            loop {
+                if *is_set {
+                    rows = news(rows, &all);
+                }
+                if rows.iter().next().is_none() {
+                    break;
+                }
                 all = all.plus(&rows);
                 let content = Content { old: rows.clone(), new: rows };
                 history.set(&ITSELF, content);

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use crate::{
     aggregate,
     derive::{at, delta},
+    fixpoint::{Fixpoint, Standing},
     model::{Content, Database, Relation, Row, ZSet, run, value::Value},
     plan::{Plan, Source, Version},
     sql::{
-        COUNT, PAIR_PREFIX, ROW_ID, RecursionStatements, Storage, delta_column, delta_name, head,
-        identified_delta, identified_rows, quote, recursion, window,
+        COUNT, FixpointStatements, PAIR_PREFIX, ROW_ID, RecursionStatements, Storage, delta_column,
+        delta_name, fixpoint, head, identified_delta, identified_rows, quote, recursion, window,
     },
     stage::{Group, Head, Pipeline, Recursion, Stage, Window},
 };
@@ -29,9 +30,9 @@ pub fn storage(index: usize, stage: &Stage) -> Storage {
         state: calls
             .flat_map(|(call, it)| aggregate::state(it).into_iter().map(move |it| (call, it)))
             .map(|(call, it)| (quote(&format!("{call} {}", it.name)), it.ty.to_owned()))
-            .chain(stage.window().into_iter().flat_map(Window::state))
+            .chain(stage.own_state())
             .collect(),
-        counted: stage.group().is_some(),
+        counted: stage.is_counted(),
         inline: stage.head.is_none().then(|| stage.body.clone()),
     }
 }
@@ -99,6 +100,10 @@ impl Runner {
                 Some(Head::Window(window)) => {
                     self.refresh_window(index, window, &is_changed, &mut database)
                 }
+                Some(Head::Recursion(head)) if head.is_set => {
+                    let delta = delta(&stage.body, &is_changed);
+                    self.refresh_set(index, head, &delta, &mut database)
+                }
                 Some(Head::Recursion(head)) => {
                     let delta = delta(&stage.body, &is_changed);
                     self.refresh_recursion(index, head, &delta, &mut database)
@@ -133,8 +138,16 @@ impl Runner {
                 rows.sort();
                 rows
             };
-            let stored = sorted(self.stored[index].values().cloned().collect());
-            let fresh = sorted(self.recomputed(index, tables));
+            let mut stored = sorted(self.stored[index].values().cloned().collect());
+            let mut fresh = sorted(self.recomputed(index, tables));
+            let stage = &self.pipeline.stages[index];
+            if stage.is_counted() && stage.group().is_none() {
+                // Ranks depend on what happened, and so do supports.
+                let is_supported = |it: &Stored| it.values.last() > Some(&Value::Int(0));
+                assert!(stored.iter().all(is_supported), "stage {index} of {:#?}", self.pipeline);
+                let width = stage.output.len() - 1;
+                stored.iter_mut().chain(&mut fresh).for_each(|it| it.values.truncate(width));
+            }
             assert_eq!(stored, fresh, "stage {index} of {:#?}", self.pipeline);
         }
     }
@@ -172,6 +185,9 @@ impl Runner {
         let body = at(&stage.body, Version::New, &|_| true);
         let Some(group) = stage.group() else {
             if let Some(Head::Recursion(head)) = &stage.head {
+                if head.is_set {
+                    return self.all_of_set(index, stage, head, &mut database);
+                }
                 return self.all_of_recursion(index, stage, head, &mut database);
             }
             let sql = match stage.window() {
@@ -284,6 +300,50 @@ impl Runner {
             values: row[1..].to_vec(),
         };
         rows.rows().into_iter().map(stored).collect()
+    }
+
+    /// Likewise: nothing is stored, and all rows join.
+    fn all_of_set(
+        &self,
+        index: usize,
+        stage: &Stage,
+        head: &Recursion,
+        database: &mut Database,
+    ) -> Vec<Stored> {
+        let columns = [ROW_ID, COUNT].map(str::to_owned).into_iter();
+        let storage = &self.storages[index];
+        let names = storage.columns.iter().chain(storage.state.iter().map(|it| &it.0));
+        let names = names.map(|it| it.trim_matches('"').to_owned());
+        let columns = ["ctid".to_owned()].into_iter().chain(columns).chain(names).collect();
+        database.insert(storage.table.clone(), Relation { columns, rows: Vec::new() });
+        let statements = fixpoint(stage, index, head, &head.base, &self.storages);
+        let moves = settle(stage, index, &statements, database);
+        moves.into_iter().filter_map(|it| it.2).collect()
+    }
+
+    fn refresh_set(
+        &mut self,
+        index: usize,
+        head: &Recursion,
+        delta: &Plan,
+        database: &mut Database,
+    ) -> ZSet {
+        let stage = self.pipeline.stages[index].clone();
+        let statements = fixpoint(&stage, index, head, delta, &self.storages);
+        let width = stage.output.len();
+        let mut change = ZSet::default();
+        for (ctid, before, after) in settle(&stage, index, &statements, database) {
+            if let Some(before) = before {
+                let stored = self.stored[index].remove(&ctid);
+                assert_eq!(stored.as_ref(), Some(&before), "each stored row is met once, as it is");
+                change.add(before.values[..width].to_vec(), -1);
+            }
+            if let Some(after) = after {
+                change.add(after.values[..width].to_vec(), 1);
+                self.insert(index, after);
+            }
+        }
+        change
     }
 
     fn refresh_recursion(
@@ -416,6 +476,64 @@ fn iterate(
         all = all.plus(&rows);
     }
     all
+}
+
+/// The rows of a recursion over a set that a change touches: the place of the stored row, how it is
+/// stored, and how it will be.
+fn settle(
+    stage: &Stage,
+    index: usize,
+    statements: &FixpointStatements,
+    database: &mut Database,
+) -> Vec<(i64, Option<Stored>, Option<Stored>)> {
+    let width = stage.output.len() - 1;
+    let mut set = Fixpoint::default();
+    // Row id and row; the place.
+    let mut rows: Vec<(Row, i64)> = Vec::new();
+    let meet = |set: &mut Fixpoint, rows: &mut Vec<(Row, i64)>, derivations: Relation| {
+        for mut row in derivations.rows {
+            let stored = row.split_off(width + 3);
+            let weight = row.pop().expect("a weight").to_int();
+            let depth = row.pop().expect("a depth").to_int();
+            let met = rows.iter().position(|it| it.0 == row);
+            let member = met.unwrap_or_else(|| {
+                let number = |it: usize| stored[it].to_int();
+                let is_stored = stored[0] != Value::Null;
+                rows.push((row, if is_stored { number(0) } else { 0 }));
+                set.meet(is_stored.then(|| Standing {
+                    rank: number(1),
+                    count: number(2),
+                    support: number(3),
+                }))
+            });
+            set.derive(member, depth, weight);
+        }
+    };
+    meet(&mut set, &mut rows, run(&statements.changed, database));
+    loop {
+        let moved = set.advance(|| run(&statements.highest, database).rows[0][0].to_int());
+        if moved.is_empty() {
+            break;
+        }
+        let row = |member: usize, rank: i64| {
+            rows[member].0[1..].iter().cloned().chain([Value::Int(rank)]).collect::<Row>()
+        };
+        let change: ZSet = moved.iter().map(|it| (row(it.member, it.rank), it.weight)).collect();
+        let name = delta_name(&Source::Stage(index));
+        database.insert(name, delta_rows(&change, 0..=width));
+        meet(&mut set, &mut rows, run(&statements.step, database));
+    }
+    assert!(set.is_sound(), "{stage:#?}");
+    let stored = |(row, _): &(Row, i64), it: Standing| Stored {
+        row_id: row[0].clone(),
+        count: Value::Int(it.count),
+        values: row[1..].iter().cloned().chain([it.rank, it.support].map(Value::Int)).collect(),
+    };
+    let outcome = |(member, row): (usize, &(Row, i64))| {
+        let (before, after) = set.outcome(member);
+        (row.1, before.map(|it| stored(row, it)), after.map(|it| stored(row, it)))
+    };
+    rows.iter().enumerate().map(outcome).collect()
 }
 
 /// A group before and after.

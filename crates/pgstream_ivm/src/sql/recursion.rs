@@ -2,7 +2,7 @@
 
 use crate::{
     derive,
-    plan::{Plan, Source},
+    plan::{Column, Plan, Source},
     sql::{
         ROW_ID, Storage, identified_delta,
         select::{Printer, row_id},
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The name of the recursive reference when everything is evaluated.
-const ITSELF: &str = "__pgs_recursive";
+pub(super) const ITSELF: &str = "__pgs_recursive";
 
 /// SQL for a stage with a recursion.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,23 +45,30 @@ fn all(stage: &Stage, index: usize, head: &Recursion, storages: &[Storage]) -> S
     let mut storages = storages.to_vec();
     storages[index].table = ITSELF.to_owned();
     let names: Vec<String> = storages[index].columns.clone();
-    let cast = |(position, name): (usize, &String)| {
-        format!("b.c{position}::{} AS {name}", stage.output[position].ty.sql)
-    };
-    let columns: Vec<String> = names.iter().enumerate().map(cast).collect();
-    let part = |plan: &Plan| {
-        let body = Printer::new(&storages).unweighted(plan);
-        format!("SELECT {} FROM {body} AS b", columns.join(", "))
-    };
+    let [base, step] = parts(stage, head, &storages, names.len());
     let renamed: Vec<String> =
         names.iter().enumerate().map(|(i, it)| format!("r.{it} AS c{i}")).collect();
     let values: String = (0..names.len()).map(|it| format!(", b.c{it}")).collect();
     format!(
-        "WITH RECURSIVE {ITSELF} AS ({} UNION ALL {}) SELECT {} AS {ROW_ID}{values} \
+        "WITH RECURSIVE {ITSELF}({}) AS ({base} UNION ALL {step}) SELECT {} AS {ROW_ID}{values} \
          FROM (SELECT {} FROM {ITSELF} AS r) AS b",
-        part(&head.base),
-        part(&head.step),
+        names.join(", "),
         row_id(None, &stage.output, "b.c"),
         renamed.join(", "),
     )
+}
+
+/// Base and step as the two sides of a recursive query, their first `width` columns.
+pub(super) fn parts(
+    stage: &Stage,
+    head: &Recursion,
+    storages: &[Storage],
+    width: usize,
+) -> [String; 2] {
+    let cast = |(position, column): (usize, &Column)| format!("b.c{position}::{}", column.ty.sql);
+    let columns: Vec<String> = stage.output[..width].iter().enumerate().map(cast).collect();
+    [&head.base, &head.step].map(|plan| {
+        let body = Printer::new(storages).unweighted(plan);
+        format!("SELECT {} FROM {body} AS b", columns.join(", "))
+    })
 }

@@ -6,7 +6,7 @@ use pgstream_ivm::{
     stage::stage,
     testing::{
         TABLES, aggregate, cross_join, database, expand, filter, full_join, join, left_join, mark,
-        project, recursive, scan, scan_columns, union_all, window,
+        project, recursive, recursive_set, scan, scan_columns, union_all, window,
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -216,6 +216,62 @@ fn recursion() {
     };
     check(&recursive(pairs(), counted));
     check(&recursive(project(counts(), &["#0", "#1"]), next));
+}
+
+#[test]
+fn recursion_over_outer_joins_and_marks() {
+    let pairs = || project(scan("a"), &["#0", "1"]);
+    let known = |it: Plan| {
+        let steps = join(it, scan("a"), "#0 = #2");
+        let marked = mark(filter(steps, "#1 < 4"), scan("c"), "#4 = #3");
+        project(filter(marked, "#4 OR #1 < 2"), &["#3", "#1 + 1"])
+    };
+    check(&recursive(pairs(), known));
+    check(&recursive_set(pairs(), known));
+    let or_else = |it: Plan| {
+        let steps = join(left_join(it, scan("b"), "#0 = #2"), scan("a"), "coalesce(#2, #0) = #4");
+        project(filter(steps, "#1 < 4"), &["#5", "#1 + 1"])
+    };
+    check(&recursive(pairs(), or_else));
+    check(&recursive_set(pairs(), or_else));
+    let several = |it: Plan| {
+        let rows =
+            expand(it, "SELECT i1.x FROM generate_series(#0, #0 + 1) AS i1(x)", &["x"], true);
+        project(filter(rows, "#1 < 4 AND #2 < 4"), &["#2", "#1 + 1"])
+    };
+    check(&recursive(pairs(), several));
+    check(&recursive_set(pairs(), several));
+}
+
+#[test]
+fn recursion_over_a_set() {
+    let ends = || project(scan("d"), &["#0"]);
+    let next = |it: Plan| project(join(it, scan("a"), "#0 = #1"), &["#2"]);
+    check(&recursive_set(ends(), next));
+    check(&recursive_set(project(scan("a"), &["#0"]), next));
+    // All pairs of which the second can be reached from the first.
+    let further = |it: Plan| project(join(scan("a"), it, "#1 = #2"), &["#0", "#3"]);
+    check(&recursive_set(scan("a"), further));
+    check(&recursive_set(project(scan("c"), &["#0", "#0"]), further));
+    let bounded = |it: Plan| project(filter(it, "#0 < 3"), &["#0 + 1"]);
+    check(&recursive_set(ends(), bounded));
+    // Several derivations of a row from another, and in the base.
+    let twice = |it: Plan| {
+        let both = join(join(it, scan("a"), "#0 = #1"), scan("a"), "#2 = #3");
+        project(both, &["#4"])
+    };
+    check(&recursive_set(union_all([ends(), ends()]), twice));
+    check(&aggregate(recursive_set(scan("a"), further), &[0], &["count(*)", "max(#1)"]));
+    let reached = || recursive_set(ends(), next);
+    check(&join(reached(), recursive_set(scan("a"), further), "#0 = #1"));
+    check(&left_join(scan("a"), reached(), "#0 = #2"));
+    check(&recursive_set(aggregate(scan("b"), &[0], &[]), next));
+    let counted = |it: Plan| {
+        let counts = aggregate(scan("a"), &[0, 1], &["count(*)"]);
+        project(join(it, counts, "#0 = #1 AND #3 < 2"), &["#2"])
+    };
+    check(&recursive_set(ends(), counted));
+    check(&recursive_set(reached(), |it| project(join(it, reached(), "#0 < #1"), &["#1"])));
 }
 
 #[test]

@@ -97,10 +97,126 @@ fn a_cycle_that_loses_its_way_in() {
     });
 }
 
+const GRAPH: &str = "
+    CREATE TABLE root (id int);
+    CREATE TABLE edge (a int, b int, kind text);
+    CREATE TABLE node (id int PRIMARY KEY, name text, open bool NOT NULL);
+    CREATE INDEX ON edge (a);
+    CREATE INDEX ON edge (b);
+    INSERT INTO root VALUES (1), (1), (20), (NULL);
+    INSERT INTO edge VALUES (1, 2, 'x'), (1, 2, 'x'), (2, 3, 'x'), (3, 4, 'y'), (4, 2, 'y'), (4, 5, 'x'), (5, 5, 'x'), (5, 6, NULL), (6, 1, 'x'), (20, 21, 'x'), (21, 22, 'y'), (22, 20, 'x'), (30, 31, 'x'), (31, 30, 'x'), (NULL, 30, 'x'), (6, NULL, 'y');
+    INSERT INTO node SELECT i, 'n' || i % 7, i % 5 <> 0 FROM generate_series(1, 40) i;";
+
+const GRAPH_CHANGES: &[&str] = &[
+    "DELETE FROM edge WHERE ctid = (SELECT min(ctid) FROM edge WHERE a = 1)", // one of two copies
+    "DELETE FROM edge WHERE a = 1",                                           // a bridge to cycles
+    "INSERT INTO edge VALUES (1, 4, 'x'), (22, 3, 'y')", // two ways into the cycle
+    "DELETE FROM edge WHERE a = 1 AND b = 4; UPDATE node SET open = NOT open WHERE id IN (4, 5, 22)",
+    "DELETE FROM root WHERE id = 20; INSERT INTO edge VALUES (1, 1, 'x'), (1, 6, 'y')",
+    "DELETE FROM root WHERE ctid = (SELECT min(ctid) FROM root WHERE id = 1); INSERT INTO edge VALUES (6, 30, 'x'), (30, 20, 'x')",
+    "UPDATE edge SET a = 3 WHERE a = 6 AND b = 30; UPDATE edge SET kind = 'x' WHERE kind = 'y'; UPDATE node SET name = 'n3' WHERE id < 9",
+    "DELETE FROM root; INSERT INTO root VALUES (31)", // the roots move
+    "INSERT INTO edge SELECT i, i + 1, 'x' FROM generate_series(31, 60) i; INSERT INTO edge VALUES (61, 35, 'x')",
+    "DELETE FROM edge WHERE a IN (31, 45)",
+    "TRUNCATE edge; INSERT INTO edge VALUES (31, 32, 'x'), (32, 31, 'x')",
+    "TRUNCATE root",
+    "INSERT INTO root VALUES (32), (NULL)",
+];
+
+#[track_caller]
+fn graph(query: &str) {
+    maintained(Scenario { tables: GRAPH, query, changes: GRAPH_CHANGES });
+}
+
 #[test]
-fn union_over_a_cycle() {
+fn what_can_be_reached_over_cycles_and_self_loops() {
+    graph(
+        "WITH RECURSIVE r(a) AS (SELECT id FROM root UNION SELECT b FROM edge JOIN r USING (a)) SELECT a FROM r",
+    );
+}
+
+#[test]
+fn the_transitive_closure() {
+    graph(
+        "WITH RECURSIVE r AS (SELECT a, b FROM edge UNION SELECT r.a, e.b FROM r, edge e WHERE e.a = r.b) SELECT a, b FROM r",
+    );
+}
+
+#[test]
+fn reaching_against_the_direction_over_some_edges() {
+    graph(
+        "WITH RECURSIVE r AS (SELECT id, 'x'::text AS kind FROM root UNION SELECT e.a, coalesce(e.kind, r.kind) FROM edge e JOIN node n ON n.id = e.b AND n.open JOIN r ON r.id = e.b AND (r.kind = e.kind OR e.kind IS NULL)) SELECT id, kind FROM r",
+    );
+}
+
+#[test]
+fn a_union_below_and_above_aggregates_and_joins() {
+    graph(
+        "WITH RECURSIVE many AS (SELECT a, b, count(*) AS n FROM edge GROUP BY a, b), r AS (SELECT DISTINCT id, 0::bigint AS n FROM root UNION SELECT m.b, m.n FROM many m JOIN r ON r.id = m.a) SELECT n.name, count(*) AS nodes, sum(r.n) AS edges FROM r LEFT JOIN node n ON n.id = r.id GROUP BY n.name",
+    );
+}
+
+#[test]
+fn two_recursions_one_of_them_used_twice_and_in_the_other() {
+    graph(
+        "WITH RECURSIVE down AS (SELECT id FROM root UNION SELECT b FROM edge e JOIN down d ON d.id = e.a), back AS (SELECT id AS start, id FROM down WHERE id < 7 UNION SELECT k.start, e.b FROM back k JOIN edge e ON e.a = k.id JOIN down d ON d.id = e.b) SELECT down.id, back.start FROM down JOIN back ON back.id = down.id UNION ALL SELECT id, NULL FROM down",
+    );
+}
+
+#[test]
+fn counting_up_to_a_bound_with_union() {
+    graph(
+        "WITH RECURSIVE hop AS (SELECT id, 0 AS n FROM root UNION SELECT e.b, n + 1 FROM hop JOIN edge e ON e.a = hop.id WHERE n < 6) SELECT id, min(n) AS distance, count(*) AS lengths FROM hop GROUP BY id",
+    );
+}
+
+#[test]
+fn steps_with_exists_and_outer_joins() {
+    graph(
+        "WITH RECURSIVE r AS (SELECT id FROM root UNION SELECT e.b FROM r JOIN edge e ON e.a = r.id WHERE EXISTS (SELECT FROM node n WHERE n.id = e.b AND n.open)) SELECT id FROM r",
+    );
+    graph(
+        "WITH RECURSIVE r AS (SELECT id FROM root UNION SELECT e.b FROM r JOIN edge e ON e.a = r.id WHERE e.b NOT IN (SELECT n.id FROM node n WHERE NOT n.open)) SELECT id FROM r",
+    );
+    graph(
+        "WITH RECURSIVE r AS (SELECT id, NULL::text AS name, 0 AS n FROM root UNION SELECT e.b, x.name, r.n + 1 FROM r JOIN edge e ON e.a = r.id LEFT JOIN node x ON x.id = e.b AND x.open WHERE r.n < 5) SELECT id, name, n FROM r",
+    );
+    graph(
+        "WITH RECURSIVE r AS (SELECT id, 0 AS n FROM root UNION ALL SELECT coalesce(e.b, 30), r.n + 1 FROM r LEFT JOIN edge e ON e.a = r.id AND e.kind = 'x' WHERE r.n < 4) SELECT id, n FROM r",
+    );
+}
+
+#[test]
+fn steps_with_scalar_sub_queries() {
+    graph(
+        "WITH RECURSIVE r AS (SELECT id, 0::bigint AS n FROM root UNION SELECT e.b, (SELECT count(*) FROM node n WHERE n.id = e.b AND n.open) FROM r JOIN edge e ON e.a = r.id) SELECT id, n FROM r",
+    );
+}
+
+#[test]
+fn a_step_that_makes_several_rows() {
+    graph(
+        "WITH RECURSIVE r(id) AS (SELECT id FROM root UNION SELECT x FROM r, LATERAL generate_series(r.id, r.id + 2) AS x WHERE x < 9) SELECT r.id, n.name FROM r JOIN node n USING (id)",
+    );
+}
+
+#[test]
+fn a_refresh_of_a_cycle_with_all_kinds_of_keys() {
+    maintained(Scenario {
+        tables: "CREATE TABLE e (a text, b text, d date, u uuid); INSERT INTO e VALUES ('a', 'b', '2024-01-01', NULL), ('b', 'a', NULL, gen_random_uuid()), ('b', '', '2024-01-01', NULL)",
+        query: "WITH RECURSIVE r AS (SELECT a, d, u FROM e WHERE a = 'a' UNION SELECT e.b, e.d, e.u FROM r JOIN e USING (a)) SELECT * FROM r",
+        changes: &[
+            "INSERT INTO e VALUES ('', 'c', NULL, NULL), ('c', 'b', '2024-01-01', NULL)",
+            "DELETE FROM e WHERE a = 'a'; INSERT INTO e VALUES ('a', NULL, NULL, NULL), (NULL, 'a', NULL, NULL)",
+            "UPDATE e SET b = 'c', d = '2024-02-02' WHERE b IS NULL",
+        ],
+    });
+}
+
+#[test]
+fn union_over_values_that_look_different_and_are_equal() {
     as_a_whole(
-        "WITH RECURSIVE r(a) AS (SELECT 1 UNION SELECT b FROM edge JOIN r USING (a)) SELECT * FROM r",
+        "WITH RECURSIVE r(a) AS (SELECT cost FROM edge UNION SELECT e.cost FROM edge e JOIN r ON r.a < e.cost) SELECT count(*) AS n FROM r",
     );
 }
 
@@ -122,7 +238,14 @@ fn a_cycle_clause_ends_what_would_not_end() {
 
 #[test]
 fn a_step_with_a_sub_query() {
-    as_a_whole(
+    recursion(
         "WITH RECURSIVE r(a, n) AS (SELECT 1, 0 UNION ALL SELECT e.b, n + 1 FROM edge e JOIN r ON r.a = e.a WHERE n < 5 AND NOT EXISTS (SELECT FROM city c WHERE c.id = e.b AND c.name = 'x')) SELECT * FROM r",
+    );
+}
+
+#[test]
+fn a_step_that_is_not_linear() {
+    as_a_whole(
+        "WITH RECURSIVE r(a, n) AS (SELECT 1, 0::bigint UNION ALL SELECT e.b, n + rank() OVER (ORDER BY e.b) FROM edge e JOIN r ON r.a = e.a WHERE n < 5) SELECT * FROM r",
     );
 }
