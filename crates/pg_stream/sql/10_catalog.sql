@@ -40,6 +40,8 @@ CREATE TABLE pgstream.pgs_stream_tables (
     view_relid         oid,
     -- What the storage was laid out for.
     fingerprint        text,
+    -- Digest of the triggers that protect it: see src/refresh/seal.rs.
+    seal               text,
     -- Settings that STABLE functions follow, as they were at creation: the result must not depend
     -- on who refreshes. Names and values alternate.
     settings           text[] NOT NULL DEFAULT ARRAY[

@@ -25,6 +25,17 @@ CREATE FUNCTION pgstream.resume_stream_table(name text)
     RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'resume_stream_table_wrapper';
 COMMENT ON FUNCTION pgstream.resume_stream_table IS 'lets a suspended stream table run again';
 
+CREATE FUNCTION pgstream.verify_stream_table(name text)
+    RETURNS TABLE (difference text, copies bigint, row_data json, stored_in regclass)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'verify_stream_table_wrapper';
+COMMENT ON FUNCTION pgstream.verify_stream_table IS
+    'rows of a stream table, or of its hidden state, that are missing or unexpected; none if all is right';
+
+CREATE FUNCTION pgstream.repair_stream_table(name text)
+    RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'repair_stream_table_wrapper';
+COMMENT ON FUNCTION pgstream.repair_stream_table IS
+    'computes a stream table anew, whatever is stored in it, and lets it run again';
+
 CREATE FUNCTION pgstream.explain_st(name text)
     RETURNS TABLE (property text, value text) LANGUAGE c STRICT STABLE
     AS 'MODULE_PATHNAME', 'explain_st_wrapper';

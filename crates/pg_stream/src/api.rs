@@ -8,3 +8,4 @@ mod options;
 mod progress;
 mod refresh;
 mod resume;
+mod verify;

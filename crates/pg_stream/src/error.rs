@@ -40,6 +40,8 @@ pub enum Error {
     /// Something that the defining query reads was dropped.
     #[error("the defining query of stream table \"{0}\" is gone")]
     QueryLost(String),
+    #[error("stream table {0} is not populated")]
+    NotPopulated(String),
     #[error("cannot refresh a stream table while a statement is changing \"{0}\"")]
     StatementRunning(String),
     #[error(
@@ -71,9 +73,10 @@ impl Error {
             | Self::TooFrequent { .. }
             | Self::BadMode(_)
             | Self::BadStatus(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::Suspended(_) | Self::InError { .. } | Self::QueryLost(_) => {
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
+            Self::Suspended(_)
+            | Self::InError { .. }
+            | Self::QueryLost(_)
+            | Self::NotPopulated(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Busy(_) => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::HasReaders { .. } => PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             Self::Cyclic { .. } => PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
@@ -114,6 +117,7 @@ impl Error {
             Self::InError { .. } => {
                 "Repair its sources and call pgstream.resume_stream_table, or drop it."
             }
+            Self::NotPopulated(_) => "Refresh it first.",
             Self::HasReaders { .. } => "Drop those first.",
             Self::QueryLost(_) => "Drop the stream table, or create it again with another query.",
             Self::TruncatedConcurrently(_) => "Try the transaction again.",
@@ -121,7 +125,7 @@ impl Error {
             Self::StatementRunning(_) => "Refresh after the statement, not from its triggers.",
             Self::Broken { .. } => {
                 "Somebody changed the stream table behind the extension's back, or this is a bug; \
-                 drop and create the stream table again."
+                 call pgstream.repair_stream_table."
             }
             _ => return None,
         };

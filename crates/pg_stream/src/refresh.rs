@@ -21,13 +21,18 @@ mod explain;
 mod full;
 mod guard;
 mod runnable;
+mod seal;
 mod single;
 mod statements;
 mod storage;
+mod verify;
 
 use std::{cell::RefCell, collections::HashMap};
 
-use pgrx::pg_sys::{Datum, Oid};
+use pgrx::{
+    PgSqlErrorCode,
+    pg_sys::{Datum, Oid},
+};
 use pgstream_core::frontier::Frontier;
 use pgstream_ivm::plan::Source;
 
@@ -36,7 +41,7 @@ use self::{
     definition::{Definition, Differential},
     delta::Counts,
 };
-pub use self::{explain::explain, storage::create};
+pub use self::{explain::explain, storage::create, verify::verify};
 use crate::{
     capture::{self, delta::Seen},
     error::Error,
@@ -110,24 +115,40 @@ impl Outcome {
     }
 }
 
+/// Why what is stored is laid out and computed anew.
+#[derive(Clone, Debug)]
+enum Cause {
+    /// The definition of something that the query uses changed.
+    Definition,
+    /// What is stored may not be what the last refresh left. Others who read the stream table have
+    /// not been told of what happened to it, so their next refresh computes everything anew.
+    Damage(String),
+    /// Somebody wants it.
+    Asked,
+}
+
 /// Refreshes a stream table. The caller has checked privileges and status.
 pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
+    run_for(pgs_id, by, None)
+}
+
+/// Computes a stream table anew, whatever is stored in it. The caller has checked privileges.
+pub fn repair(pgs_id: i64) -> Result<Outcome, Error> {
+    run_for(pgs_id, InitiatedBy::Manual, Some(Cause::Asked))
+}
+
+fn run_for(pgs_id: i64, by: InitiatedBy, cause: Option<Cause>) -> Result<Outcome, Error> {
     let clock = Stopwatch::start();
     let progress = Progress::start(pgs_id, clock.started());
     let _superuser = Identity::superuser();
     relation::lock_stream_table(pgs_id);
     let definition = lock_sources(pgs_id)?;
-    let mut snapshot = Snapshot::for_refresh();
+    let snapshot = Snapshot::for_refresh();
     let session = Session::open();
     let state = State::read(pgs_id, &snapshot)?;
-    let is_rebuilt = definition.differential.as_ref().is_some_and(|it| state.is_outdated(it));
-    if let Some(differential) = definition.differential.as_ref().filter(|_| is_rebuilt) {
-        storage::rebuild(&definition, differential)?;
-        // Capture may have begun just now: only a snapshot taken after that misses nothing.
-        snapshot = Snapshot::latest();
-    }
+    let mut cause = cause.or_else(|| state.cause_to_rebuild(&definition));
     // Before the buffers are read: what triggers of the stream table write comes after.
-    let frontier = snapshot.frontier();
+    let mut frontier = snapshot.frontier();
     let seen = RefCell::default();
     let refresh = Refresh {
         definition: &definition,
@@ -136,13 +157,39 @@ pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
         seen: &seen,
         progress: &progress,
     };
-    let outcome = if is_rebuilt {
-        refresh.full(definition.differential.as_ref(), Action::Reinitialize)?
-    } else {
-        refresh.run(&state)?
+    let mut outcome = None;
+    if cause.is_none() {
+        match refresh.run(&state) {
+            Err(Error::Broken { what, .. }) if definition.differential.is_some() => {
+                cause = Some(Cause::Damage(what));
+            }
+            result => outcome = Some(result?),
+        }
+    }
+    let mut latest = None;
+    let outcome = match (outcome, &cause) {
+        (Some(outcome), _) => outcome,
+        (None, cause) => {
+            if let Some(Cause::Damage(what)) = cause {
+                warn_of_damage(&definition, what);
+            }
+            if let Some(differential) = &definition.differential {
+                storage::rebuild(&definition, differential)?;
+            }
+            // Capture may have begun just now: only a snapshot taken after that misses nothing.
+            let snapshot = &*latest.insert(Snapshot::latest());
+            frontier = snapshot.frontier();
+            let is_trusted = matches!(cause, Some(Cause::Definition));
+            Refresh { snapshot, ..refresh }.rebuilt(is_trusted)?
+        }
     };
+    let snapshot = latest.as_ref().unwrap_or(&snapshot);
     progress.enter(Phase::Finishing);
-    advance::store(&definition, &outcome, &frontier, by, &clock, &snapshot);
+    let note = match &cause {
+        Some(Cause::Damage(what)) => Some(what.as_str()),
+        _ => None,
+    };
+    advance::store(&definition, &outcome, &frontier, (by, note), &clock, snapshot);
     if outcome.action != Action::NoData {
         alert::completed(definition.relation, &outcome, clock.milliseconds());
     }
@@ -154,7 +201,25 @@ pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
     if outcome.has_consumed {
         advance::clean_buffers(&definition, &frontier, &seen.borrow());
     }
+    if cause.is_some() {
+        // What was cached knows the tables that are gone.
+        definition::forget(pgs_id);
+    }
     Ok(outcome)
+}
+
+/// Tells everybody who might want to know.
+fn warn_of_damage(definition: &Definition, what: &str) {
+    alert::reinitialize_needed(definition.relation, what);
+    pgrx::ereport!(
+        WARNING,
+        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+        format!(
+            "stream table {} is computed anew: {what}",
+            relation::display_name(definition.relation)
+        ),
+        "Somebody changed it or its hidden state behind the extension's back, or this is a bug."
+    );
 }
 
 /// Locks what the query reads. Locking lets changes of definition in, so it repeats until the
@@ -219,7 +284,14 @@ impl Refresh<'_> {
                 ..outcome(Action::NoData, Counts::default())
             }),
             Some(deltas) if !mixes_versions(differential, &deltas.stores) => {
-                self.differential(differential, &deltas.stores)
+                let work = || self.differential(differential, &deltas.stores);
+                // If it goes wrong, what triggers of users did must not stay. What is stored is
+                // computed anew then, so without them there is nothing to undo.
+                if relation::has_user_triggers(self.definition.relation) {
+                    subtransaction::undone_if_error(work)
+                } else {
+                    work()
+                }
             }
             Some(deltas) => {
                 let work = || self.differential(differential, &deltas.stores);
@@ -248,6 +320,13 @@ impl Refresh<'_> {
             }
             let delta =
                 capture::delta::read(source.relation, &source.attributes, self.snapshot, frontier);
+            let delta = delta.ok_or_else(|| {
+                let name = relation::display_name(source.relation);
+                Error::broken(
+                    &self.definition.table,
+                    &format!("changes of {name} are not captured"),
+                )
+            })?;
             self.seen.borrow_mut().insert(source.relation, delta.seen);
             if delta.truncated {
                 return Ok(None);
@@ -271,7 +350,7 @@ impl Refresh<'_> {
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));
             let _settings = self.definition.enter_settings();
-            let _writing = guard::writing(self.definition.relation);
+            let _writing = guard::writing(self.definition);
             let is_quiet = settings::user_triggers() == UserTriggers::Off;
             let _quiet = is_quiet.then(LocalSettings::without_triggers);
             differential::run(
@@ -291,14 +370,8 @@ impl Refresh<'_> {
     }
 
     fn full(&self, differential: Option<&Differential>, action: Action) -> Result<Outcome, Error> {
-        self.progress.enter(Phase::Evaluating);
         let wants_output = self.has_readers()?;
-        let (counts, output) = {
-            let _owner = Identity::restricted(relation::owner(self.definition.relation));
-            let _settings = self.definition.enter_settings();
-            let _writing = guard::writing(self.definition.relation);
-            full::run(self.definition, differential, wants_output, self.snapshot, self.session)?
-        };
+        let (counts, output) = self.evaluated(differential, wants_output)?;
         if let Some(output) = output {
             let visible: Vec<usize> = match differential {
                 Some(differential) => differential.pipeline.visible.clone(),
@@ -307,6 +380,31 @@ impl Refresh<'_> {
             self.hand_on(&visible, &output);
         }
         Ok(outcome(action, counts))
+    }
+
+    /// Evaluates the query after its storages were laid out anew.
+    fn rebuilt(&self, is_trusted: bool) -> Result<Outcome, Error> {
+        let differential = self.definition.differential.as_ref();
+        if is_trusted {
+            return self.full(differential, Action::Reinitialize);
+        }
+        // Readers do not know what was stored, so the difference from that tells them nothing.
+        self.has_readers()?;
+        let (counts, _) = self.evaluated(differential, false)?;
+        capture::buffer::mark_rewritten(self.definition.relation);
+        Ok(outcome(Action::Reinitialize, counts))
+    }
+
+    fn evaluated(
+        &self,
+        differential: Option<&Differential>,
+        wants_output: bool,
+    ) -> Result<(Counts, Option<Store>), Error> {
+        self.progress.enter(Phase::Evaluating);
+        let _owner = Identity::restricted(relation::owner(self.definition.relation));
+        let _settings = self.definition.enter_settings();
+        let _writing = guard::writing(self.definition);
+        full::run(self.definition, differential, wants_output, self.snapshot, self.session)
     }
 
     /// Whether other stream tables read this one. They are handed what the query computes, so it

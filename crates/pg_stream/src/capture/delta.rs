@@ -44,8 +44,8 @@ impl Seen {
 }
 
 /// The change of the attributes `columns` of `source` that `snapshot` sees, this transaction's own
-/// included, and `from` has not consumed.
-pub fn read(source: Oid, columns: &[i16], snapshot: &Snapshot, from: &Frontier) -> Delta {
+/// included, and `from` has not consumed. `None` when they are not captured.
+pub fn read(source: Oid, columns: &[i16], snapshot: &Snapshot, from: &Frontier) -> Option<Delta> {
     let opened = Source::open(source, Lock::AccessShare);
     let stored: Vec<_> = columns.iter().map(|number| opened.stored(*number)).collect();
     let types = columns
@@ -54,8 +54,7 @@ pub fn read(source: Oid, columns: &[i16], snapshot: &Snapshot, from: &Frontier) 
         .map(|(number, (stored, _))| StoreColumn { name: format!("a{number}"), ..stored.clone() });
     let mut rows = Consolidator::new(&types.collect::<Vec<_>>());
     let mut found = Found { truncated: false, consumed: 0, seen: Vec::new() };
-    let buffer = Buffer::open(source, Lock::RowExclusive);
-    let buffer = buffer.expect("the changes of a source are captured");
+    let buffer = Buffer::open(source, Lock::RowExclusive)?;
     if buffer.pages() > 0 {
         buffer.reclaim();
         // Where the buffer has each column, unless its type does not fit any more.
@@ -67,7 +66,7 @@ pub fn read(source: Oid, columns: &[i16], snapshot: &Snapshot, from: &Frontier) 
         found.scan(&buffer, positions.as_deref(), snapshot, from, &mut rows);
     }
     let Found { truncated, consumed, seen } = found;
-    Delta { store: rows.into_store(), truncated, consumed, seen }
+    Some(Delta { store: rows.into_store(), truncated, consumed, seen })
 }
 
 struct Found {

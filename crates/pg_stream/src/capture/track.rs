@@ -209,6 +209,7 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
             column.name
         ));
     }
+    forget_lost_buffer(source);
     if !crate::capture::is_tracked(source) {
         create_empty_buffer(source);
     }
@@ -240,6 +241,23 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
     run(&format!("COMMENT ON TABLE {name} IS '{}'", buffer::comment(&places)));
     run(&format!("ALTER TABLE {name} {}", clauses.join(", ")));
     debug_assert_eq!(names.len(), OWN_COLUMNS + 2 * places.len());
+}
+
+/// A buffer that somebody has dropped took changes with it that others have not read.
+fn forget_lost_buffer(source: Oid) {
+    let buffer = buffer::of_source(source);
+    if buffer == Oid::INVALID || relation::exists(buffer) {
+        return;
+    }
+    spi::run(
+        "WITH lost AS (DELETE FROM pgstream.pgs_change_tracking WHERE source_relid = $1 \
+         RETURNING tracked_by_pgs_ids) \
+         UPDATE pgstream.pgs_stream_tables SET needs_reinit = true \
+         FROM lost WHERE pgs_id = ANY (tracked_by_pgs_ids)",
+        &[source.into()],
+        |_| {},
+    );
+    command_done();
 }
 
 /// The bytes that an update takes at least in a buffer with these columns.

@@ -27,6 +27,11 @@ pub fn completed(stream_table: Oid, outcome: &Outcome, milliseconds: f64) {
     );
 }
 
+/// Tells at commit that a stream table is computed anew, and why.
+pub fn reinitialize_needed(stream_table: Oid, reason: &str) {
+    send("reinitialize_needed", relation::name(stream_table), json!({ "reason": reason }));
+}
+
 /// Tells at commit, on a channel of its own, that a refresh has changed a stream table as a whole,
 /// for which its triggers do not fire.
 pub fn refreshed_without_triggers(stream_table: Oid, outcome: &Outcome) {

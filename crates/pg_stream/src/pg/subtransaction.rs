@@ -1,12 +1,31 @@
-//! Trying something that may fail.
+//! Work that may be undone: a subtransaction around it.
 
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
 
 use pgrx::{PgTryBuilder, pg_sys, pg_sys::panic::CaughtError};
 
 /// Runs `work` in a subtransaction. A data exception (SQLSTATE class 22) undoes all of it and gives
-/// `None`; other errors pass through.
-pub fn unless_data_exception<T>(work: impl FnOnce() -> T) -> Option<T> {
+/// `None`, and so does a result that is an error, which is given back; other errors pass through.
+pub fn unless_data_exception<T, E>(work: impl FnOnce() -> Result<T, E>) -> Option<Result<T, E>> {
+    match within(work, Result::is_ok) {
+        Ok(result) => Some(result),
+        Err(error) if is_data_exception(&error) => None,
+        Err(error) => error.rethrow(),
+    }
+}
+
+/// Runs `work` in a subtransaction, which a result that is an error undoes.
+pub fn undone_if_error<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    within(work, Result::is_ok).unwrap_or_else(|error| error.rethrow())
+}
+
+/// Runs `work` and undoes what it did to the database. The result must own what it holds.
+pub fn undone<T>(work: impl FnOnce() -> T) -> T {
+    within(work, |_| false).unwrap_or_else(|error| error.rethrow())
+}
+
+/// Runs `work` in a subtransaction, which lasts unless there is an error or `keep` says no.
+fn within<T>(work: impl FnOnce() -> T, keep: impl FnOnce(&T) -> bool) -> Result<T, CaughtError> {
     // SAFETY: begun and ended in pairs, as PL/pgSQL does for a block with exceptions.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
@@ -16,18 +35,14 @@ pub fn unless_data_exception<T>(work: impl FnOnce() -> T) -> Option<T> {
         let work = Unwinding(work);
         let result =
             PgTryBuilder::new(AssertUnwindSafe(move || Ok(work.run()))).catch_others(Err).execute();
-        if result.is_ok() {
+        if result.as_ref().is_ok_and(keep) {
             pg_sys::ReleaseCurrentSubTransaction();
         } else {
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
-        match result {
-            Ok(value) => Some(value),
-            Err(error) if is_data_exception(&error) => None,
-            Err(error) => error.rethrow(),
-        }
+        result
     }
 }
 

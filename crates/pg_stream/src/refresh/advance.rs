@@ -18,10 +18,7 @@ use crate::{
         snapshot::Snapshot,
         time::{self, Stopwatch},
     },
-    refresh::{
-        Action, InitiatedBy, Outcome,
-        definition::{Definition, Differential},
-    },
+    refresh::{Action, Cause, InitiatedBy, Outcome, definition::Definition},
 };
 
 /// The catalog's knowledge of a stream table, as the refresh's snapshot sees it.
@@ -30,6 +27,8 @@ pub struct State {
     pub is_populated: bool,
     pub needs_reinit: bool,
     pub fingerprint: Option<String>,
+    /// See [`super::seal`].
+    pub seal: Option<String>,
 }
 
 const TABLES: &CStr = c"pgs_stream_tables";
@@ -48,15 +47,22 @@ impl State {
                     is_populated: row.get("is_populated").unwrap_or(false),
                     needs_reinit: row.get("needs_reinit").unwrap_or(false),
                     fingerprint: row.get("fingerprint"),
+                    seal: row.get("seal"),
                 });
             },
         );
         state.ok_or_else(|| Error::Undefined(format!("number {pgs_id}")))
     }
 
-    /// Whether what is stored was laid out for another definition of the query or its sources.
-    pub fn is_outdated(&self, differential: &Differential) -> bool {
-        self.needs_reinit || self.fingerprint.as_deref() != Some(&differential.fingerprint)
+    /// Why what is stored cannot be gone on from, if it cannot.
+    pub(super) fn cause_to_rebuild(&self, definition: &Definition) -> Option<Cause> {
+        let differential = definition.differential.as_ref()?;
+        if self.needs_reinit || self.fingerprint.as_deref() != Some(&differential.fingerprint) {
+            return Some(Cause::Definition);
+        }
+        (self.is_populated && self.seal != differential.seal).then(|| {
+            Cause::Damage("triggers that protect it or its sources were switched off".to_owned())
+        })
     }
 }
 
@@ -64,12 +70,13 @@ fn parse(frontier: &str) -> Frontier {
     frontier.parse().expect("only advance writes frontiers")
 }
 
-/// Records a refresh: the frontier (unless nothing was consumed), times, and the history row.
+/// Records a refresh: the frontier (unless nothing was consumed), times, and the history row, with a
+/// note on why it was no ordinary one.
 pub fn store(
     definition: &Definition,
     outcome: &Outcome,
     frontier: &Frontier,
-    by: InitiatedBy,
+    (by, note): (InitiatedBy, Option<&str>),
     clock: &Stopwatch,
     snapshot: &Snapshot,
 ) {
@@ -91,7 +98,7 @@ pub fn store(
     let ended = time::current();
     tables.update(&row, &advanced(definition, outcome, frontier, (started, ended), &row));
     if outcome.action != Action::NoData {
-        record(definition, outcome, by, (started, ended));
+        record(definition, outcome, (by, note), (started, ended));
     }
 }
 
@@ -132,7 +139,7 @@ fn advanced(
 fn record(
     definition: &Definition,
     outcome: &Outcome,
-    by: InitiatedBy,
+    (by, note): (InitiatedBy, Option<&str>),
     (started, ended): (TimestampWithTimeZone, TimestampWithTimeZone),
 ) {
     let count = |it: u64| i64::try_from(it).expect("fewer than 2^63 rows");
@@ -148,6 +155,7 @@ fn record(
         Value::new("rows_updated", count(outcome.updated)),
         Value::new("rows_deleted", count(outcome.deleted)),
         Value::new("initiated_by", by.as_str()),
+        Value::new("error_message", note),
     ]);
 }
 

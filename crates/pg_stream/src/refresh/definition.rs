@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     lower::{self, Relation},
     pg::{relation, security::LocalSettings, spi, store::StoreColumn},
-    refresh::statements::Statements,
+    refresh::{seal, statements::Statements},
     settings,
 };
 
@@ -54,6 +54,8 @@ pub struct Differential {
     pub depends_on_moment: bool,
     /// Changes whenever what is stored would have to be laid out differently.
     pub fingerprint: String,
+    /// The seal of the tables as they were when this was loaded: see [`super::seal`].
+    pub seal: Option<String>,
 }
 
 /// A table whose changes are captured for this stream table.
@@ -139,9 +141,15 @@ impl Definition {
         relation::has_before_row_triggers(self.relation)
     }
 
+    /// The tables that a refresh writes to.
+    pub fn tables(&self) -> Vec<Oid> {
+        seal::tables(self.relation, self.differential.as_ref())
+    }
+
     fn watched(&self) -> Vec<Oid> {
         let mut watched = self.locked.clone();
-        watched.extend([self.relation, self.view]);
+        watched.push(self.view);
+        watched.extend(self.tables());
         watched
     }
 }
@@ -177,8 +185,9 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         if !lowered.uses_stable {
             settings.clear();
         }
-        let differential =
+        let mut differential =
             differential(pgs_id, &table, &columns, lowered.plan, lowered.depends_on_moment);
+        differential.seal = seal::current(relation, &differential);
         let locked = lowered.dependencies.iter().map(|it| it.oid).collect();
         dependencies = lowered.dependencies;
         (Some(differential), locked)
@@ -237,7 +246,7 @@ fn differential(
         "{:016x}",
         xxhash_rust::xxh3::xxh3_64(format!("1 {pipeline:?} {storages:?}").as_bytes(),)
     );
-    Differential { pipeline, storages, sources, depends_on_moment, fingerprint }
+    Differential { pipeline, storages, sources, depends_on_moment, fingerprint, seal: None }
 }
 
 /// The hidden table of an inner stage.

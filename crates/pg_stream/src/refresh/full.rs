@@ -200,7 +200,7 @@ fn column_list(storage: &Storage) -> String {
 }
 
 /// All rows of a stage from scratch: row id, output, state, count.
-fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> String {
+pub fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> String {
     match &stage.head {
         Some(Head::Group(head)) => {
             let delta = derive::delta(&stage.body, &|_| false);
@@ -229,7 +229,7 @@ fn rows_of_stage(stage: &Stage, storage: &Storage, storages: &[Storage]) -> Stri
     }
 }
 
-fn bigint(name: &str) -> StoreColumn {
+pub fn bigint(name: &str) -> StoreColumn {
     StoreColumn {
         name: name.to_owned(),
         ty: spi::type_oid(BuiltinOid::INT8OID),

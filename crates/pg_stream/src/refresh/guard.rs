@@ -1,37 +1,39 @@
 //! Keeping everybody but a refresh from writing to a stream table.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use pgrx::{pg_sys::Oid, prelude::*};
 
+use crate::refresh::definition::Definition;
+
 thread_local! {
-    /// The stream table that this backend's refresh is writing to.
-    static WRITING: Cell<Oid> = const { Cell::new(Oid::INVALID) };
+    /// The tables that this backend's refresh is writing to.
+    static WRITING: RefCell<Vec<Oid>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Allows writing to one stream table while it lives.
+/// Allows writing to one stream table and its hidden state while it lives.
 pub struct Writing {
-    previous: Oid,
+    previous: Vec<Oid>,
 }
 
-pub fn writing(relation: Oid) -> Writing {
-    Writing { previous: WRITING.replace(relation) }
+pub fn writing(definition: &Definition) -> Writing {
+    Writing { previous: WRITING.replace(definition.tables()) }
 }
 
 impl Drop for Writing {
     // Also runs when an error unwinds.
     fn drop(&mut self) {
-        WRITING.set(self.previous);
+        WRITING.set(std::mem::take(&mut self.previous));
     }
 }
 
-/// The trigger `pg_stream_guard` of every stream table.
+/// The trigger `pg_stream_guard` of every stream table and of every inner stage.
 #[pg_trigger(sql = false)]
 fn guard_stream_table<'a>(
     trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::PgTriggerError> {
     let relation = trigger.relid()?;
-    if WRITING.get() != relation {
+    if !WRITING.with_borrow(|it| it.contains(&relation)) {
         let name = crate::pg::relation::display_name(relation);
         pgrx::pg_sys::panic::ErrorReport::new(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,

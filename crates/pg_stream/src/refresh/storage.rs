@@ -19,7 +19,7 @@ use crate::{
         self, Action, InitiatedBy, advance, definition,
         definition::{Definition, Differential},
         delta::Counts,
-        full, guard,
+        full, guard, seal,
     },
 };
 
@@ -32,7 +32,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     let relation = create_table(pgs_id, owner)?;
     let definition = definition::of(pgs_id)?;
     if let Some(differential) = &definition.differential {
-        set_count_column(&definition.table, differential);
+        set_count_column(relation, &definition.table, differential);
         create_stages(&definition, differential, owner);
         track(pgs_id, differential);
     }
@@ -53,11 +53,12 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         let inserted = {
             let _owner = Identity::restricted(owner);
             let _settings = definition.enter_settings();
-            let _writing = guard::writing(relation);
+            let _writing = guard::writing(&definition);
             full::fill(&definition, definition.differential.as_ref(), &snapshot)?
         };
         let outcome = refresh::outcome(Action::Full, Counts { inserted, ..Counts::default() });
-        advance::store(&definition, &outcome, &frontier, InitiatedBy::Initial, &clock, &snapshot);
+        let by = (InitiatedBy::Initial, None);
+        advance::store(&definition, &outcome, &frontier, by, &clock, &snapshot);
     }
     let tables = definition.differential.iter().flat_map(|it| &it.storages);
     let tables = tables.filter(|it| it.inline.is_none());
@@ -68,6 +69,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         index_row_id(table);
     }
     definition.differential.iter().for_each(index_stages);
+    seal::renew(&definition);
     // The fresh indexes and statistics must be seen by the first refresh.
     definition::forget(pgs_id);
     Ok(relation)
@@ -105,27 +107,35 @@ fn create_table(pgs_id: i64, owner: Oid) -> Result<Oid, Error> {
         &[pgs_id.into(), relation.into()],
         |_| {},
     );
+    protect(&table);
+    Ok(relation)
+}
+
+/// Puts the trigger on a table that keeps everybody but a refresh from writing to it, also where
+/// somebody has taken it off.
+fn protect(table: &str) {
     for statement in [
         format!(
-            "CREATE TRIGGER pg_stream_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE \
+            "CREATE OR REPLACE TRIGGER pg_stream_guard \
+             BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE \
              ON {table} FOR EACH STATEMENT EXECUTE FUNCTION pgstream.guard_stream_table()"
         ),
         format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER pg_stream_guard"),
     ] {
         spi::run(&statement, &[], |_| {});
     }
-    Ok(relation)
 }
 
 /// The stream table counts rows of groups exactly when its last stage has a head.
-fn set_count_column(table: &str, differential: &Differential) {
+fn set_count_column(relation: Oid, table: &str, differential: &Differential) {
     let last = differential.storages.last().expect("at least one stage");
-    let change = if last.counted {
-        format!("ADD COLUMN IF NOT EXISTS {COUNT} bigint NOT NULL DEFAULT 0")
-    } else {
-        format!("DROP COLUMN IF EXISTS {COUNT}")
+    let has_column = relation::column_names(relation).iter().any(|it| it == COUNT);
+    // Readers wait for a change of columns, so there is none without need.
+    let change = match (last.counted, has_column) {
+        (true, false) => format!("ADD COLUMN {COUNT} bigint NOT NULL DEFAULT 0"),
+        (false, true) => format!("DROP COLUMN {COUNT}"),
+        _ => return,
     };
-    spi::run("SET LOCAL client_min_messages = warning", &[], |_| {});
     spi::run(&format!("ALTER TABLE {table} {change}"), &[], |_| {});
 }
 
@@ -138,6 +148,7 @@ fn create_stages(definition: &Definition, differential: &Differential, owner: Oi
     for (index, (stage, storage)) in inner.filter(|(_, it)| it.1.inline.is_none()) {
         debug_assert_eq!(storage.table, definition::stage_table(definition.pgs_id, index));
         create_stage(stage, storage);
+        protect(&storage.table);
         spi::run(&format!("ALTER TABLE {} OWNER TO {owner_name}", storage.table), &[], |_| {});
         if stage.window().is_some_and(|it| !it.partition.is_empty()) {
             let column = &storage.state[0].0;
@@ -245,7 +256,8 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
         spi::run(&format!("DROP TABLE {table}"), &[], |_| {});
     }
     let owner = relation::owner(definition.relation);
-    set_count_column(&definition.table, differential);
+    protect(&definition.table);
+    set_count_column(definition.relation, &definition.table, differential);
     create_stages(definition, differential, owner);
     let inner = &differential.storages[..differential.storages.len() - 1];
     for storage in inner.iter().filter(|it| it.inline.is_none()) {
@@ -254,5 +266,6 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
     index_stages(differential);
     catalog::set_dependencies(definition.pgs_id, &definition.dependencies);
     track(definition.pgs_id, differential);
+    seal::renew(definition);
     Ok(())
 }

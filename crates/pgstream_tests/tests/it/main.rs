@@ -24,4 +24,5 @@ mod set_returning;
 mod sources;
 mod stages;
 mod sub_queries;
+mod trust;
 mod windows;

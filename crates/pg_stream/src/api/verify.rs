@@ -1,0 +1,45 @@
+//! `pgstream.verify_stream_table` and `pgstream.repair_stream_table`.
+
+use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+
+use crate::{
+    api::{options, resume},
+    catalog,
+    error::Error,
+    refresh,
+};
+
+type Differences = TableIterator<
+    'static,
+    (
+        name!(difference, &'static str),
+        name!(copies, i64),
+        // Declared in SQL as json, which is stored as its text, and as regclass, an OID.
+        name!(row_data, String),
+        name!(stored_in, pg_sys::Oid),
+    ),
+>;
+
+#[pg_extern(sql = false)]
+fn verify_stream_table(name: Option<&str>) -> Result<Differences, ErrorReport> {
+    let table = catalog::find_owned(options::required(name, "name")?).map_err(ErrorReport::from)?;
+    let found = refresh::verify(table.id).map_err(ErrorReport::from)?;
+    Ok(TableIterator::new(found.into_iter().map(|it| {
+        let difference = if it.missing > 0 { "missing" } else { "unexpected" };
+        (difference, it.missing.abs(), it.row, it.table)
+    })))
+}
+
+#[pg_extern(sql = false)]
+fn repair_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
+    Ok(repair(options::required(name, "name")?)?)
+}
+
+/// Computes it anew, and lets it run again if it was suspended or in error.
+fn repair(name: &str) -> Result<(), Error> {
+    let table = catalog::find_owned(name)?;
+    let id = table.id;
+    resume::resume(table)?;
+    refresh::repair(id)?;
+    Ok(())
+}

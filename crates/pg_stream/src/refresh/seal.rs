@@ -1,0 +1,39 @@
+//! Noticing that what a refresh starts from may not be what the last one left.
+//!
+//! A refresh adds changes to what is stored, so it must be able to rely on that. Nobody else writes
+//! there while the guard triggers stand, and no change of a source goes unseen while the capture
+//! triggers do. A superuser can switch them off. The *seal* is a digest of the triggers with the
+//! versions of their catalog rows; it is kept in the catalog when a stream table is built. Where it is
+//! not that of the tables now, somebody had the means to change them, and they are rebuilt.
+
+use pgrx::pg_sys::Oid;
+
+use crate::{
+    pg::{name, spi},
+    refresh::definition::{Definition, Differential, TrackedSource},
+};
+
+/// The tables that hold rows and state: the stream table and its inner stages, as far as they exist.
+pub fn tables(relation: Oid, differential: Option<&Differential>) -> Vec<Oid> {
+    let storages = differential.iter().flat_map(|it| &it.storages[..it.storages.len() - 1]);
+    let stored = storages.filter(|it| it.inline.is_none());
+    std::iter::once(relation).chain(stored.filter_map(|it| name::resolve(&it.table))).collect()
+}
+
+/// The seal as it would have to be now.
+pub fn current(relation: Oid, differential: &Differential) -> Option<String> {
+    let relation_of = |it: &TrackedSource| it.relation;
+    let sources: Vec<Oid> = differential.sources.iter().map(relation_of).collect();
+    let tables = tables(relation, Some(differential));
+    spi::get_one(include_str!("seal.sql"), &[tables.into(), sources.into()])
+}
+
+/// Vouches for what is stored now.
+pub fn renew(definition: &Definition) {
+    let seal = definition.differential.as_ref().map(|it| current(definition.relation, it));
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET seal = $2 WHERE pgs_id = $1",
+        &[definition.pgs_id.into(), seal.flatten().into()],
+        |_| {},
+    );
+}
