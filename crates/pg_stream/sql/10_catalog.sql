@@ -32,6 +32,8 @@ CREATE TABLE pgstream.pgs_stream_tables (
     functions_used     text[],
     created_at         timestamptz NOT NULL DEFAULT now(),
     updated_at         timestamptz NOT NULL DEFAULT now(),
+    -- Since when it has its schedule: a cron pattern does not fire for times before.
+    scheduled_at       timestamptz NOT NULL DEFAULT now(),
     -- Why the status is ERROR or SUSPENDED.
     error_message      text,
     -- What was consumed of the sources' changes: one snapshot for all of them.

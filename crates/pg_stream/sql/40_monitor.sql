@@ -20,7 +20,7 @@ SELECT s.pgs_id, s.pgs_schema, s.pgs_name, s.status, s.refresh_mode, s.is_popula
        l.action AS last_action, l.status AS last_status
 FROM pgstream.stream_tables_info AS s
 CROSS JOIN LATERAL (
-    SELECT count(*) AS total_refreshes,
+    SELECT count(*) FILTER (WHERE status IN ('COMPLETED', 'FAILED')) AS total_refreshes,
            count(*) FILTER (WHERE status = 'COMPLETED') AS successful_refreshes,
            count(*) FILTER (WHERE status = 'FAILED') AS failed_refreshes,
            coalesce(sum(rows_inserted), 0)::bigint AS total_rows_inserted,

@@ -13,7 +13,6 @@ pub use self::{
     cleanup::{cleanup, truncated_after},
     track::{refit_triggers, track, track_stream_table, untrack},
 };
-pub use crate::pg::buffer::on_capture_commit;
 
 use pgrx::pg_sys::Oid;
 

@@ -76,6 +76,18 @@ pub fn by_relation(relation: Oid) -> Option<StreamTable> {
     found
 }
 
+/// `schema.name` of a stream table for messages; the number when it is gone.
+pub fn display_name(id: i64) -> String {
+    let mut name = id.to_string();
+    OwnTable::open(c"pgs_stream_tables", Lock::AccessShare).find(
+        c"pgs_stream_tables_pkey",
+        ("pgs_id", id),
+        &Snapshot::latest(),
+        |row| name = from_row(row).name.to_string(),
+    );
+    name
+}
+
 /// What is known of a stream table before it has a table.
 pub struct New<'a> {
     pub name: &'a QualifiedName,
@@ -206,7 +218,8 @@ pub fn activate(table: &StreamTable) {
 pub fn set_schedule(id: i64, schedule: Option<&str>) {
     spi::run(
         "UPDATE pgstream.pgs_stream_tables \
-         SET schedule = $2, updated_at = clock_timestamp() WHERE pgs_id = $1",
+         SET schedule = $2, scheduled_at = clock_timestamp(), updated_at = clock_timestamp() \
+         WHERE pgs_id = $1",
         &[id.into(), schedule.map(str::to_owned).into()],
         |_| {},
     );

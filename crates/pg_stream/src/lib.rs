@@ -26,7 +26,6 @@ pub mod api;
 pub extern "C-unwind" fn _PG_init() {
     pg::hide_backtraces();
     settings::define();
-    capture::on_capture_commit(pg::wake::change_committed);
     if pg::is_preloading() {
         scheduler::install();
     } else if !pg::shmem::is_available() {

@@ -6,6 +6,7 @@ pub mod frontier;
 pub mod hash;
 pub mod hook;
 pub mod item;
+pub mod job;
 pub mod lock;
 pub mod name;
 pub mod node;

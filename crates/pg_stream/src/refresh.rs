@@ -9,9 +9,12 @@
 //! 4. read the frontier at S, and from the buffers what S sees and the frontier has not consumed,
 //! 5. run the stages and apply their changes, as the stream table's owner,
 //! 6. hand the change on to those that read this stream table,
-//! 7. store the new frontier and the history row, and remove what everybody has consumed.
+//! 7. store the new frontier and the history row,
+//! 8. remove what everybody has consumed.
 //!
-//! All of it is one transaction, so a change is applied exactly once or not at all.
+//! All of it is one transaction, so a change is applied exactly once or not at all. [`run`] does it
+//! for one stream table. Whoever refreshes several at one snapshot takes the steps himself: 1 and 2
+//! for all of them, 3, then 4 to 7 for each after those that it reads, and 8 for all.
 
 mod advance;
 mod definition;
@@ -27,10 +30,11 @@ mod statements;
 mod storage;
 mod verify;
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use pgrx::{
     PgSqlErrorCode,
+    datum::TimestampWithTimeZone,
     pg_sys::{Datum, Oid},
 };
 use pgstream_core::frontier::Frontier;
@@ -38,7 +42,7 @@ use pgstream_ivm::plan::Source;
 
 use self::{
     advance::State,
-    definition::{Definition, Differential},
+    definition::{Definition, Differential, TrackedSource},
     delta::Counts,
 };
 pub use self::{explain::explain, storage::create, verify::verify};
@@ -117,7 +121,7 @@ impl Outcome {
 
 /// Why what is stored is laid out and computed anew.
 #[derive(Clone, Debug)]
-enum Cause {
+pub enum Cause {
     /// The definition of something that the query uses changed.
     Definition,
     /// What is stored may not be what the last refresh left. Others who read the stream table have
@@ -125,6 +129,16 @@ enum Cause {
     Damage(String),
     /// Somebody wants it.
     Asked,
+}
+
+/// Who refreshes.
+#[derive(Clone, Copy, Debug)]
+pub struct Occasion {
+    pub by: InitiatedBy,
+    /// The row of the history that announced it.
+    pub announced: Option<i64>,
+    /// A moment before the snapshot.
+    pub data_timestamp: TimestampWithTimeZone,
 }
 
 /// Refreshes a stream table. The caller has checked privileges and status.
@@ -143,69 +157,150 @@ fn run_for(pgs_id: i64, by: InitiatedBy, cause: Option<Cause>) -> Result<Outcome
     let _superuser = Identity::superuser();
     relation::lock_stream_table(pgs_id);
     let definition = lock_sources(pgs_id)?;
-    let snapshot = Snapshot::for_refresh();
-    let session = Session::open();
-    let state = State::read(pgs_id, &snapshot)?;
-    let mut cause = cause.or_else(|| state.cause_to_rebuild(&definition));
-    // Before the buffers are read: what triggers of the stream table write comes after.
-    let mut frontier = snapshot.frontier();
-    let seen = RefCell::default();
-    let refresh = Refresh {
-        definition: &definition,
-        snapshot: &snapshot,
-        session: &session,
-        seen: &seen,
-        progress: &progress,
-    };
-    let mut outcome = None;
-    if cause.is_none() {
-        match refresh.run(&state) {
-            Err(Error::Broken { what, .. }) if definition.differential.is_some() => {
-                cause = Some(Cause::Damage(what));
-            }
-            result => outcome = Some(result?),
-        }
+    let mut snapshot = Snapshot::for_refresh();
+    let mut ready = Ready::at(Rc::clone(&definition), &snapshot, cause)?;
+    if ready.is_rebuilt() {
+        snapshot = Snapshot::latest();
     }
-    let mut latest = None;
-    let outcome = match (outcome, &cause) {
-        (Some(outcome), _) => outcome,
-        (None, cause) => {
-            if let Some(Cause::Damage(what)) = cause {
-                warn_of_damage(&definition, what);
-            }
-            if let Some(differential) = &definition.differential {
-                storage::rebuild(&definition, differential)?;
-            }
-            // Capture may have begun just now: only a snapshot taken after that misses nothing.
-            let snapshot = &*latest.insert(Snapshot::latest());
-            frontier = snapshot.frontier();
-            let is_trusted = matches!(cause, Some(Cause::Definition));
-            Refresh { snapshot, ..refresh }.rebuilt(is_trusted)?
-        }
-    };
-    let snapshot = latest.as_ref().unwrap_or(&snapshot);
-    progress.enter(Phase::Finishing);
-    let note = match &cause {
-        Some(Cause::Damage(what)) => Some(what.as_str()),
-        _ => None,
-    };
-    advance::store(&definition, &outcome, &frontier, (by, note), &clock, snapshot);
-    if outcome.action != Action::NoData {
-        alert::completed(definition.relation, &outcome, clock.milliseconds());
-    }
-    if matches!(outcome.action, Action::Full | Action::Reinitialize)
-        && relation::has_user_triggers(definition.relation)
+    let occasion = Occasion { by, announced: None, data_timestamp: clock.started_at() };
+    let mut result = ready.run(&snapshot, &occasion, &clock, &progress);
+    if let Err(Error::Broken { what, .. }) = &result
+        && ready.can_be_rebuilt()
     {
-        alert::refreshed_without_triggers(definition.relation, &outcome);
+        ready = Ready::at(definition, &snapshot, Some(Cause::Damage(what.clone())))?;
+        snapshot = Snapshot::latest();
+        result = ready.run(&snapshot, &occasion, &clock, &progress);
     }
-    if outcome.has_consumed {
-        advance::clean_buffers(&definition, &frontier, &seen.borrow());
+    let done = result?;
+    done.clean_up();
+    Ok(done.outcome)
+}
+
+/// A stream table that is locked, with its sources, and laid out for its definition.
+pub struct Ready {
+    definition: Rc<Definition>,
+    state: State,
+    cause: Option<Cause>,
+}
+
+/// A stream table that was refreshed.
+pub struct Done {
+    pub outcome: Outcome,
+    definition: Rc<Definition>,
+    frontier: Frontier,
+    seen: HashMap<Oid, Vec<Seen>>,
+}
+
+impl Ready {
+    /// Looks at the stream table as `snapshot` sees it, and lays out its storage anew if there is a
+    /// cause to do so.
+    pub fn at(
+        definition: Rc<Definition>,
+        snapshot: &Snapshot,
+        cause: Option<Cause>,
+    ) -> Result<Self, Error> {
+        let state = State::read(definition.pgs_id, snapshot)?;
+        let cause = cause.or_else(|| state.cause_to_rebuild(&definition));
+        if let Some(Cause::Damage(what)) = &cause {
+            warn_of_damage(&definition, what);
+        }
+        if let Some(differential) = definition.differential.as_ref().filter(|_| cause.is_some()) {
+            storage::rebuild(&definition, differential)?;
+        }
+        Ok(Self { definition, state, cause })
     }
-    if cause.is_some() {
-        // What was cached knows the tables that are gone.
-        definition::forget(pgs_id);
+
+    /// Whether the storage was laid out anew. Capture may have begun just now: only a snapshot taken
+    /// after that misses nothing.
+    pub fn is_rebuilt(&self) -> bool {
+        self.cause.is_some()
     }
-    Ok(outcome)
+
+    /// Whether to lay out anew is an answer to [`Error::Broken`].
+    pub fn can_be_rebuilt(&self) -> bool {
+        !self.is_rebuilt() && self.definition.differential.is_some()
+    }
+
+    /// Refreshes at `snapshot`. After [`Error::Broken`] what is stored is good for nothing but to be
+    /// rebuilt.
+    pub fn run(
+        &self,
+        snapshot: &Snapshot,
+        occasion: &Occasion,
+        clock: &Stopwatch,
+        progress: &Progress,
+    ) -> Result<Done, Error> {
+        let definition = &*self.definition;
+        let session = Session::open();
+        // Before the buffers are read: what triggers of the stream table write comes after.
+        let frontier = snapshot.frontier();
+        let seen = RefCell::default();
+        let refresh = Refresh { definition, snapshot, session: &session, seen: &seen, progress };
+        let outcome = match &self.cause {
+            Some(cause) => refresh.rebuilt(matches!(cause, Cause::Definition))?,
+            None => refresh.run(&self.state)?,
+        };
+        progress.enter(Phase::Finishing);
+        let note = match &self.cause {
+            Some(Cause::Damage(what)) => Some(what.as_str()),
+            _ => None,
+        };
+        advance::store(definition, &outcome, &frontier, (occasion, note), clock, snapshot);
+        if outcome.action != Action::NoData {
+            alert::completed(definition.relation, &outcome, clock.milliseconds());
+        }
+        if matches!(outcome.action, Action::Full | Action::Reinitialize)
+            && relation::has_user_triggers(definition.relation)
+        {
+            alert::refreshed_without_triggers(definition.relation, &outcome);
+        }
+        if self.is_rebuilt() {
+            // What was cached knows the tables that are gone.
+            definition::forget(definition.pgs_id);
+        }
+        let definition = Rc::clone(&self.definition);
+        Ok(Done { outcome, definition, frontier, seen: seen.take() })
+    }
+}
+
+impl Done {
+    /// Removes from the buffers what everybody has consumed. To be called right before the end of
+    /// the transaction.
+    pub fn clean_up(&self) {
+        if self.outcome.has_consumed {
+            advance::clean_buffers(&self.definition, &self.frontier, &self.seen);
+        }
+    }
+
+    /// Whether only changes of its sources, which are captured, can change the stream table.
+    pub fn follows_changes(&self) -> bool {
+        self.definition.differential.as_ref().is_some_and(|it| !it.depends_on_moment)
+    }
+}
+
+/// Adds a row to the history that says that the refresh of a stream table is running, unless there
+/// is nothing to do. `may_change` tells that something will be before it has its turn.
+pub fn announce(pgs_id: i64, may_change: bool) -> Result<Option<i64>, Error> {
+    let snapshot = Snapshot::latest();
+    let state = State::read(pgs_id, &snapshot)?;
+    let definition = definition::of(pgs_id)?;
+    let action = if state.cause_to_rebuild(&definition).is_some() {
+        Action::Reinitialize
+    } else {
+        match (&definition.differential, &state.frontier) {
+            (Some(it), Some(frontier)) if state.is_populated && !it.depends_on_moment => {
+                let is_pending = |source: &TrackedSource| {
+                    capture::delta::is_pending(source.relation, &snapshot, frontier)
+                };
+                if !may_change && !it.sources.iter().any(is_pending) {
+                    return Ok(None);
+                }
+                Action::Differential
+            }
+            _ => Action::Full,
+        }
+    };
+    Ok(Some(advance::announce(pgs_id, action)))
 }
 
 /// Tells everybody who might want to know.
@@ -224,14 +319,14 @@ fn warn_of_damage(definition: &Definition, what: &str) {
 
 /// Locks what the query reads. Locking lets changes of definition in, so it repeats until the
 /// definition that was locked is the current one.
-fn lock_sources(pgs_id: i64) -> Result<std::rc::Rc<Definition>, Error> {
+pub fn lock_sources(pgs_id: i64) -> Result<Rc<Definition>, Error> {
     let mut definition = definition::of(pgs_id)?;
     loop {
         for source in &definition.locked {
             relation::lock_for_reading(*source);
         }
         let current = definition::of(pgs_id)?;
-        if std::rc::Rc::ptr_eq(&definition, &current) {
+        if Rc::ptr_eq(&definition, &current) {
             break;
         }
         definition = current;
@@ -275,7 +370,11 @@ impl Refresh<'_> {
             return self.full(Some(differential), Action::Full);
         };
         if differential.depends_on_moment {
-            return self.full(Some(differential), Action::Full);
+            let mut outcome = self.full(Some(differential), Action::Full)?;
+            if outcome.is_empty() {
+                outcome.action = Action::NoData;
+            }
+            return Ok(outcome);
         }
         match self.read_deltas(differential, frontier)? {
             None => self.full(Some(differential), Action::Full),

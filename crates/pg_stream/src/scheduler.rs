@@ -1,9 +1,12 @@
 //! Stream tables refresh themselves: one launcher in the server, one scheduler in each database
-//! that has the extension.
+//! that has the extension, and workers of each scheduler, which refresh.
 
+mod database;
 mod launcher;
 mod memory;
-mod worker;
+mod pool;
+mod refresher;
+mod unit;
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
@@ -34,6 +37,17 @@ pub fn warn_of_missing_preload() {
 #[pgrx::pg_extern(sql = false)]
 fn announce_extension() {
     wake::launcher_at_commit();
+    wake::scheduler_at_commit();
+}
+
+/// The trigger `pgstream_on_change` of the catalog's tables.
+#[pgrx::pg_trigger(sql = false)]
+fn on_catalog_change<'a>(
+    _trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<pgrx::heap_tuple::PgHeapTuple<'a, impl pgrx::WhoAllocated>>, pgrx::PgTriggerError>
+{
+    wake::scheduler_at_commit();
+    Ok(None::<pgrx::heap_tuple::PgHeapTuple<'a, pgrx::AllocatedByRust>>)
 }
 
 /// How long to wait when nothing asks for an earlier look, in milliseconds.

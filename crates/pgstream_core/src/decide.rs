@@ -1,10 +1,22 @@
-//! Which stream tables are due at a moment, in which order, and when to ask again.
+//! Which stream tables are due at a moment, which of them belong together, and when to ask again.
 //!
 //! A stream table with a duration runs once in each period. It is looked at when its period has
 //! passed even if nothing is known to have changed, so that its data timestamp moves on; and when
 //! it has rested longer than that, the first commit that changed something makes it due at once.
+//!
+//! Stream tables that are connected, by reading each other or by being read by the same ones, form
+//! a component. What is due in a component at one moment is a unit: it is refreshed at one snapshot
+//! and committed at once, so nobody ever sees a diamond half refreshed. For that, tables of a
+//! component that have the same schedule keep one clock (they are a group: if one is due, all are),
+//! and a table brings along the CALCULATED ones that it reads.
+//!
+//! The price is that a unit is as slow as all its tables together. So a group that takes longer
+//! than the shortest period of its unit, and has a longer one itself, runs in a unit of its own.
 
-use std::collections::BTreeMap;
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use crate::{
     dag::Dag,
@@ -14,218 +26,319 @@ use crate::{
 
 /// How often a stream table runs whose schedule is calculated and that nobody reads.
 const UNREAD_SECONDS: i64 = 60;
-/// The longest wait after a failure.
+/// The longest wait after a failure, in seconds.
 const LONGEST_BACK_OFF: i64 = 60;
+/// The longest wait after somebody else was in the way, in seconds.
+const LONGEST_DETOUR: i64 = 8;
 
-/// What the scheduler knows about a stream table.
+/// What the catalog says about a stream table.
 #[derive(Clone, Debug)]
 pub struct Table {
     /// Its identity.
     pub id: i64,
     /// What the user chose.
     pub schedule: Schedule,
+    /// Since when that is so; a cron pattern does not fire for times before.
+    pub scheduled_at: Micros,
     /// Where it stands.
     pub status: Status,
     /// The failures since the last success.
     pub consecutive_errors: u32,
     /// The stream tables that it reads.
     pub reads: Vec<i64>,
+}
+
+/// What has happened to a stream table so far.
+#[derive(Clone, Copy, Debug)]
+pub struct State {
     /// When it last ran because there may have been changes.
     pub ran_at: Micros,
     /// When it was last looked at, with or without changes.
     pub checked_at: Micros,
-    /// Whether something was committed since then.
+    /// Whether something that it reads was committed since then.
     pub may_have_changed: bool,
+    /// Whether it is certain that a refresh would find nothing to do.
+    pub is_settled: bool,
+    /// How often in a row somebody else was in the way of a refresh.
+    pub detours: u32,
+    /// How long its last refresh took.
+    pub took: Micros,
+    /// Whether it is being refreshed.
+    pub is_running: bool,
+}
+
+/// Stream tables to be refreshed together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Each after those that it reads.
+    pub tables: Vec<i64>,
+    /// Since when the first of them is due.
+    pub since: Micros,
 }
 
 /// What to do now and when to come back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// The stream tables to refresh, each after those that it reads.
-    pub due: Vec<i64>,
+    /// What to refresh, the longest due first.
+    pub units: Vec<Unit>,
+    /// Tables that are due, and known to be up to date.
+    pub idle: Vec<i64>,
     /// When the next one becomes due without any commit.
     pub wake_at: Option<Micros>,
-    /// Whether a commit would make one due before that.
-    pub wake_on_commit: bool,
+    /// Tables that a commit of what they read would make due before that.
+    pub wake_on_commit: Vec<i64>,
 }
 
-/// Decides for all stream tables of a database at the time `now`.
-pub fn decide(tables: &[Table], now: Micros) -> Decision {
-    let effective = effective_schedules(tables);
-    let by_id: BTreeMap<i64, &Table> = tables.iter().map(|it| (it.id, it)).collect();
-    let mut decision = Decision::default();
-    for id in in_order(tables) {
-        let Some(table) = by_id.get(&id).filter(|it| it.status.is_scheduled()) else { continue };
-        match due_at(table, &effective[&id]) {
-            Some(moment) if moment <= now => decision.due.push(id),
-            Some(moment) => {
-                decision.wake_at = Some(decision.wake_at.map_or(moment, |it| it.min(moment)));
-                let ripe =
-                    due_at(&Table { may_have_changed: true, ..(*table).clone() }, &effective[&id]);
-                decision.wake_on_commit |= ripe.is_some_and(|it| it <= now);
+/// All stream tables of a database, with what follows from the catalog alone.
+#[derive(Debug, Default)]
+pub struct Schedules {
+    /// Each after those that it reads.
+    tables: Vec<Table>,
+    effective: Vec<Effective>,
+    /// For each table the CALCULATED ones that it reads.
+    calculated_sources: Vec<Vec<usize>>,
+    component: Vec<usize>,
+    /// For each table those that keep the same clock, itself among them.
+    groups: Vec<Vec<usize>>,
+    /// The number of each table's group.
+    group: Vec<usize>,
+    /// The last answer of a cron pattern: asked for the first fire time after a moment.
+    fires: Vec<Cell<(Micros, Option<Micros>)>>,
+}
+
+impl Schedules {
+    /// For the stream tables that the catalog has.
+    pub fn new(tables: Vec<Table>) -> Self {
+        let tables = sorted(tables);
+        let index: BTreeMap<i64, usize> =
+            tables.iter().enumerate().map(|(index, it)| (it.id, index)).collect();
+        let reads: Vec<Vec<usize>> = tables
+            .iter()
+            .map(|it| it.reads.iter().filter_map(|id| index.get(id).copied()).collect())
+            .collect();
+        let effective = effective_schedules(&tables, &reads);
+        let component = components(&reads);
+        let calculated = |it: &usize| tables[*it].schedule == Schedule::Calculated;
+        let calculated_sources =
+            reads.iter().map(|it| it.iter().copied().filter(calculated).collect()).collect();
+        let (group, groups) = groups(&component, &effective);
+        let fires = vec![Cell::new((Micros::MIN, None)); tables.len()];
+        Self { tables, effective, calculated_sources, component, groups, group, fires }
+    }
+
+    /// The stream tables, each after those that it reads.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// The schedule of a table by its position, with CALCULATED replaced by what its readers need.
+    pub fn effective(&self, position: usize) -> &Effective {
+        &self.effective[position]
+    }
+
+    /// Decides at the time `now`; `states` are those of [`Self::tables`], in their order.
+    pub fn decide(&self, states: &[State], now: Micros) -> Decision {
+        let mut decision = Decision::default();
+        let due_at: Vec<Option<Micros>> =
+            (0..self.tables.len()).map(|it| self.due_at(it, &states[it], now)).collect();
+        let due: Vec<usize> = (0..self.tables.len())
+            .filter(|it| due_at[*it].is_some_and(|moment| moment <= now))
+            .filter(|it| !states[*it].is_running)
+            .collect();
+        let together = self.closure(&due, states);
+        for unit in self.units(&together, states) {
+            let since = unit.iter().filter_map(|it| due_at[*it]).min().unwrap_or(now);
+            if unit.iter().any(|it| states[*it].is_running) {
+                continue;
             }
-            None => {}
+            let tables = unit.iter().map(|it| self.tables[*it].id);
+            if unit.iter().all(|it| states[*it].is_settled) {
+                decision.idle.extend(tables);
+            } else {
+                decision.units.push(Unit { tables: tables.collect(), since });
+            }
         }
+        decision.units.sort_by_key(|it| it.since);
+        for (it, moment) in due_at.iter().enumerate() {
+            let Some(moment) = moment.filter(|moment| *moment > now) else { continue };
+            if states[it].is_running || together.contains(&it) {
+                continue;
+            }
+            decision.wake_at = Some(decision.wake_at.map_or(moment, |it| it.min(moment)));
+            let changed = State { may_have_changed: true, ..states[it] };
+            if self.due_at(it, &changed, now).is_some_and(|it| it <= now) {
+                decision.wake_on_commit.push(self.tables[it].id);
+            }
+        }
+        decision
     }
-    decision
+
+    /// The moment from which a table is due. `None` when it rests until somebody does something.
+    fn due_at(&self, position: usize, state: &State, now: Micros) -> Option<Micros> {
+        let table = &self.tables[position];
+        if !table.status.is_scheduled() {
+            return None;
+        }
+        // A clock that was set back must not stop anything.
+        let checked_at = state.checked_at.min(now);
+        if let Some(pause) = pause(table, state) {
+            return Some(checked_at.saturating_add(pause * SECOND));
+        }
+        let effective = &self.effective[position];
+        let base = if state.may_have_changed { state.ran_at.min(now) } else { checked_at };
+        let period =
+            effective.every.map(|seconds| base.saturating_add(seconds.saturating_mul(SECOND)));
+        let fire = self.next_fire(position, checked_at.max(table.scheduled_at.min(now)));
+        [period, fire].into_iter().flatten().min()
+    }
+
+    /// The first moment after `since` at which a pattern fires.
+    fn next_fire(&self, position: usize, since: Micros) -> Option<Micros> {
+        let memo = &self.fires[position];
+        if self.effective[position].crons.is_empty() {
+            return None;
+        }
+        if memo.get().0 != since {
+            memo.set((since, self.effective[position].next_fire(since)));
+        }
+        memo.get().1
+    }
+
+    /// `due` and what has to be refreshed with it.
+    fn closure(&self, due: &[usize], states: &[State]) -> BTreeSet<usize> {
+        let mut together: BTreeSet<usize> = due.iter().copied().collect();
+        let mut open = due.to_vec();
+        while let Some(next) = open.pop() {
+            let clock = &self.groups[self.group[next]];
+            for it in clock.iter().chain(&self.calculated_sources[next]) {
+                let (table, state) = (&self.tables[*it], &states[*it]);
+                let may_run = table.status.is_scheduled() && pause(table, state).is_none();
+                if may_run && together.insert(*it) {
+                    open.push(*it);
+                }
+            }
+        }
+        together
+    }
+
+    /// Takes tables apart into those that are refreshed together.
+    fn units(&self, together: &BTreeSet<usize>, states: &[State]) -> Vec<Vec<usize>> {
+        let mut components: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for it in together {
+            components.entry(self.component[*it]).or_default().push(*it);
+        }
+        let mut units = Vec::new();
+        for component in components.into_values() {
+            let shortest = component.iter().filter_map(|it| self.effective[*it].every).min();
+            let mut took: BTreeMap<usize, Micros> = BTreeMap::new();
+            for it in &component {
+                *took.entry(self.group[*it]).or_default() += states[*it].took;
+            }
+            let is_slow = |it: &usize| {
+                let every = self.effective[*it].every;
+                shortest.is_some_and(|shortest| {
+                    every != Some(shortest) && took[&self.group[*it]] > shortest * SECOND
+                })
+            };
+            let (slow, mut rest): (Vec<usize>, Vec<usize>) =
+                component.into_iter().partition(is_slow);
+            let mut apart: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+            for it in slow {
+                apart.entry(self.group[it]).or_default().push(it);
+            }
+            if !rest.is_empty() {
+                units.push(std::mem::take(&mut rest));
+            }
+            units.extend(apart.into_values());
+        }
+        units
+    }
 }
 
-/// The moment from which a table is due.
-fn due_at(table: &Table, effective: &Effective) -> Option<Micros> {
-    if table.consecutive_errors > 0 {
-        let doublings = (table.consecutive_errors - 1).min(16);
-        let seconds = (1i64 << doublings).min(LONGEST_BACK_OFF);
-        return Some(table.checked_at.saturating_add(seconds * SECOND));
+/// How many seconds to wait after a failure, or after somebody else was in the way.
+fn pause(table: &Table, state: &State) -> Option<i64> {
+    let doubled = |times: u32, longest: i64| (1i64 << (times - 1).min(16)).min(longest);
+    match (table.consecutive_errors, state.detours) {
+        (0, 0) => None,
+        (0, detours) => Some(doubled(detours, LONGEST_DETOUR)),
+        (errors, _) => Some(doubled(errors, LONGEST_BACK_OFF)),
     }
-    let base = if table.may_have_changed { table.ran_at } else { table.checked_at };
-    let period = effective.every.map(|seconds| base.saturating_add(seconds.saturating_mul(SECOND)));
-    let fire = effective.next_fire(table.checked_at);
-    [period, fire].into_iter().flatten().min()
 }
 
-fn graph(tables: &[Table]) -> Dag<i64> {
+/// Sources first. Creation excludes cycles; should there be one all the same, ids decide.
+fn sorted(mut tables: Vec<Table>) -> Vec<Table> {
     let mut dag = Dag::new();
-    for table in tables {
+    for table in &tables {
         dag.add(table.id);
         for source in &table.reads {
             dag.add_edge(table.id, *source);
         }
     }
-    dag
-}
-
-/// Sources first. Creation excludes cycles; should there be one all the same, ids decide.
-fn in_order(tables: &[Table]) -> Vec<i64> {
-    graph(tables).order().unwrap_or_else(|_| tables.iter().map(|it| it.id).collect())
+    let order = dag.order().unwrap_or_default();
+    let rank: BTreeMap<i64, usize> =
+        order.into_iter().enumerate().map(|(rank, id)| (id, rank)).collect();
+    tables.sort_by_key(|it| (rank.get(&it.id).copied(), it.id));
+    tables
 }
 
 /// The schedule of each table, with CALCULATED replaced by what its readers need.
-pub fn effective_schedules(tables: &[Table]) -> BTreeMap<i64, Effective> {
-    let mut effective: BTreeMap<i64, Effective> =
-        tables.iter().map(|it| (it.id, Effective::from(&it.schedule))).collect();
-    let by_id: BTreeMap<i64, &Table> = tables.iter().map(|it| (it.id, it)).collect();
-    for id in in_order(tables).into_iter().rev() {
-        let Some(table) = by_id.get(&id) else { continue };
-        if effective[&id].is_empty() {
-            effective.insert(id, Effective { every: Some(UNREAD_SECONDS), crons: Vec::new() });
+fn effective_schedules(tables: &[Table], reads: &[Vec<usize>]) -> Vec<Effective> {
+    let mut effective: Vec<Effective> =
+        tables.iter().map(|it| Effective::from(&it.schedule)).collect();
+    for reader in (0..tables.len()).rev() {
+        if effective[reader].is_empty() {
+            effective[reader] = Effective { every: Some(UNREAD_SECONDS), crons: Vec::new() };
         }
-        let reader = effective[&id].clone();
-        for source in &table.reads {
-            if by_id.get(source).is_some_and(|it| it.schedule == Schedule::Calculated)
-                && let Some(it) = effective.get_mut(source)
-            {
-                it.join(&reader);
+        let needs = effective[reader].clone();
+        for source in &reads[reader] {
+            if tables[*source].schedule == Schedule::Calculated {
+                effective[*source].join(&needs);
             }
         }
     }
     effective
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Micros = 1_800_000_000 * SECOND;
-
-    fn table(id: i64, schedule: &str, reads: &[i64]) -> Table {
-        Table {
-            id,
-            schedule: schedule.parse().unwrap(),
-            status: Status::Active,
-            consecutive_errors: 0,
-            reads: reads.to_vec(),
-            ran_at: NOW - 100 * SECOND,
-            checked_at: NOW - 100 * SECOND,
-            may_have_changed: false,
+/// For each table the first one of those that it is connected with.
+fn components(reads: &[Vec<usize>]) -> Vec<usize> {
+    let mut parent: Vec<usize> = (0..reads.len()).collect();
+    for (reader, sources) in reads.iter().enumerate() {
+        for source in sources {
+            let (left, right) = (root(&mut parent, reader), root(&mut parent, *source));
+            parent[left.max(right)] = left.min(right);
         }
     }
-
-    #[test]
-    fn due_when_the_period_has_passed() {
-        let decision = decide(&[table(1, "100s", &[]), table(2, "130s", &[])], NOW);
-        assert_eq!(decision.due, [1]);
-        assert_eq!(decision.wake_at, Some(NOW + 30 * SECOND));
-        assert!(!decision.wake_on_commit);
-    }
-
-    #[test]
-    fn sources_come_before_readers() {
-        let tables = [table(1, "1m", &[3]), table(2, "1m", &[]), table(3, "1m", &[2])];
-        assert_eq!(decide(&tables, NOW).due, [2, 3, 1]);
-    }
-
-    #[test]
-    fn a_commit_hurries_only_a_rested_table() {
-        let rested = Table { checked_at: NOW - SECOND, ..table(1, "1m", &[]) };
-        let quiet = decide(std::slice::from_ref(&rested), NOW);
-        assert_eq!((quiet.due.len(), quiet.wake_on_commit), (0, true));
-        assert_eq!(quiet.wake_at, Some(NOW + 59 * SECOND));
-        let changed = Table { may_have_changed: true, ..rested };
-        assert_eq!(decide(&[changed], NOW).due, [1]);
-
-        let busy = Table {
-            ran_at: NOW - SECOND,
-            checked_at: NOW - SECOND,
-            may_have_changed: true,
-            ..table(1, "1m", &[])
-        };
-        let decision = decide(&[busy], NOW);
-        assert_eq!((decision.due.len(), decision.wake_on_commit), (0, false));
-        assert_eq!(decision.wake_at, Some(NOW + 59 * SECOND));
-    }
-
-    #[test]
-    fn calculated_follows_the_most_eager_reader_through_layers() {
-        let tables = [
-            table(1, "CALCULATED", &[]),
-            table(2, "CALCULATED", &[1]),
-            table(3, "10m", &[2]),
-            table(4, "30s", &[2]),
-            table(5, "@hourly", &[1]),
-            table(6, "CALCULATED", &[]),
-        ];
-        let effective = effective_schedules(&tables);
-        assert_eq!((effective[&1].every, effective[&1].crons.len()), (Some(30), 1));
-        assert_eq!((effective[&2].every, effective[&2].crons.len()), (Some(30), 0));
-        assert_eq!(effective[&6].every, Some(UNREAD_SECONDS));
-    }
-
-    #[test]
-    fn a_reader_never_changes_an_explicit_schedule() {
-        let effective = effective_schedules(&[table(1, "1h", &[]), table(2, "1s", &[1])]);
-        assert_eq!(effective[&1].every, Some(3600));
-    }
-
-    #[test]
-    fn a_cron_table_fires_once_for_each_time() {
-        // NOW is a full hour.
-        let mut hourly = table(1, "@hourly", &[]);
-        assert_eq!(decide(std::slice::from_ref(&hourly), NOW).due, [1]);
-        hourly.checked_at = NOW;
-        let decision = decide(&[hourly], NOW);
-        assert_eq!((decision.due.len(), decision.wake_at), (0, Some(NOW + 3600 * SECOND)));
-    }
-
-    #[test]
-    fn suspended_and_erroneous_tables_rest() {
-        for status in [Status::Suspended, Status::Error] {
-            let resting = Table { status, ..table(1, "1s", &[]) };
-            assert_eq!(decide(&[resting], NOW), Decision::default());
-        }
-    }
-
-    #[test]
-    fn failures_are_retried_with_growing_pauses() {
-        for (errors, pause) in [(1, 1), (2, 2), (3, 4), (7, 60), (1000, 60)] {
-            let failing =
-                Table { consecutive_errors: errors, checked_at: NOW, ..table(1, "1h", &[]) };
-            assert_eq!(decide(&[failing], NOW).wake_at, Some(NOW + pause * SECOND));
-        }
-    }
-
-    #[test]
-    fn a_cycle_does_not_stop_the_others() {
-        let tables = [table(1, "1s", &[2]), table(2, "1s", &[1]), table(3, "1s", &[])];
-        assert_eq!(decide(&tables, NOW).due.len(), 3);
-    }
+    (0..reads.len()).map(|it| root(&mut parent, it)).collect()
 }
+
+/// The representative of what `it` is connected with so far; shortens the way to it.
+fn root(parent: &mut [usize], mut it: usize) -> usize {
+    while parent[it] != it {
+        parent[it] = parent[parent[it]];
+        it = parent[it];
+    }
+    it
+}
+
+/// The group of each table, and the tables of each group.
+fn groups(component: &[usize], effective: &[Effective]) -> (Vec<usize>, Vec<Vec<usize>>) {
+    let mut group = vec![0; component.len()];
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut known: BTreeMap<(usize, Option<i64>), Vec<usize>> = BTreeMap::new();
+    for (table, component) in component.iter().enumerate() {
+        let similar = known.entry((*component, effective[table].every)).or_default();
+        let found = similar.iter().find(|it| effective[groups[**it][0]] == effective[table]);
+        group[table] = found.copied().unwrap_or(groups.len());
+        match found {
+            Some(found) => groups[*found].push(table),
+            None => {
+                similar.push(groups.len());
+                groups.push(vec![table]);
+            }
+        }
+    }
+    (group, groups)
+}
+
+#[cfg(test)]
+mod tests;

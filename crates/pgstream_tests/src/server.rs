@@ -86,6 +86,18 @@ impl Server {
     pub fn stop(&self) {
         script(&["stop", &self.dir().to_string_lossy()]);
     }
+
+    /// Lets a stopped server start as a standby of nobody.
+    pub fn become_standby(&self) {
+        let signal = self.dir().join("data/standby.signal");
+        fs::write(signal, "").expect("the data directory is writable");
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.dir().join("log")).expect("the server has a log");
+        String::from_utf8_lossy(&log).into_owned()
+    }
 }
 
 impl Drop for Server {

@@ -69,6 +69,13 @@ pub fn read(source: Oid, columns: &[i16], snapshot: &Snapshot, from: &Frontier) 
     Some(Delta { store: rows.into_store(), truncated, consumed, seen })
 }
 
+/// Whether there is a change of `source` that `snapshot` sees and `from` has not consumed, or nobody
+/// knows.
+pub fn is_pending(source: Oid, snapshot: &Snapshot, from: &Frontier) -> bool {
+    let buffer = Buffer::open(source, Lock::AccessShare);
+    buffer.is_none_or(|it| it.any(snapshot, |row| !from.consumed(row.xid(), row.ordinal())))
+}
+
 struct Found {
     truncated: bool,
     consumed: u64,

@@ -18,6 +18,7 @@ use super::{
     lock::Lock,
     snapshot::Snapshot,
     tuple::{self, Encoder, Toasted},
+    wake,
 };
 
 /// Columns that every buffer has before those of its source: action, xid, lsn, ordinal.
@@ -66,15 +67,16 @@ thread_local! {
     /// By source.
     static LAYOUTS: RefCell<HashMap<Oid, Rc<Layout>>> = RefCell::default();
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
-    /// Whether the current transaction wrote into a buffer.
-    static CAPTURED: Cell<bool> = const { Cell::new(false) };
-    static ON_COMMIT: Cell<Option<fn()>> = const { Cell::new(None) };
+    /// The buffers that the current transaction wrote into.
+    static CAPTURED: RefCell<Vec<Oid>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `work` at the commit of every transaction of this backend that captured a change. It must
-/// not fail.
-pub fn on_capture_commit(work: fn()) {
-    ON_COMMIT.set(Some(work));
+fn note_captured(buffer: Oid) {
+    CAPTURED.with_borrow_mut(|captured| {
+        if !captured.contains(&buffer) {
+            captured.push(buffer);
+        }
+    });
 }
 
 fn register_callbacks() {
@@ -103,17 +105,21 @@ unsafe extern "C-unwind" fn at_end(
     event: pg_sys::XactEvent::Type,
     _argument: *mut std::ffi::c_void,
 ) {
-    let ended = matches!(
-        event,
-        pg_sys::XactEvent::XACT_EVENT_COMMIT
-            | pg_sys::XactEvent::XACT_EVENT_ABORT
+    CAPTURED.with_borrow_mut(|captured| {
+        match event {
+            pg_sys::XactEvent::XACT_EVENT_COMMIT if !captured.is_empty() => {
+                wake::changes_committed(captured);
+            }
+            pg_sys::XactEvent::XACT_EVENT_PREPARE if !captured.is_empty() => {
+                wake::changes_prepared();
+            }
+            pg_sys::XactEvent::XACT_EVENT_COMMIT
             | pg_sys::XactEvent::XACT_EVENT_PREPARE
-    );
-    if ended && CAPTURED.replace(false) && event == pg_sys::XactEvent::XACT_EVENT_COMMIT {
-        if let Some(work) = ON_COMMIT.get() {
-            work();
+            | pg_sys::XactEvent::XACT_EVENT_ABORT => {}
+            _ => return,
         }
-    }
+        captured.clear();
+    });
 }
 
 /// The OID of a source's buffer, or the invalid one. Reads the catalog as it is now, whatever the
@@ -245,9 +251,18 @@ impl Buffer {
 
     /// Hands over each row that `snapshot` and this transaction's own changes let us see.
     pub fn scan(&self, snapshot: &Snapshot, mut each: impl FnMut(&Row)) {
+        self.any(snapshot, |row| {
+            each(row);
+            false
+        });
+    }
+
+    /// Whether such a row is among them; looks no further than the first.
+    pub fn any(&self, snapshot: &Snapshot, mut is_one: impl FnMut(&Row) -> bool) -> bool {
         if self.pages() == 0 {
-            return;
+            return false;
         }
+        let mut found = false;
         snapshot.with_own_changes(|| {
             let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
                 | pg_sys::ScanOptions::SO_ALLOW_STRAT
@@ -270,11 +285,15 @@ impl Buffer {
                     if tuple.is_null() {
                         break;
                     }
-                    each(&Row { tuple, descriptor });
+                    found = is_one(&Row { tuple, descriptor });
+                    if found {
+                        break;
+                    }
                 }
                 pg_sys::heap_endscan(scan);
             }
         });
+        found
     }
 
     /// Makes the room of rows that nobody sees any more usable again, so that a buffer stays as
@@ -517,7 +536,7 @@ pub struct Writer {
 
 impl Writer {
     pub fn new(buffer: Buffer) -> Self {
-        CAPTURED.set(true);
+        note_captured(buffer.layout.buffer);
         let width = buffer.layout.encoder.width();
         // SAFETY: plain calls.
         let (xid, lsn) =

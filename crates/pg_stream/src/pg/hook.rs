@@ -1,4 +1,5 @@
-//! Commands on databases that fail while anybody is connected: the scheduler steps aside.
+//! Commands that schedulers must know of: on databases (most fail while anybody is connected, so
+//! the scheduler and its workers step aside), and DROP EXTENSION.
 
 use std::ffi::{CStr, c_char};
 
@@ -7,9 +8,9 @@ use pgrx::{
     pg_sys::{self, NodeTag, Oid},
 };
 
-use super::{security::Identity, shmem, time, wake};
+use super::{job, security::Identity, shmem, time, wake};
 
-/// How long a scheduler stays away, in microseconds. PostgreSQL waits 5 seconds for others to go.
+/// How long they stay away, in microseconds. PostgreSQL waits 5 seconds for others to go.
 const ABSENCE: i64 = 7_000_000;
 
 static mut NEXT: pg_sys::ProcessUtility_hook_type = None;
@@ -67,8 +68,10 @@ unsafe extern "C-unwind" fn process_utility(
             receiver,
             completion,
         );
-        if tag == NodeTag::T_CreatedbStmt {
-            after_create_database();
+        match tag {
+            NodeTag::T_CreatedbStmt => after_create_database(),
+            NodeTag::T_DropStmt if is_about_extensions(command) => after_drop_extension(),
+            _ => {}
         }
     }
 }
@@ -89,6 +92,21 @@ unsafe extern "C-unwind" fn before(command: *mut pg_sys::Node) {
     if let Some(database) = unsafe { disturbed_database(command) } {
         step_aside(database);
     }
+}
+
+/// # Safety
+///
+/// `command` is a `DropStmt`.
+unsafe fn is_about_extensions(command: *mut pg_sys::Node) -> bool {
+    // SAFETY: as promised.
+    let kind = unsafe { (*command.cast::<pg_sys::DropStmt>()).removeType };
+    kind == pg_sys::ObjectType::OBJECT_EXTENSION
+}
+
+/// It may have been ours.
+#[pgrx::pg_guard]
+extern "C-unwind" fn after_drop_extension() {
+    wake::scheduler_at_commit();
 }
 
 /// The new database may be a copy of one that has the extension.
@@ -149,12 +167,12 @@ unsafe fn template(options: *mut pg_sys::List) -> Option<*mut c_char> {
     None
 }
 
-/// Ends the scheduler of a database and keeps it away for a while.
+/// Ends the scheduler of a database with its workers, and keeps them away for a while.
 fn step_aside(database: Oid) {
     let Some(slot) = shmem::slot_of(database) else { return };
     slot.hold_until(time::now() + ABSENCE);
-    if let Some(pid) = slot.worker_pid() {
-        let _superuser = Identity::superuser();
+    let _superuser = Identity::superuser();
+    for pid in slot.worker_pid().into_iter().chain(job::processes(database)) {
         // SAFETY: both arguments are given; a process that is gone is only a warning.
         unsafe {
             pgrx::direct_function_call::<bool>(

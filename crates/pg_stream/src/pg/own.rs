@@ -1,7 +1,7 @@
 //! Our own tables, read by an index and written without any SQL: the executor's preparations for a
 //! statement cost more than all that a refresh has to look up and to note.
 //!
-//! Columns go by name, so they may be added in any order. The tables have no triggers, no defaults
+//! Columns go by name, so they may be added in any order. The tables have no row triggers, no defaults
 //! that are needed here and no CHECK constraints; indexes are kept by PostgreSQL's own routine for
 //! catalogs.
 
@@ -166,6 +166,12 @@ impl OwnTable {
             );
             pg_sys::CatalogTupleUpdate(self.relation, &raw mut (*row.tuple).t_self, changed);
         }
+    }
+
+    /// Deletes a row that [`Self::lock`] gave.
+    pub fn delete(&self, row: &OwnRow) {
+        // SAFETY: the relation is open; the tuple says where the row is.
+        unsafe { pg_sys::CatalogTupleDelete(self.relation, &raw mut (*row.tuple).t_self) };
     }
 
     /// Adds a row; columns that are not given are NULL.

@@ -90,12 +90,20 @@ pub fn lock_for_reading(relation: Oid) {
 
 /// Makes this transaction the only one that refreshes, alters or drops the stream table. Waits.
 pub fn lock_stream_table(pgs_id: i64) {
+    let lock = pg_sys::ExclusiveLock as i32;
     // SAFETY: an object lock on our catalog table's row, which PostgreSQL shows as such.
-    unsafe {
-        let class = catalog_table();
-        let id = u32::try_from(pgs_id & 0xffff_ffff).expect("masked");
-        pg_sys::LockDatabaseObject(class, Oid::from(id), 0, pg_sys::ExclusiveLock as i32);
-    }
+    unsafe { pg_sys::LockDatabaseObject(catalog_table(), row_object(pgs_id), 0, lock) };
+}
+
+/// As [`lock_stream_table`], if that is possible without waiting.
+pub fn try_lock_stream_table(pgs_id: i64) -> bool {
+    let lock = pg_sys::ExclusiveLock as i32;
+    // SAFETY: as in `lock_stream_table`.
+    unsafe { pg_sys::ConditionalLockDatabaseObject(catalog_table(), row_object(pgs_id), 0, lock) }
+}
+
+fn row_object(pgs_id: i64) -> Oid {
+    Oid::from(u32::try_from(pgs_id & 0xffff_ffff).expect("masked"))
 }
 
 /// Keeps the changes of `source` from being cleaned up until the end of the transaction: a stream

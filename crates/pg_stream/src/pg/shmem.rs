@@ -1,5 +1,6 @@
 //! Shared memory: a slot for each database, through which the launcher, the schedulers and
-//! committing sessions talk. Everything in it is atomic, so nobody ever waits for it.
+//! committing sessions talk, and the jobs that schedulers give to their workers (`pg/job.rs`).
+//! Everything in it is atomic, so nobody ever waits for it.
 
 use std::{
     ptr,
@@ -8,14 +9,19 @@ use std::{
 
 use pgrx::pg_sys::{self, Oid};
 
+use super::job::{JOBS, Job};
+
 /// The most databases that can have a scheduler.
 const SLOTS: usize = 256;
+/// Change buffers share this many counters of commits.
+const COUNTERS: usize = 512;
 
 #[repr(C)]
 struct Shared {
     /// Where the launcher's latch is.
     launcher: AtomicI32,
     slots: [Slot; SLOTS],
+    jobs: [Job; JOBS],
 }
 
 /// What is known about one database. A slot is free while `database` is 0.
@@ -26,10 +32,14 @@ pub struct Slot {
     /// Where the scheduler's latch is.
     worker: AtomicI32,
     worker_pid: AtomicI32,
-    /// Counts commits that changed something which stream tables read.
-    commits: AtomicU64,
+    /// Counts commits that changed the catalog of stream tables.
+    generation: AtomicU64,
+    /// Count commits that wrote into change buffers.
+    changes: [AtomicU64; COUNTERS],
     /// Whether the scheduler wants to be woken by the next of them.
-    armed: AtomicBool,
+    armed: [AtomicBool; COUNTERS],
+    /// Changes may become visible that no counter tells of.
+    unsettled: AtomicBool,
     /// No scheduler is started before this time.
     held_until: AtomicI64,
     /// Somebody asked for a scheduler since the last one started.
@@ -54,7 +64,7 @@ pub enum State {
 const STATES: [State; 5] =
     [State::Wanted, State::Starting, State::Running, State::Unneeded, State::Ended];
 
-const NO_PROCESS: i32 = -1;
+pub(in crate::pg) const NO_PROCESS: i32 = -1;
 
 static mut SHARED: *const Shared = ptr::null();
 static mut NEXT_REQUEST: pg_sys::shmem_request_hook_type = None;
@@ -127,6 +137,11 @@ pub fn slot_of(database: Oid) -> Option<&'static Slot> {
     slots().map(|it| it.1).find(|it| it.database() == database)
 }
 
+/// All jobs, whether in use or not.
+pub fn jobs() -> &'static [Job] {
+    shared().map_or(&[], |it| &it.jobs)
+}
+
 /// Asks for a scheduler in the database, unless it has one.
 pub fn want(database: Oid) {
     let Some(shared) = shared() else { return };
@@ -197,7 +212,7 @@ impl Slot {
 
     /// The scheduler ends.
     pub fn detach(&self, state: State) {
-        self.armed.store(false, SeqCst);
+        self.disarm();
         self.worker.store(NO_PROCESS, SeqCst);
         self.worker_pid.store(0, SeqCst);
         self.set_state(state);
@@ -216,21 +231,60 @@ impl Slot {
         self.held_until.load(SeqCst)
     }
 
-    pub fn commits(&self) -> u64 {
-        self.commits.load(SeqCst)
+    /// Another number after each commit that changed the catalog.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(SeqCst)
     }
 
-    /// Asks to be woken by the next commit, or says no longer to be.
-    pub fn arm(&self, wanted: bool) {
-        self.armed.store(wanted, SeqCst);
+    /// Another number after each commit that wrote into one of the buffers, and perhaps after
+    /// others.
+    pub fn changes(&self, buffers: &[Oid]) -> u64 {
+        let counts = buffers.iter().map(|it| self.changes[counter(*it)].load(SeqCst));
+        counts.fold(0, u64::wrapping_add)
     }
 
-    /// Counts a commit and wakes the scheduler if it waits for one.
-    pub fn note_commit(&self) {
-        self.commits.fetch_add(1, SeqCst);
-        if self.armed.swap(false, SeqCst) {
+    /// Asks to be woken by the next commit that writes into one of the buffers.
+    pub fn arm(&self, buffers: &[Oid]) {
+        for buffer in buffers {
+            self.armed[counter(*buffer)].store(true, SeqCst);
+        }
+    }
+
+    /// Asks no longer to be woken by commits that write into buffers.
+    pub fn disarm(&self) {
+        self.armed.iter().for_each(|it| it.store(false, SeqCst));
+    }
+
+    /// Counts a commit and wakes the scheduler if it waits for one like it.
+    pub fn note_changes(&self, buffers: &[Oid]) {
+        let mut is_awaited = false;
+        for buffer in buffers {
+            self.changes[counter(*buffer)].fetch_add(1, SeqCst);
+            is_awaited |= self.armed[counter(*buffer)].swap(false, SeqCst);
+        }
+        if is_awaited {
             self.wake();
         }
+    }
+
+    /// Counts a commit for all buffers.
+    pub fn note_unknown_changes(&self) {
+        self.changes.iter().for_each(|it| _ = it.fetch_add(1, SeqCst));
+    }
+
+    /// Counts a commit that changed the catalog, and wakes the scheduler.
+    pub fn note_catalog(&self) {
+        self.generation.fetch_add(1, SeqCst);
+        self.wake();
+    }
+
+    /// Whether changes may become visible that no counter tells of.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled.load(SeqCst)
+    }
+
+    pub fn set_unsettled(&self, unsettled: bool) {
+        self.unsettled.store(unsettled, SeqCst);
     }
 
     pub fn wake(&self) {
@@ -240,9 +294,14 @@ impl Slot {
     }
 }
 
+fn counter(buffer: Oid) -> usize {
+    // OIDs are given out one after the other: neighbours get counters of their own.
+    buffer.to_u32() as usize % COUNTERS
+}
+
 /// Setting the latch of a process that took the place of another one is harmless: it only looks
 /// around once more.
-fn set_latch(process: i32) {
+pub(in crate::pg) fn set_latch(process: i32) {
     let Ok(index) = usize::try_from(process) else { return };
     // SAFETY: the number came from a process of this server, so it is an index into this array.
     unsafe {

@@ -2,14 +2,44 @@
 
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe};
 
-use pgrx::{PgTryBuilder, pg_sys, pg_sys::panic::CaughtError};
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys, pg_sys::panic::CaughtError};
+
+/// The error that undid a piece of work.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub code: PgSqlErrorCode,
+    pub message: String,
+}
+
+impl From<&CaughtError> for Failure {
+    fn from(error: &CaughtError) -> Self {
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. }) = error;
+        Self { code: report.sql_error_code(), message: report.message().to_owned() }
+    }
+}
+
+impl Failure {
+    /// Whether the error is of the same class (the first two characters) as `code`.
+    pub fn is_like(&self, code: PgSqlErrorCode) -> bool {
+        // Five characters of six bits, the class first.
+        let class = |code: PgSqlErrorCode| code as i32 & 0xfff;
+        class(self.code) == class(code)
+    }
+}
+
+/// Runs `work` in a subtransaction, which an error undoes.
+pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    within(work, |_| true).map_err(|error| Failure::from(&error))
+}
 
 /// Runs `work` in a subtransaction. A data exception (SQLSTATE class 22) undoes all of it and gives
 /// `None`, and so does a result that is an error, which is given back; other errors pass through.
 pub fn unless_data_exception<T, E>(work: impl FnOnce() -> Result<T, E>) -> Option<Result<T, E>> {
     match within(work, Result::is_ok) {
         Ok(result) => Some(result),
-        Err(error) if is_data_exception(&error) => None,
+        Err(error) if Failure::from(&error).is_like(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION) => None,
         Err(error) => error.rethrow(),
     }
 }
@@ -56,16 +86,4 @@ impl<F: FnOnce() -> T, T> Unwinding<F> {
     fn run(self) -> T {
         (self.0)()
     }
-}
-
-fn is_data_exception(error: &CaughtError) -> bool {
-    let code = match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-            report.sql_error_code()
-        }
-        CaughtError::RustPanic { ereport, .. } => ereport.sql_error_code(),
-    };
-    // Five characters of six bits, the class first.
-    let class = |code: i32| code & 0xfff;
-    class(code as i32) == class(pgrx::PgSqlErrorCode::ERRCODE_DATA_EXCEPTION as i32)
 }

@@ -47,6 +47,11 @@ pub fn to_epoch(value: TimestampWithTimeZone) -> i64 {
     pg_sys::TimestampTz::from(value).saturating_add(EPOCH_DIFFERENCE)
 }
 
+/// The timestamp of so many microseconds since 1970-01-01 00:00 UTC.
+pub fn from_epoch(micros: i64) -> TimestampWithTimeZone {
+    timestamp(micros - EPOCH_DIFFERENCE)
+}
+
 pub fn milliseconds_between(start: TimestampWithTimeZone, end: TimestampWithTimeZone) -> f64 {
     (to_epoch(end) - to_epoch(start)) as f64 / 1000.0
 }

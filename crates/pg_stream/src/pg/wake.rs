@@ -2,15 +2,14 @@
 
 use std::cell::Cell;
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 
-use super::shmem;
+use super::shmem::{self, Slot};
 
 #[derive(Clone, Copy, Default)]
 struct Pending {
     scheduler: bool,
     launcher: bool,
-    change: bool,
 }
 
 thread_local! {
@@ -28,17 +27,32 @@ pub fn launcher_at_commit() {
     note(|pending| pending.launcher = true);
 }
 
-/// When this transaction commits, something that stream tables read has changed.
-pub fn change_at_commit() {
-    note(|pending| pending.change = true);
+/// To be called while a transaction commits that wrote into these change buffers.
+pub fn changes_committed(buffers: &[Oid]) {
+    if let Some(slot) = own_slot() {
+        slot.note_changes(buffers);
+    }
 }
 
-/// To be called while this transaction commits: something that stream tables read has changed.
-pub fn change_committed() {
-    // SAFETY: reads a variable of this process.
-    if let Some(slot) = shmem::slot_of(unsafe { pg_sys::MyDatabaseId }) {
-        slot.note_commit();
+/// To be called while a transaction is prepared that wrote into change buffers: its commit, in
+/// another session perhaps, will tell nobody.
+pub fn changes_prepared() {
+    if let Some(slot) = own_slot() {
+        slot.set_unsettled(true);
     }
+}
+
+/// The slot of this database, if it has one.
+fn own_slot() -> Option<&'static Slot> {
+    thread_local! {
+        static SLOT: Cell<Option<&'static Slot>> = const { Cell::new(None) };
+    }
+    // SAFETY: reads a variable of this process.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    let known = SLOT.get().filter(|it| it.database() == database);
+    let slot = known.or_else(|| shmem::slot_of(database));
+    SLOT.set(slot);
+    slot
 }
 
 fn note(set: impl FnOnce(&mut Pending)) {
@@ -69,19 +83,14 @@ unsafe extern "C-unwind" fn at_end(
 }
 
 fn tell(pending: Pending) {
-    // SAFETY: reads a variable of this process.
-    let database = unsafe { pg_sys::MyDatabaseId };
     if pending.launcher {
-        shmem::want(database);
+        // SAFETY: reads a variable of this process.
+        shmem::want(unsafe { pg_sys::MyDatabaseId });
         shmem::wake_launcher();
     }
-    if pending.change {
-        change_committed();
-    }
     if pending.scheduler
-        && let Some(slot) = shmem::slot_of(database)
+        && let Some(slot) = own_slot()
     {
-        slot.note_commit();
-        slot.wake();
+        slot.note_catalog();
     }
 }

@@ -1,7 +1,7 @@
 //! Background workers: starting them, their transactions, their sleep and their end.
 
 use std::{
-    ffi::{CStr, c_char, c_int},
+    ffi::{CStr, CString, c_char, c_int},
     panic::AssertUnwindSafe,
     ptr,
     sync::atomic::{AtomicBool, Ordering::SeqCst},
@@ -9,8 +9,10 @@ use std::{
 
 use pgrx::{
     PgTryBuilder,
-    pg_sys::{self, Oid, panic::CaughtError},
+    pg_sys::{self, Oid},
 };
+
+pub use super::subtransaction::Failure;
 
 /// SIGTERM came.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -84,8 +86,12 @@ fn copy_text<const N: usize>(target: &mut [c_char; N], text: &str) {
     }
 }
 
+/// How long any of our processes waits for a lock of others, in milliseconds, unless it is told
+/// otherwise: nobody is to be kept waiting for us, nor we for ever.
+pub const PATIENCE: u32 = 500;
+
 /// The first thing a worker does: connects to a database, or only to the shared catalogs.
-pub fn begin(database: Option<Oid>) {
+pub fn begin(database: Option<Oid>, name: &CStr) {
     // SAFETY: called once at the start of a worker; the handlers are safe to run at any time.
     unsafe {
         pg_sys::pqsignal_be(pg_sys::SIGHUP as c_int, Some(on_reload));
@@ -96,6 +102,55 @@ pub fn begin(database: Option<Oid>) {
             Oid::INVALID,
             0,
         );
+    }
+    for (setting, value) in [
+        (c"application_name", name),
+        // What may have been set for the database suits sessions of users, not us.
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_deferrable", c"off"),
+        (c"transaction_timeout", c"0"),
+        // Where two wait for each other, it is us who give in.
+        (c"deadlock_timeout", c"100ms"),
+    ] {
+        set(setting, value);
+    }
+    set_patience(PATIENCE);
+}
+
+/// How long this process waits for a lock of others from now on, in milliseconds.
+pub fn set_patience(milliseconds: u32) {
+    let value = CString::new(milliseconds.to_string()).expect("a number has no NUL");
+    set(c"lock_timeout", &value);
+}
+
+fn set(setting: &CStr, value: &CStr) {
+    // SAFETY: both are settings of PostgreSQL with valid values.
+    unsafe {
+        pg_sys::SetConfigOption(
+            setting.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
+    }
+}
+
+/// What `pg_stat_activity` shows this process to be doing, until the transaction ends.
+pub fn show_activity(query: &str) {
+    let text = CString::new(query).unwrap_or_default();
+    // SAFETY: the text is copied.
+    unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr()) };
+}
+
+/// What a sleeping process waits for, as `pg_stat_activity` shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait(u32);
+
+impl Wait {
+    pub fn new(name: &CStr) -> Self {
+        // SAFETY: the name is copied; asked again, the same number comes back.
+        Self(unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) })
     }
 }
 
@@ -117,15 +172,16 @@ unsafe extern "C-unwind" fn on_terminate(signal: c_int) {
     }
 }
 
-/// Sleeps until something happens, or at most so many milliseconds. Does not return when the
-/// server stops or somebody terminates this process.
-pub fn sleep(milliseconds: i64) {
+/// Sleeps until something happens, or at most so many milliseconds; tells which of both. Does not
+/// return when the server stops or somebody terminates this process.
+pub fn sleep(milliseconds: i64, wait: Wait) -> bool {
     let flags = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     let timeout = milliseconds.clamp(0, i64::from(i32::MAX));
     // SAFETY: plain calls in the main loop of a worker, outside of transactions.
     unsafe {
+        let mut events = 0;
         if !STOP.load(SeqCst) {
-            pg_sys::WaitLatch(pg_sys::MyLatch, flags as c_int, timeout, pg_sys::PG_WAIT_EXTENSION);
+            events = pg_sys::WaitLatch(pg_sys::MyLatch, flags as c_int, timeout, wait.0);
         }
         pg_sys::ResetLatch(pg_sys::MyLatch);
         if STOP.load(SeqCst) {
@@ -136,6 +192,7 @@ pub fn sleep(milliseconds: i64) {
             pg_sys::ConfigReloadPending = 0;
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
         }
+        events & pg_sys::WL_LATCH_SET as c_int != 0
     }
 }
 
@@ -152,12 +209,6 @@ pub fn at_exit(callback: pg_sys::pg_on_exit_callback, argument: usize) {
     unsafe { pg_sys::before_shmem_exit(callback, pg_sys::Datum::from(argument)) };
 }
 
-/// Why a transaction was rolled back.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    pub message: String,
-}
-
 /// Runs `work` in a transaction of its own, and rolls it back if it raises an error. What `work`
 /// allocates in PostgreSQL's memory is freed either way.
 pub fn transaction<T>(label: &CStr, work: impl FnOnce() -> T) -> Result<T, Failure> {
@@ -170,7 +221,7 @@ pub fn transaction<T>(label: &CStr, work: impl FnOnce() -> T) -> Result<T, Failu
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, label.as_ptr());
     }
     let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(committed(work))))
-        .catch_others(|error| Err(failure(&error)))
+        .catch_others(|error| Err(Failure::from(&error)))
         .execute();
     // SAFETY: the transaction is over or is rolled back here.
     unsafe {
@@ -217,13 +268,6 @@ fn work_context() -> pg_sys::MemoryContext {
         }
         CONTEXT
     }
-}
-
-fn failure(error: &CaughtError) -> Failure {
-    let (CaughtError::PostgresError(report)
-    | CaughtError::ErrorReport(report)
-    | CaughtError::RustPanic { ereport: report, .. }) = error;
-    Failure { message: report.message().to_owned() }
 }
 
 /// Databases that may have a scheduler, read from the shared catalog in a transaction.

@@ -17,8 +17,9 @@ use crate::{
         relation,
         snapshot::Snapshot,
         time::{self, Stopwatch},
+        wake,
     },
-    refresh::{Action, Cause, InitiatedBy, Outcome, definition::Definition},
+    refresh::{Action, Cause, InitiatedBy, Occasion, Outcome, definition::Definition},
 };
 
 /// The catalog's knowledge of a stream table, as the refresh's snapshot sees it.
@@ -76,30 +77,39 @@ pub fn store(
     definition: &Definition,
     outcome: &Outcome,
     frontier: &Frontier,
-    (by, note): (InitiatedBy, Option<&str>),
+    (occasion, note): (&Occasion, Option<&str>),
     clock: &Stopwatch,
     snapshot: &Snapshot,
 ) {
     let tables = OwnTable::open(TABLES, Lock::RowExclusive);
     let row = tables.lock(TABLES_KEY, ("pgs_id", definition.pgs_id), snapshot);
     let row = row.expect("whoever drops a stream table locks it first");
-    let started = clock.started_at();
-    if !outcome.has_consumed {
-        tables.update(
-            &row,
-            &[
-                Value::new("data_timestamp", started),
-                Value::new("last_refresh_at", started),
-                Value::new("consecutive_errors", 0),
-            ],
-        );
-        return;
+    if row.get("consecutive_errors") != Some(0) {
+        // The scheduler need not wait any longer.
+        wake::scheduler_at_commit();
     }
-    let ended = time::current();
-    tables.update(&row, &advanced(definition, outcome, frontier, (started, ended), &row));
-    if outcome.action != Action::NoData {
-        record(definition, outcome, (by, note), (started, ended));
-    }
+    let times = Times {
+        data: occasion.data_timestamp,
+        started: clock.started_at(),
+        ended: time::current(),
+    };
+    let values = if outcome.has_consumed {
+        advanced(definition, outcome, frontier, &times, &row)
+    } else {
+        vec![
+            Value::new("data_timestamp", times.data),
+            Value::new("last_refresh_at", times.data),
+            Value::new("consecutive_errors", 0),
+        ]
+    };
+    tables.update(&row, &values);
+    record(definition, outcome, (occasion, note), &times, snapshot);
+}
+
+struct Times {
+    data: TimestampWithTimeZone,
+    started: TimestampWithTimeZone,
+    ended: TimestampWithTimeZone,
 }
 
 /// What a refresh that consumed changes leaves in the catalog.
@@ -107,7 +117,7 @@ fn advanced(
     definition: &Definition,
     outcome: &Outcome,
     frontier: &Frontier,
-    (started, ended): (TimestampWithTimeZone, TimestampWithTimeZone),
+    times: &Times,
     row: &OwnRow,
 ) -> Vec<Value> {
     let fingerprint = definition.differential.as_ref().map(|it| it.fingerprint.clone());
@@ -115,8 +125,8 @@ fn advanced(
         Value::new("consumed", frontier.to_string()),
         Value::json("frontier", &frontier_for_people(definition, frontier)),
         Value::new("fingerprint", fingerprint),
-        Value::new("data_timestamp", started),
-        Value::new("last_refresh_at", ended),
+        Value::new("data_timestamp", times.data),
+        Value::new("last_refresh_at", times.ended),
         Value::new("is_populated", true),
         Value::new("consecutive_errors", 0),
     ];
@@ -126,37 +136,85 @@ fn advanced(
         values.push(Value::new("needs_reinit", false));
     }
     if !matches!(outcome.action, Action::Differential | Action::NoData) {
-        values.push(Value::new("last_full_ms", time::milliseconds_between(started, ended)));
+        values.push(Value::new(
+            "last_full_ms",
+            time::milliseconds_between(times.started, times.ended),
+        ));
     }
     if row.get::<String>("status").as_deref() == Some("INITIALIZING") {
         values.push(Value::new("status", "ACTIVE"));
-        values.push(Value::new("updated_at", ended));
+        values.push(Value::new("updated_at", times.ended));
     }
     values
 }
 
-/// Adds a row to the history.
+const HISTORY: &CStr = c"pgs_refresh_history";
+const HISTORY_KEY: &CStr = c"pgs_refresh_history_pkey";
+
+/// Completes the row of the history that announced the refresh, or adds one. A refresh that found
+/// nothing to do leaves no trace.
 fn record(
     definition: &Definition,
     outcome: &Outcome,
-    (by, note): (InitiatedBy, Option<&str>),
-    (started, ended): (TimestampWithTimeZone, TimestampWithTimeZone),
+    (occasion, note): (&Occasion, Option<&str>),
+    times: &Times,
+    snapshot: &Snapshot,
 ) {
+    let is_empty = outcome.action == Action::NoData;
+    if is_empty && occasion.announced.is_none() {
+        return;
+    }
+    let history = OwnTable::open(HISTORY, Lock::RowExclusive);
+    let announced =
+        occasion.announced.and_then(|it| history.lock(HISTORY_KEY, ("refresh_id", it), snapshot));
+    if is_empty {
+        announced.iter().for_each(|row| history.delete(row));
+        return;
+    }
     let count = |it: u64| i64::try_from(it).expect("fewer than 2^63 rows");
-    OwnTable::open(c"pgs_refresh_history", Lock::RowExclusive).insert(&[
-        Value::new("refresh_id", own::next_value(c"pgs_refresh_history_refresh_id_seq")),
-        Value::new("pgs_id", definition.pgs_id),
-        Value::new("data_timestamp", started),
-        Value::new("start_time", started),
-        Value::new("end_time", ended),
+    let mut values = vec![
+        Value::new("data_timestamp", times.data),
+        Value::new("start_time", times.started),
+        Value::new("end_time", times.ended),
         Value::new("action", outcome.action.as_str()),
         Value::new("status", "COMPLETED"),
         Value::new("rows_inserted", count(outcome.inserted)),
         Value::new("rows_updated", count(outcome.updated)),
         Value::new("rows_deleted", count(outcome.deleted)),
-        Value::new("initiated_by", by.as_str()),
         Value::new("error_message", note),
+    ];
+    match announced {
+        Some(row) => history.update(&row, &values),
+        None => {
+            values.extend([
+                Value::new("refresh_id", next_refresh_id()),
+                Value::new("pgs_id", definition.pgs_id),
+                Value::new("initiated_by", occasion.by.as_str()),
+            ]);
+            history.insert(&values);
+        }
+    }
+}
+
+/// Adds a row to the history for a scheduled refresh that is about to run; gives its number.
+pub fn announce(pgs_id: i64, action: Action) -> i64 {
+    let id = next_refresh_id();
+    OwnTable::open(HISTORY, Lock::RowExclusive).insert(&[
+        Value::new("refresh_id", id),
+        Value::new("pgs_id", pgs_id),
+        Value::new("start_time", time::current()),
+        Value::new("action", action.as_str()),
+        Value::new("status", "RUNNING"),
+        Value::new("rows_inserted", 0i64),
+        Value::new("rows_updated", 0i64),
+        Value::new("rows_deleted", 0i64),
+        Value::new("initiated_by", InitiatedBy::Scheduler.as_str()),
     ]);
+    id
+}
+
+fn next_refresh_id() -> i64 {
+    own::next_value(c"pgs_refresh_history_refresh_id_seq")
 }
 
 /// The frontier as JSON: the snapshot, and for each source the position in the WAL.

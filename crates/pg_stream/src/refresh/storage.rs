@@ -16,7 +16,7 @@ use crate::{
         time::Stopwatch,
     },
     refresh::{
-        self, Action, InitiatedBy, advance, definition,
+        self, Action, InitiatedBy, Occasion, advance, definition,
         definition::{Definition, Differential},
         delta::Counts,
         full, guard, seal,
@@ -57,8 +57,12 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
             full::fill(&definition, definition.differential.as_ref(), &snapshot)?
         };
         let outcome = refresh::outcome(Action::Full, Counts { inserted, ..Counts::default() });
-        let by = (InitiatedBy::Initial, None);
-        advance::store(&definition, &outcome, &frontier, by, &clock, &snapshot);
+        let occasion = Occasion {
+            by: InitiatedBy::Initial,
+            announced: None,
+            data_timestamp: clock.started_at(),
+        };
+        advance::store(&definition, &outcome, &frontier, (&occasion, None), &clock, &snapshot);
     }
     let tables = definition.differential.iter().flat_map(|it| &it.storages);
     let tables = tables.filter(|it| it.inline.is_none());

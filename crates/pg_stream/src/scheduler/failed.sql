@@ -1,16 +1,22 @@
 WITH failed AS (
     UPDATE pgstream.pgs_stream_tables
     SET consecutive_errors = consecutive_errors + 1,
-        status = CASE WHEN consecutive_errors + 1 >= $3 THEN 'SUSPENDED' ELSE status END,
-        error_message = CASE WHEN consecutive_errors + 1 >= $3 THEN $2 END,
+        status = CASE WHEN $5 AND consecutive_errors + 1 >= $3 THEN 'SUSPENDED' ELSE status END,
+        error_message = CASE WHEN $5 AND consecutive_errors + 1 >= $3 THEN $2 END,
         updated_at = clock_timestamp()
     WHERE pgs_id = $1
     RETURNING pgs_id, pgs_schema, pgs_name, status, consecutive_errors,
               CASE WHEN is_populated THEN refresh_mode ELSE 'FULL' END AS action
+), completed AS (
+    UPDATE pgstream.pgs_refresh_history
+    SET status = 'FAILED', end_time = clock_timestamp(), error_message = $2
+    WHERE refresh_id = $6
+    RETURNING refresh_id
 ), recorded AS (
     INSERT INTO pgstream.pgs_refresh_history
         (pgs_id, start_time, end_time, action, status, error_message, initiated_by)
     SELECT pgs_id, $4, clock_timestamp(), action, 'FAILED', $2, 'SCHEDULER' FROM failed
+    WHERE NOT EXISTS (SELECT FROM completed)
 )
 SELECT pg_catalog.pg_notify('pg_stream_alert', left(message::text, 7900))
 FROM failed,

@@ -13,7 +13,7 @@ use crate::{
     pg::{
         shmem::{self, Slot, State},
         time,
-        worker::{self, Started},
+        worker::{self, Started, Wait},
     },
     scheduler::LONGEST_SLEEP,
 };
@@ -26,12 +26,13 @@ const LONG_PAUSE: i64 = 30_000_000;
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_stream_launcher_main(_argument: pg_sys::Datum) {
-    worker::begin(None);
+    worker::begin(None, c"pg_stream launcher");
+    let wait = Wait::new(c"PgStreamLauncherMain");
     shmem::announce_launcher();
     let mut launcher = Launcher::default();
     loop {
         let sleep = launcher.pass(time::now());
-        worker::sleep(sleep);
+        worker::sleep(sleep, wait);
     }
 }
 
@@ -46,7 +47,9 @@ struct Launcher {
 impl Launcher {
     /// Looks after all databases; returns for how many milliseconds nothing else is to be done.
     fn pass(&mut self, now: i64) -> i64 {
-        if let Ok(databases) = worker::transaction(c"looking for databases", worker::databases) {
+        if let Ok(databases) =
+            worker::transaction(c"pg_stream: looking for databases", worker::databases)
+        {
             self.update_slots(&databases);
         }
         self.bury(now);
@@ -114,8 +117,11 @@ impl Launcher {
                 slot.set_state(State::Wanted);
                 self.not_before.insert(index, now + LONG_PAUSE);
                 if !std::mem::replace(&mut self.is_short_of_workers, true) {
-                    pgrx::warning!(
-                        "pg_stream cannot start a scheduler: too few max_worker_processes"
+                    pgrx::ereport!(
+                        WARNING,
+                        pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                        "pg_stream cannot start the scheduler of a database",
+                        "All background worker processes are in use. Raise max_worker_processes."
                     );
                 }
             }

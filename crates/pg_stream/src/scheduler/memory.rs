@@ -1,99 +1,263 @@
-//! What a scheduler remembers about stream tables between two passes.
+//! What a scheduler knows about stream tables: the catalog, read again only when it has changed,
+//! and what it has seen of each since it started.
 
 use std::collections::HashMap;
 
+use pgrx::pg_sys::Oid;
 use pgstream_core::{
-    decide::Table,
-    schedule::{Micros, Schedule},
-    status::Status,
+    decide::{Decision, Schedules, State, Table},
+    schedule::{Micros, SECOND, Schedule},
 };
 
-use crate::pg::{spi, time};
+use crate::{
+    pg::{relation, shmem::Slot, spi, time},
+    scheduler::unit::{Report, Verdict},
+};
 
-/// A stream table as the catalog shows it at the start of a pass.
-pub struct Entry {
-    id: i64,
-    schedule: Schedule,
-    status: Status,
-    consecutive_errors: u32,
-    reads: Vec<i64>,
-    /// When it was last refreshed, or created.
+/// For how long to trust that nothing has changed because no commit said so.
+const LONGEST_TRUST: Micros = 600 * SECOND;
+
+/// A stream table as the catalog shows it.
+struct Entry {
+    needs_reinit: bool,
+    /// The change buffers that it reads.
+    buffers: Vec<Oid>,
+    /// Its own and those that its query reads.
+    relations: Vec<Oid>,
+    /// Until when it is known to be up to date.
     last: Micros,
 }
 
 /// Reads all stream tables; in a transaction.
-pub fn entries() -> Vec<Entry> {
-    let mut entries = Vec::new();
+fn read() -> (Vec<Table>, HashMap<i64, Entry>) {
+    let (mut tables, mut entries) = (Vec::new(), HashMap::new());
     spi::run(include_str!("tables.sql"), &[], |row| {
         let id: i64 = row.get(0).expect("the primary key");
         let schedule: Option<String> = row.get(1);
-        let status: String = row.get(2).expect("NOT NULL");
-        entries.push(Entry {
+        let status: String = row.get(3).expect("NOT NULL");
+        tables.push(Table {
             id,
             // Checked when it was stored.
             schedule: schedule.and_then(|it| it.parse().ok()).unwrap_or(Schedule::Calculated),
+            scheduled_at: row.get(2).map_or(0, time::to_epoch),
             status: status.parse().expect("checked by the catalog"),
-            consecutive_errors: row.get::<i32>(3).map_or(0, i32::unsigned_abs),
-            reads: row.get(4).unwrap_or_default(),
-            last: row.get::<pgrx::datum::TimestampWithTimeZone>(5).map_or(0, time::to_epoch),
+            consecutive_errors: row.get::<i32>(4).map_or(0, i32::unsigned_abs),
+            reads: row.get(6).unwrap_or_default(),
         });
+        let entry = Entry {
+            needs_reinit: row.get(5).unwrap_or(true),
+            buffers: row.get(7).unwrap_or_default(),
+            last: row.get(8).map_or(0, time::to_epoch),
+            relations: row.get(9).unwrap_or_default(),
+        };
+        relation::watch(&entry.relations);
+        entries.insert(id, entry);
     });
-    entries
+    (tables, entries)
 }
 
+/// What was seen of a stream table.
 #[derive(Clone, Copy)]
 struct Seen {
     ran_at: Micros,
     checked_at: Micros,
-    /// The commit counter at that time.
-    commits: u64,
+    /// What the counters of its buffers said before it was last looked at. `None` when nobody knows
+    /// what happened since.
+    changes: Option<u64>,
+    /// When a refresh last found that it follows its sources and nothing else.
+    verified_at: Option<Micros>,
+    detours: u32,
+    took: Micros,
+    running: Option<Run>,
+}
+
+/// The refresh that runs.
+#[derive(Clone, Copy)]
+struct Run {
+    since: Micros,
+    changes: u64,
 }
 
 /// See the module.
 #[derive(Default)]
 pub struct Memory {
+    /// The generation of the catalog that was read.
+    generation: Option<u64>,
+    read_at: Micros,
+    schedules: Schedules,
+    entries: HashMap<i64, Entry>,
     seen: HashMap<i64, Seen>,
 }
 
 impl Memory {
-    /// Puts catalog and memory together. `commits` is the commit counter before the catalog was
-    /// read.
-    pub fn tables(&mut self, entries: Vec<Entry>, commits: u64) -> Vec<Table> {
-        let old = std::mem::take(&mut self.seen);
-        entries
-            .into_iter()
-            .map(|entry| {
-                // Nobody knows what happened before the first look.
-                let first = Seen {
-                    ran_at: entry.last,
-                    checked_at: entry.last,
-                    commits: commits.wrapping_sub(1),
-                };
-                let seen = old.get(&entry.id).copied().unwrap_or(first);
-                self.seen.insert(entry.id, seen);
-                Table {
-                    id: entry.id,
-                    schedule: entry.schedule,
-                    status: entry.status,
-                    consecutive_errors: entry.consecutive_errors,
-                    reads: entry.reads,
-                    ran_at: seen.ran_at,
-                    checked_at: seen.checked_at,
-                    may_have_changed: seen.commits != commits,
-                }
-            })
-            .collect()
+    /// Whether the catalog has to be read again.
+    pub fn is_outdated(&self, slot: &Slot, now: Micros, longest: Micros) -> bool {
+        self.generation != Some(slot.generation()) || now - self.read_at >= longest
     }
 
-    /// Notes that a table was refreshed in the pass that began at `now`, and whether it had any
-    /// changes. One look in vain after a run is free: the table still counts as rested. The next
-    /// one is not, or commits to other tables would make it look again and again.
-    pub fn note(&mut self, id: i64, now: Micros, commits: u64, had_changes: bool) {
-        let Some(seen) = self.seen.get_mut(&id) else { return };
-        if had_changes || (seen.commits != commits && seen.checked_at != seen.ran_at) {
-            seen.ran_at = now;
+    /// Reads the catalog, in a transaction that began after `generation` was asked for.
+    pub fn read(&mut self, generation: u64, now: Micros) {
+        let (tables, entries) = read();
+        self.seen.retain(|id, it| entries.contains_key(id) || it.running.is_some());
+        for (id, entry) in &entries {
+            self.seen.entry(*id).or_insert(Seen {
+                ran_at: entry.last,
+                checked_at: entry.last,
+                changes: None,
+                verified_at: None,
+                detours: 0,
+                took: 0,
+                running: None,
+            });
         }
-        seen.checked_at = now;
-        seen.commits = commits;
+        self.schedules = Schedules::new(tables);
+        self.entries = entries;
+        self.generation = Some(generation);
+        self.read_at = now;
+    }
+
+    /// Forgets the catalog; it is read again before it is needed.
+    pub fn forget_catalog(&mut self) {
+        self.generation = None;
+    }
+
+    /// What to do now.
+    pub fn decide(&self, slot: &Slot, now: Micros) -> Decision {
+        let trusts = !slot.is_unsettled();
+        let states: Vec<State> = self
+            .schedules
+            .tables()
+            .iter()
+            .map(|table| {
+                let (entry, seen) = (&self.entries[&table.id], &self.seen[&table.id]);
+                let may_have_changed = seen.changes != Some(slot.changes(&entry.buffers));
+                let is_verified = seen.verified_at.is_some_and(|it| now - it < LONGEST_TRUST);
+                State {
+                    ran_at: seen.ran_at,
+                    checked_at: seen.checked_at,
+                    may_have_changed,
+                    is_settled: trusts && is_verified && !may_have_changed && !entry.needs_reinit,
+                    detours: seen.detours,
+                    took: seen.took,
+                    is_running: seen.running.is_some(),
+                }
+            })
+            .collect();
+        self.schedules.decide(&states, now)
+    }
+
+    /// The change buffers that a table reads.
+    pub fn buffers(&self, id: i64) -> &[Oid] {
+        self.entries.get(&id).map_or(&[], |it| &it.buffers)
+    }
+
+    /// Whether something was committed since the table was last looked at.
+    pub fn may_have_changed(&self, slot: &Slot, id: i64) -> bool {
+        let (Some(entry), Some(seen)) = (self.entries.get(&id), self.seen.get(&id)) else {
+            return false;
+        };
+        seen.changes != Some(slot.changes(&entry.buffers))
+    }
+
+    /// The most detours that one of the tables has behind it.
+    pub fn detours(&self, tables: &[i64]) -> u32 {
+        tables.iter().filter_map(|id| Some(self.seen.get(id)?.detours)).max().unwrap_or(0)
+    }
+
+    /// A refresh of the tables begins.
+    pub fn begin(&mut self, slot: &Slot, tables: &[i64], now: Micros) {
+        for id in tables {
+            let (Some(entry), Some(seen)) = (self.entries.get(id), self.seen.get_mut(id)) else {
+                continue;
+            };
+            seen.running = Some(Run { since: now, changes: slot.changes(&entry.buffers) });
+        }
+    }
+
+    /// The refresh did not begin after all.
+    pub fn give_up(&mut self, tables: &[i64]) {
+        for id in tables {
+            if let Some(seen) = self.seen.get_mut(id) {
+                seen.running = None;
+            }
+        }
+    }
+
+    /// The table is as good as refreshed: nothing has changed.
+    fn note_idle(&mut self, id: i64, now: Micros) {
+        if let Some(seen) = self.seen.get_mut(&id) {
+            seen.checked_at = now;
+        }
+    }
+
+    /// Moves the data timestamp on of those of the tables that are still known to be up to date, and
+    /// tells whether that is all of them; in a transaction, which learns of changes of definition
+    /// when it begins.
+    pub fn keep_fresh(&mut self, tables: &[i64], now: Micros) -> bool {
+        self.notice_invalidations();
+        let is_verified = |id: &i64| self.seen.get(id).is_some_and(|it| it.verified_at.is_some());
+        let fresh: Vec<i64> = tables.iter().copied().filter(is_verified).collect();
+        fresh.iter().for_each(|id| self.note_idle(*id, now));
+        let is_all = fresh.len() == tables.len();
+        spi::run(include_str!("idle.sql"), &[fresh.into(), time::from_epoch(now).into()], |_| {});
+        is_all
+    }
+
+    /// Trusts no longer that nothing has changed for tables whose relations were altered.
+    fn notice_invalidations(&mut self) {
+        if !relation::take_invalidations() {
+            return;
+        }
+        for (id, entry) in &self.entries {
+            if relation::was_invalidated(&entry.relations)
+                && let Some(seen) = self.seen.get_mut(id)
+            {
+                seen.verified_at = None;
+            }
+        }
+        relation::forget_invalidations();
+    }
+
+    /// Trusts nothing until all tables have been refreshed once more.
+    pub fn distrust(&mut self) {
+        self.seen.values_mut().for_each(|it| it.verified_at = None);
+    }
+
+    /// Notes what came of the refresh of a table. One look in vain after a run is free: the table
+    /// still counts as rested. The next one is not, or commits that do not matter would make it look
+    /// again and again.
+    pub fn end(&mut self, id: i64, report: Report, now: Micros) {
+        let Some(seen) = self.seen.get_mut(&id) else { return };
+        let Some(run) = seen.running.take() else { return };
+        match report.verdict {
+            Verdict::Changed | Verdict::Unchanged => {
+                let was_rested = seen.checked_at == seen.ran_at;
+                let was_in_vain = report.verdict == Verdict::Unchanged
+                    && (was_rested || seen.changes == Some(run.changes));
+                if !was_in_vain {
+                    seen.ran_at = run.since;
+                }
+                seen.checked_at = run.since;
+                seen.changes = Some(run.changes);
+                seen.verified_at = report.follows_changes.then_some(run.since);
+                seen.detours = 0;
+                seen.took = report.took;
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.needs_reinit = false;
+                }
+            }
+            Verdict::Failed => {
+                // The catalog tells how often in a row, unless not even that could be written.
+                seen.checked_at = now;
+                seen.detours = seen.detours.max(1);
+                seen.verified_at = None;
+            }
+            Verdict::InTheWay => {
+                seen.checked_at = now;
+                seen.detours = seen.detours.saturating_add(1);
+            }
+            // Still due; next time without the one that failed.
+            Verdict::HeldUp => {}
+        }
     }
 }

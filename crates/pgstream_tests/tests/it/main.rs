@@ -16,6 +16,7 @@ mod limit;
 mod lowering;
 mod monitor;
 mod outer_joins;
+mod parallel;
 mod recursion;
 mod refusals;
 mod scheduler;

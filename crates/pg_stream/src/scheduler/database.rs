@@ -1,0 +1,287 @@
+//! The scheduler of one database: asks `pgstream_core::decide` what is due, gives it to its
+//! workers, and sleeps until the next time, the next commit that matters, or the end of a refresh.
+//!
+//! It never waits: not for a refresh, and not for a lock for longer than a moment. Where no worker
+//! process can be had, it refreshes by itself.
+
+use pgrx::pg_sys;
+use pgstream_core::{
+    decide::{Decision, Unit},
+    schedule::{Micros, SECOND},
+};
+
+use crate::{
+    pg::{
+        job::{self, MOST_TABLES},
+        relation,
+        shmem::{self, Slot, State},
+        spi, time,
+        worker::{self, Wait},
+    },
+    scheduler::{
+        LONGEST_SLEEP,
+        memory::Memory,
+        pool::{Dispatch, Finished, Pool},
+        shortest_sleep,
+        unit::{self, Report, Verdict},
+    },
+    settings,
+};
+
+/// How often old history is removed.
+const PRUNE_INTERVAL: Micros = 3600 * SECOND;
+
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
+    let slot = shmem::slot(argument.value());
+    worker::at_exit(Some(on_exit), argument.value());
+    worker::begin(Some(slot.database()), c"pg_stream scheduler");
+    slot.enter();
+    if slot.held_until() > time::now() {
+        slot.detach(State::Ended);
+        worker::end();
+    }
+    slot.start_looking();
+    match worker::transaction(c"pg_stream: looking for the extension", worker::has_extension) {
+        Ok(true) => {
+            slot.set_state(State::Running);
+            // It starts one scheduler at a time.
+            shmem::wake_launcher();
+        }
+        Ok(false) => retire(slot),
+        Err(_) => worker::end(),
+    }
+    let wait = Wait::new(c"PgStreamSchedulerMain");
+    let pool = Pool::new(slot.database());
+    let mut scheduler = Scheduler { slot, memory: Memory::default(), pool, pruned_at: 0 };
+    recover();
+    loop {
+        let milliseconds = scheduler.pass();
+        worker::sleep(milliseconds, wait);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: std::ffi::c_int, argument: pg_sys::Datum) {
+    let slot = shmem::slot(argument.value());
+    // One that could not even connect is left as it is, for the launcher to tell.
+    if slot.state() == State::Running {
+        slot.detach(State::Ended);
+    }
+    job::dismiss_workers();
+}
+
+/// Ends where the extension does not exist, until somebody creates it.
+fn retire(slot: &Slot) -> ! {
+    slot.detach(State::Unneeded);
+    worker::end();
+}
+
+struct Scheduler {
+    slot: &'static Slot,
+    memory: Memory,
+    pool: Pool,
+    pruned_at: Micros,
+}
+
+impl Scheduler {
+    /// One look at all stream tables; returns for how many milliseconds to sleep.
+    fn pass(&mut self) -> i64 {
+        let now = time::since_epoch();
+        for finished in self.pool.collect() {
+            self.end(&finished, now);
+        }
+        self.slot.disarm();
+        if !settings::enabled() {
+            return LONGEST_SLEEP;
+        }
+        if !self.read_catalog(now) {
+            return LONGEST_SLEEP;
+        }
+        self.settle();
+        let mut decision = self.memory.decide(self.slot, now);
+        let are_idle = self.note_idle(&decision.idle, now);
+        if !decision.idle.is_empty() {
+            // They are due again later.
+            decision = self.memory.decide(self.slot, now);
+        }
+        let mut has_refreshed = false;
+        for unit in &decision.units {
+            match self.begin(unit, now) {
+                Dispatch::Begun => {}
+                Dispatch::Full => break,
+                Dispatch::NoWorker => {
+                    self.refresh_here(unit, now);
+                    has_refreshed = true;
+                }
+            }
+        }
+        if now - self.pruned_at > PRUNE_INTERVAL {
+            self.pruned_at = now;
+            prune();
+        }
+        match (has_refreshed, are_idle) {
+            (true, _) => 0,
+            (false, false) => shortest_sleep(),
+            (false, true) => self.sleep_after(&decision, now),
+        }
+    }
+
+    /// Whether the catalog is known.
+    fn read_catalog(&mut self, now: Micros) -> bool {
+        if !self.memory.is_outdated(self.slot, now, LONGEST_SLEEP * 1000) {
+            return true;
+        }
+        let generation = self.slot.generation();
+        let read = worker::transaction(c"pg_stream: reading the catalog", || {
+            let has_extension = worker::has_extension();
+            if has_extension {
+                self.memory.read(generation, now);
+            }
+            has_extension
+        });
+        match read {
+            Ok(true) => true,
+            Ok(false) => retire(self.slot),
+            Err(failure) => {
+                pgrx::warning!("pg_stream scheduler cannot read its catalog: {}", failure.message);
+                self.memory.forget_catalog();
+                false
+            }
+        }
+    }
+
+    /// Trusts the counters again when no transaction is prepared any more that did not count.
+    fn settle(&self) {
+        if !self.slot.is_unsettled() {
+            return;
+        }
+        self.slot.set_unsettled(false);
+        let has_prepared = worker::transaction(c"pg_stream: looking for transactions", || {
+            spi::get_one::<bool>(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts \
+                 WHERE database = pg_catalog.current_database())",
+                &[],
+            )
+        });
+        match has_prepared {
+            // Those that were have committed meanwhile, or not.
+            Ok(Some(false)) => self.slot.note_unknown_changes(),
+            _ => self.slot.set_unsettled(true),
+        }
+    }
+
+    fn begin(&mut self, unit: &Unit, now: Micros) -> Dispatch {
+        let most = usize::try_from(settings::max_concurrent_refreshes()).unwrap_or(1);
+        // More than fit a job are not refreshed at once.
+        let tables = &unit.tables[..unit.tables.len().min(MOST_TABLES)];
+        let patience = self.patience(tables);
+        self.memory.begin(self.slot, tables, now);
+        let dispatch = self.pool.dispatch(tables, patience, most, now);
+        if dispatch != Dispatch::Begun {
+            self.memory.give_up(tables);
+        }
+        dispatch
+    }
+
+    /// The longer, the more often somebody was in the way.
+    fn patience(&self, tables: &[i64]) -> u32 {
+        worker::PATIENCE << self.memory.detours(tables).min(5)
+    }
+
+    /// Without a worker.
+    fn refresh_here(&mut self, unit: &Unit, now: Micros) {
+        let patience = self.patience(&unit.tables);
+        self.memory.begin(self.slot, &unit.tables, now);
+        let reports = unit::refresh(&unit.tables, patience, &|_| {});
+        worker::set_patience(worker::PATIENCE);
+        // What was invalidated meanwhile, the refresh has learnt instead of us.
+        self.memory.distrust();
+        let tables = unit.tables.clone();
+        let finished = Finished { tables, reports: Some(reports), current: 0 };
+        self.end(&finished, time::since_epoch());
+    }
+
+    fn end(&mut self, finished: &Finished, now: Micros) {
+        let lost = Report { verdict: Verdict::Failed, follows_changes: false, took: 0 };
+        if finished.reports.is_none() {
+            unit::record_loss(&finished.tables, finished.current);
+        }
+        for (position, id) in finished.tables.iter().enumerate() {
+            let report = finished.reports.as_ref().and_then(|it| it.get(position));
+            self.memory.end(*id, report.copied().unwrap_or(lost), now);
+        }
+    }
+
+    /// Takes note of tables that are due and known to be up to date. False when it turns out that
+    /// some are not.
+    fn note_idle(&mut self, tables: &[i64], now: Micros) -> bool {
+        if tables.is_empty() {
+            return true;
+        }
+        let result = worker::transaction(c"pg_stream: noting that nothing has changed", || {
+            self.memory.keep_fresh(tables, now)
+        });
+        result.unwrap_or_else(|failure| {
+            pgrx::log!("pg_stream scheduler cannot move timestamps on: {}", failure.message);
+            self.memory.forget_catalog();
+            false
+        })
+    }
+
+    fn sleep_after(&self, decision: &Decision, now: Micros) -> i64 {
+        for id in &decision.wake_on_commit {
+            self.slot.arm(self.memory.buffers(*id));
+        }
+        // What was committed before it was armed wakes nobody.
+        let has_changed = |id: &i64| self.memory.may_have_changed(self.slot, *id);
+        if decision.wake_on_commit.iter().any(has_changed) {
+            return 0;
+        }
+        let until = decision.wake_at.map_or(LONGEST_SLEEP, |it| (it - now) / 1000 + 1);
+        until.clamp(shortest_sleep(), LONGEST_SLEEP)
+    }
+}
+
+/// After a crash, refreshes that were running are known to have failed: those of tables that nobody
+/// refreshes now.
+fn recover() {
+    let result = worker::transaction(c"pg_stream: recovering", || {
+        let mut running: Vec<(i64, i64)> = Vec::new();
+        spi::run(
+            "SELECT refresh_id, pgs_id FROM pgstream.pgs_refresh_history WHERE status = 'RUNNING'",
+            &[],
+            |row| running.extend(row.get(0).zip(row.get(1))),
+        );
+        for (refresh, table) in running {
+            if relation::try_lock_stream_table(table) {
+                spi::run(
+                    "UPDATE pgstream.pgs_refresh_history SET status = 'FAILED', \
+                     end_time = clock_timestamp(), error_message = 'interrupted by a restart' \
+                     WHERE refresh_id = $1 AND status = 'RUNNING'",
+                    &[refresh.into()],
+                    |_| {},
+                );
+            }
+        }
+    });
+    if let Err(failure) = result {
+        pgrx::warning!("pg_stream scheduler cannot recover: {}", failure.message);
+    }
+}
+
+fn prune() {
+    let days = settings::history_retention_days();
+    let result = worker::transaction(c"pg_stream: pruning the history", || {
+        spi::run(
+            "DELETE FROM pgstream.pgs_refresh_history \
+             WHERE start_time < clock_timestamp() - make_interval(days => $1)",
+            &[days.into()],
+            |_| {},
+        )
+    });
+    if let Err(failure) = result {
+        pgrx::warning!("pg_stream scheduler cannot prune the history: {}", failure.message);
+    }
+}

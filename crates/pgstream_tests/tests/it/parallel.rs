@@ -1,0 +1,579 @@
+//! The scheduler's workers: refreshes at once, at one snapshot, apart from each other's failures, and
+//! out of everybody's way. Each test has a server of its own.
+
+use std::{thread, time::Duration};
+
+use pgstream_tests::{Comparison, Database, Server, Session, difference};
+
+const SETTINGS: [&str; 3] =
+    ["fsync=off", "pg_stream.scheduler_interval_ms=100", "pg_stream.min_schedule_seconds=1"];
+
+fn server(more: &[&str]) -> Server {
+    Server::start(&[&SETTINGS, more].concat())
+}
+
+fn database() -> Database {
+    Database::on(server(&[]))
+}
+
+/// Asks until the answer comes.
+#[track_caller]
+fn eventually(session: &mut Session, sql: &str, expected: &str) {
+    let mut last = String::new();
+    for _ in 0..600 {
+        last = session.value(sql);
+        if last == expected {
+            return;
+        }
+        thread::park_timeout(Duration::from_millis(50));
+    }
+    let rest = session.rows(
+        "SELECT backend_type, wait_event, query FROM pg_stat_activity WHERE backend_type LIKE 'pg_stream%'
+         UNION ALL SELECT status, action, pgs_id || ' ' || coalesce(error_message, '') FROM pgstream.pgs_refresh_history",
+    );
+    panic!("{sql} is still {last}, not {expected}\n{}", rest.join("\n"));
+}
+
+#[track_caller]
+fn same(session: &mut Session, stream_table: &str, query: &str) {
+    if let Some(it) =
+        difference(session, stream_table, query, Comparison::Text).expect("comparable")
+    {
+        panic!("{stream_table} differs from {query}\n{it}");
+    }
+}
+
+/// Makes the refreshes of a stream table wait, in the middle of their changes, for whoever holds the
+/// advisory lock of that number.
+fn gate(session: &mut Session, stream_table: &str, number: i32) {
+    session.run(&format!(
+        "CREATE FUNCTION gate_{number}_{stream_table}() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_catalog.pg_advisory_xact_lock_shared({number}); RETURN NULL; END $$;
+         CREATE TRIGGER gate AFTER INSERT OR UPDATE OR DELETE ON {stream_table}
+         FOR EACH ROW EXECUTE FUNCTION gate_{number}_{stream_table}()"
+    ));
+}
+
+const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE backend_type = 'pg_stream refresh worker' AND wait_event = 'advisory'";
+const RUNNING: &str = "SELECT count(*) FROM pgstream.pgs_refresh_history WHERE status = 'RUNNING'";
+
+fn two_tables(session: &mut Session) {
+    for (table, stream_table) in [("t", "a"), ("u", "b")] {
+        session.run(&format!("CREATE TABLE {table} (id int PRIMARY KEY, v int)"));
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('{stream_table}', 'SELECT id, v FROM {table}', '1s')"
+        ));
+    }
+}
+
+#[test]
+fn two_refreshes_run_at_once_and_are_seen() {
+    let database = database();
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    two_tables(&mut session);
+    gate(&mut session, "a", 1);
+    gate(&mut session, "b", 1);
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO t VALUES (1, 1)");
+    session.run("INSERT INTO u VALUES (1, 1)");
+    eventually(&mut session, WAITING, "2");
+    let mut queries = session
+        .rows("SELECT application_name, query FROM pg_stat_activity WHERE wait_event = 'advisory'");
+    queries.sort();
+    assert_eq!(
+        queries,
+        [
+            "pg_stream refresh worker|REFRESH STREAM TABLE public.a",
+            "pg_stream refresh worker|REFRESH STREAM TABLE public.b"
+        ]
+    );
+    assert_eq!(session.value(RUNNING), "2");
+    assert_eq!(session.value("SELECT count(*) FROM pgstream.pg_stat_progress_refresh"), "2");
+    let event = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler'
+                 AND datname = current_database()";
+    eventually(&mut session, event, "PgStreamSchedulerMain");
+    gatekeeper.run("SELECT pg_advisory_unlock(1)");
+    eventually(&mut session, "SELECT count(*) FROM a JOIN b USING (id)", "1");
+    eventually(&mut session, RUNNING, "0");
+    let history = "SELECT pgs_name, action, h.status, rows_inserted, h.error_message
+        FROM pgstream.pgs_refresh_history h JOIN pgstream.pgs_stream_tables USING (pgs_id)
+        WHERE initiated_by = 'SCHEDULER' AND h.status <> 'SKIPPED' ORDER BY 1";
+    let completed = ["a|DIFFERENTIAL|COMPLETED|1|NULL", "b|DIFFERENTIAL|COMPLETED|1|NULL"];
+    assert_eq!(session.rows(history), completed);
+}
+
+#[test]
+fn no_more_run_at_once_than_may() {
+    let database = Database::on(server(&["pg_stream.max_concurrent_refreshes=1"]));
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    two_tables(&mut session);
+    gate(&mut session, "a", 1);
+    gate(&mut session, "b", 1);
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO t VALUES (1, 1)");
+    session.run("INSERT INTO u VALUES (1, 1)");
+    eventually(&mut session, WAITING, "1");
+    // Both are long due by now.
+    eventually(
+        &mut session,
+        "SELECT bool_and(clock_timestamp() > data_timestamp + interval '3 seconds') FROM pgstream.pgs_stream_tables",
+        "t",
+    );
+    assert_eq!(
+        session.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_stream refresh worker'"
+        ),
+        "1"
+    );
+    session.run("ALTER SYSTEM SET pg_stream.max_concurrent_refreshes = 2");
+    session.run("SELECT pg_reload_conf()");
+    eventually(&mut session, WAITING, "2");
+    gatekeeper.run("SELECT pg_advisory_unlock(1)");
+    eventually(&mut session, "SELECT count(*) FROM a JOIN b USING (id)", "1");
+}
+
+/// `c` and `d` read `b`... all of them `t`, in the end. Each row of `t` has v = 1.
+fn diamond(session: &mut Session) {
+    session.run("CREATE TABLE t (id int PRIMARY KEY, g int, v int)");
+    session.run("INSERT INTO t SELECT i, i % 3, 1 FROM generate_series(1, 9) i");
+    for (name, query) in DIAMOND {
+        session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
+    }
+}
+
+const DIAMOND: [(&str, &str); 3] = [
+    ("b", "SELECT g, sum(v) AS s FROM t GROUP BY g"),
+    ("c", "SELECT g, count(*) AS n FROM t GROUP BY g"),
+    ("d", "SELECT g, s, n FROM b JOIN c USING (g)"),
+];
+
+const TORN: &str = "SELECT count(*) FROM b FULL JOIN c USING (g) FULL JOIN d USING (g)
+    WHERE (b.s, b.s, b.s) IS DISTINCT FROM (c.n, d.s, d.n)";
+
+#[test]
+fn a_diamond_is_refreshed_at_one_snapshot_whatever_commits_in_between() {
+    let database = database();
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    diamond(&mut session);
+    // `c` is refreshed after `b` and before `d`.
+    gate(&mut session, "c", 1);
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO t VALUES (100, 1, 1)");
+    eventually(&mut session, WAITING, "1");
+    assert_eq!(session.value(TORN), "0");
+    assert_eq!(session.value("SELECT sum(s) FROM b"), "9");
+    session.run("INSERT INTO t VALUES (101, 2, 1), (102, 7, 1)");
+    gatekeeper.run("SELECT pg_advisory_unlock(1)");
+    // Both that were committed before, and none of those after, in all three at once.
+    eventually(&mut session, "SELECT sum(s) > 9 FROM b", "t");
+    assert_eq!(session.value(TORN), "0");
+    eventually(&mut session, "SELECT sum(n) FROM d", "12");
+    for (name, query) in DIAMOND {
+        same(&mut session, name, query);
+    }
+    let frontiers = "SELECT count(DISTINCT frontier ->> 'lsn') > 0, count(DISTINCT data_timestamp) FROM pgstream.pgs_stream_tables";
+    eventually(&mut session, frontiers, "t|1");
+}
+
+#[test]
+fn a_diamond_is_never_torn_under_writers() {
+    let database = database();
+    let mut session = database.session();
+    diamond(&mut session);
+    let writers: Vec<_> = (1..=2)
+        .map(|number| {
+            let mut writer = database.session();
+            thread::spawn(move || {
+                let mut round = 0;
+                while writer.value("SELECT count(*) FROM pg_class WHERE relname = 'stop'") == "0" {
+                    let id = number * 1_000_000 + round;
+                    writer.run(&format!(
+                        "INSERT INTO t VALUES ({id}, {round} % 5, 1); DELETE FROM t WHERE id = {id} - 20;
+                         UPDATE t SET g = (g + 1) % 5 WHERE id = {id} - 3"
+                    ));
+                    round += 1;
+                }
+            })
+        })
+        .collect();
+    let rounds = "SELECT count(*) > 5 FROM pgstream.pgs_refresh_history h
+        JOIN pgstream.pgs_stream_tables USING (pgs_id)
+        WHERE pgs_name = 'd' AND initiated_by = 'SCHEDULER' AND h.status = 'COMPLETED'";
+    while session.value(rounds) == "f" {
+        assert_eq!(session.value(TORN), "0");
+    }
+    session.run("CREATE TABLE stop ()");
+    for writer in writers {
+        writer.join().expect("it stops");
+    }
+    eventually(
+        &mut session,
+        "SELECT count(*) FROM d FULL JOIN (SELECT g, count(*) AS m FROM t GROUP BY g) AS q USING (g)
+         WHERE (s, n) IS DISTINCT FROM (m, m)",
+        "0",
+    );
+    for (name, query) in DIAMOND {
+        same(&mut session, name, query);
+    }
+}
+
+#[test]
+fn a_failing_table_holds_up_neither_its_siblings_nor_its_readers() {
+    let database = database();
+    let mut session = database.session();
+    session
+        .run("CREATE TABLE t (id int PRIMARY KEY, g int, v int); INSERT INTO t VALUES (1, 1, 1)");
+    for (name, query) in [
+        ("b", "SELECT id, 1 / v AS q FROM t"),
+        ("c", "SELECT id, v FROM t"),
+        ("d", "SELECT id, q, v FROM b RIGHT JOIN c USING (id)"),
+    ] {
+        session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
+    }
+    session.run("INSERT INTO t VALUES (2, 1, 0)");
+    eventually(&mut session, "SELECT count(*) FROM c", "2");
+    // It reads what the failing one holds.
+    eventually(&mut session, "SELECT count(*), count(q) FROM d", "2|1");
+    eventually(
+        &mut session,
+        "SELECT status, consecutive_errors FROM pgstream.pgs_status() WHERE name = 'public.b'",
+        "SUSPENDED|3",
+    );
+    // The pauses between the failures double.
+    let pauses =
+        "SELECT count(*) FROM (SELECT start_time - lag(end_time) OVER (ORDER BY refresh_id) >=
+            make_interval(secs => power(2, row_number() OVER (ORDER BY refresh_id) - 2)) AS ok
+        FROM pgstream.get_refresh_history('b') WHERE status = 'FAILED') AS q WHERE ok";
+    assert_eq!(session.value(pauses), "2");
+    session.run("UPDATE t SET v = 2 WHERE v = 0; SELECT pgstream.resume_stream_table('b')");
+    eventually(&mut session, "SELECT count(*), count(q) FROM d", "2|2");
+    assert_eq!(session.value(RUNNING), "0");
+}
+
+#[test]
+fn a_locked_catalog_is_waited_for() {
+    let database = database();
+    let (mut locker, mut session) = (database.session(), database.session());
+    diamond(&mut session);
+    locker.run("BEGIN; LOCK TABLE pgstream.pgs_refresh_history IN SHARE MODE");
+    session.run("INSERT INTO t VALUES (100, 1, 1)");
+    eventually(
+        &mut session,
+        "SELECT bool_and(clock_timestamp() > data_timestamp + interval '5 seconds') FROM pgstream.pgs_stream_tables",
+        "t",
+    );
+    assert_eq!(session.value(TORN), "0");
+    locker.run("COMMIT");
+    eventually(&mut session, "SELECT sum(n) FROM d", "10");
+    assert_eq!(session.value("SELECT sum(consecutive_errors) FROM pgstream.pgs_status()"), "0");
+}
+
+#[test]
+fn a_locked_source_holds_up_nobody_else_and_is_no_failure() {
+    let database = database();
+    let (mut locker, mut session) = (database.session(), database.session());
+    two_tables(&mut session);
+    session.run("INSERT INTO t VALUES (1, 1)");
+    session.run("INSERT INTO u VALUES (1, 1)");
+    locker.run("BEGIN; LOCK TABLE t");
+    eventually(&mut session, "SELECT count(*) FROM b", "1");
+    eventually(
+        &mut session,
+        "SELECT count(*) > 0 FROM pgstream.get_refresh_history('a') WHERE status = 'SKIPPED' AND action = 'SKIP'",
+        "t",
+    );
+    session.run("INSERT INTO u VALUES (2, 1)");
+    eventually(&mut session, "SELECT count(*) FROM b", "2");
+    assert_eq!(session.value("SELECT sum(consecutive_errors) FROM pgstream.pgs_status()"), "0");
+    locker.run("COMMIT");
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+}
+
+#[test]
+fn a_manual_refresh_in_an_open_transaction_is_waited_for() {
+    let database = database();
+    let (mut other, mut session) = (database.session(), database.session());
+    two_tables(&mut session);
+    other.run("BEGIN; INSERT INTO t VALUES (1, 1); SELECT pgstream.refresh_stream_table('a')");
+    session.run("INSERT INTO t VALUES (2, 1); INSERT INTO u VALUES (2, 1)");
+    eventually(&mut session, "SELECT count(*) FROM b", "1");
+    eventually(
+        &mut session,
+        "SELECT count(*) > 0 FROM pgstream.get_refresh_history('a') WHERE status = 'SKIPPED'",
+        "t",
+    );
+    assert_eq!(session.value("SELECT count(*) FROM a"), "0");
+    other.run("COMMIT");
+    eventually(&mut session, "SELECT count(*) FROM a", "2");
+}
+
+#[test]
+fn a_cron_table_catches_up_once_and_fires_no_more_after_a_restart() {
+    let database = Database::on(server(&["pg_stream.enabled=off"]));
+    let mut session = database.session();
+    two_tables(&mut session);
+    session.run("SELECT pgstream.alter_stream_table('a', schedule => '0 0 1 1 *')");
+    let refreshes = "SELECT count(*) FROM pgstream.get_refresh_history('a') WHERE status = 'COMPLETED' AND action = 'DIFFERENTIAL'";
+    session.run("INSERT INTO t VALUES (1, 1)");
+    // As if three New Years had gone by while nobody was there.
+    session.run(
+        "UPDATE pgstream.pgs_stream_tables SET data_timestamp = now() - interval '3 years',
+             scheduled_at = now() - interval '4 years' WHERE pgs_name = 'a'",
+    );
+    session.run("ALTER SYSTEM SET pg_stream.enabled = on");
+    session.run("SELECT pg_reload_conf()");
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    for round in 2..4 {
+        session.run(&format!("INSERT INTO t VALUES ({round}, 1)"));
+        session.run(&format!("INSERT INTO u VALUES ({round}, 1)"));
+        eventually(&mut session, "SELECT max(id) FROM b", &round.to_string());
+        assert_eq!(session.value(refreshes), "1");
+    }
+    drop(session);
+    database.server().stop();
+    database.server().start_again();
+    let mut session = database.session();
+    session.run("INSERT INTO u VALUES (4, 1)");
+    eventually(&mut session, "SELECT max(id) FROM b", "4");
+    assert_eq!(session.value(refreshes), "1");
+    assert_eq!(session.value("SELECT count(*) FROM a"), "1");
+    // A pattern that is chosen now does not fire for what was before.
+    session.run("SELECT pgstream.alter_stream_table('a', schedule => '@yearly'); INSERT INTO u VALUES (5, 1)");
+    eventually(&mut session, "SELECT max(id) FROM b", "5");
+    assert_eq!(session.value(refreshes), "1");
+}
+
+#[test]
+fn without_workers_the_scheduler_refreshes_by_itself_and_says_so_once() {
+    // One each for the launcher of logical replication, for ours, and for the scheduler.
+    let database = Database::on(server(&["max_worker_processes=3"]));
+    let mut session = database.session();
+    two_tables(&mut session);
+    for round in 1..4 {
+        session
+            .run(&format!("INSERT INTO t VALUES ({round}, 1); INSERT INTO u VALUES ({round}, 1)"));
+        eventually(
+            &mut session,
+            "SELECT max(a.id), max(b.id) FROM a, b",
+            &format!("{round}|{round}"),
+        );
+    }
+    let log = database.server().log();
+    let warnings =
+        log.matches("of the workers that pg_stream.max_concurrent_refreshes allows").count();
+    assert_eq!(warnings, 1, "{log}");
+}
+
+#[test]
+fn a_database_can_be_dropped_while_it_is_being_refreshed() {
+    let server = server(&[]);
+    let mut admin = server.session("postgres");
+    admin.run("CREATE DATABASE short_lived");
+    let mut session = server.session("short_lived");
+    session.run("CREATE EXTENSION pg_stream");
+    two_tables(&mut session);
+    session.run(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_catalog.pg_sleep(3600); RETURN NULL; END $$;
+         CREATE TRIGGER wait AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION wait();
+         CREATE TRIGGER wait AFTER INSERT ON b FOR EACH ROW EXECUTE FUNCTION wait()",
+    );
+    session.run("INSERT INTO t VALUES (1, 1); INSERT INTO u VALUES (1, 1)");
+    eventually(
+        &mut session,
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE 'REFRESH STREAM TABLE %'",
+        "2",
+    );
+    drop(session);
+    admin.run("DROP DATABASE short_lived");
+    assert_eq!(
+        admin.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_stream refresh%'"
+        ),
+        "0"
+    );
+    // Another one with the same name finds everything as new.
+    admin.run("CREATE DATABASE short_lived");
+    let mut session = server.session("short_lived");
+    session.run("CREATE EXTENSION pg_stream");
+    two_tables(&mut session);
+    session.run("INSERT INTO t VALUES (1, 1)");
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+}
+
+#[test]
+fn the_extension_comes_and_goes_under_a_running_scheduler() {
+    let database = database();
+    let mut session = database.session();
+    for round in 0..3 {
+        two_tables(&mut session);
+        session.run("INSERT INTO t VALUES (1, 1)");
+        eventually(&mut session, "SELECT count(*) FROM a", "1");
+        session.run("DROP EXTENSION pg_stream CASCADE; DROP TABLE IF EXISTS a, b; DROP TABLE t, u");
+        if round == 1 {
+            // It has ended before the extension comes back.
+            let mut admin = database.server().session("postgres");
+            let schedulers = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_stream%' AND datname = '{}'",
+                database.name()
+            );
+            let mut last = String::new();
+            for _ in 0..600 {
+                last = admin.value(&schedulers);
+                if last == "0" {
+                    break;
+                }
+                thread::park_timeout(Duration::from_millis(50));
+            }
+            assert_eq!(last, "0");
+        }
+        session.run("CREATE EXTENSION pg_stream");
+    }
+}
+
+#[test]
+fn a_worker_that_is_terminated_leaves_a_failure_behind() {
+    let database = database();
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    two_tables(&mut session);
+    gate(&mut session, "a", 1);
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO t VALUES (1, 1)");
+    eventually(&mut session, WAITING, "1");
+    session.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'advisory'",
+    );
+    eventually(
+        &mut session,
+        "SELECT count(*) FROM pgstream.get_refresh_history('a') WHERE status = 'FAILED' AND error_message = 'the refresh was terminated'",
+        "1",
+    );
+    gatekeeper.run("SELECT pg_advisory_unlock(1)");
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    eventually(&mut session, "SELECT sum(consecutive_errors) FROM pgstream.pgs_status()", "0");
+    assert_eq!(session.value(RUNNING), "0");
+}
+
+#[test]
+fn a_crash_of_the_server_leaves_a_failure_behind() {
+    let database = Database::on(Server::start(&SETTINGS[1..]));
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    two_tables(&mut session);
+    gate(&mut session, "a", 1);
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO t VALUES (1, 1)");
+    eventually(&mut session, WAITING, "1");
+    database.server().kill();
+    drop((gatekeeper, session));
+    database.server().start_again();
+    let mut session = database.session();
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    let failed = "SELECT count(*) FROM pgstream.get_refresh_history('a') WHERE status = 'FAILED' AND error_message = 'interrupted by a restart'";
+    assert_eq!(session.value(failed), "1");
+    assert_eq!(session.value(RUNNING), "0");
+}
+
+#[test]
+fn it_can_be_switched_off_and_on() {
+    let database = database();
+    let mut session = database.session();
+    two_tables(&mut session);
+    session.run("ALTER SYSTEM SET pg_stream.enabled = off");
+    session.run("SELECT pg_reload_conf()");
+    session.run("INSERT INTO t VALUES (1, 1); SELECT pgstream.refresh_stream_table('a')");
+    session.run("INSERT INTO t VALUES (2, 1)");
+    eventually(
+        &mut session,
+        "SELECT clock_timestamp() > data_timestamp + interval '3 seconds' FROM pgstream.pgs_stream_tables WHERE pgs_name = 'a'",
+        "t",
+    );
+    assert_eq!(session.value("SELECT count(*) FROM a"), "1");
+    session.run("ALTER SYSTEM SET pg_stream.enabled = on");
+    session.run("SELECT pg_reload_conf()");
+    eventually(&mut session, "SELECT count(*) FROM a", "2");
+}
+
+#[test]
+fn a_standby_rests_until_it_is_promoted() {
+    let database = database();
+    let mut session = database.session();
+    two_tables(&mut session);
+    session.run("ALTER SYSTEM SET pg_stream.enabled = off");
+    session.run("SELECT pg_reload_conf(); INSERT INTO t VALUES (1, 1)");
+    session.run("ALTER SYSTEM SET pg_stream.enabled = on");
+    drop(session);
+    database.server().stop();
+    database.server().become_standby();
+    database.server().start_again();
+    let mut session = database.session();
+    assert_eq!(session.value("SELECT pg_is_in_recovery()"), "t");
+    let processes = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_stream%'";
+    assert_eq!(session.value(processes), "0");
+    session.run("SELECT pg_promote()");
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+}
+
+#[test]
+fn a_prepared_transaction_is_seen_when_it_commits() {
+    let database = database();
+    let mut session = database.session();
+    two_tables(&mut session);
+    session.run("INSERT INTO t VALUES (1, 1)");
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    session.run("BEGIN; INSERT INTO t VALUES (2, 1); PREPARE TRANSACTION 'p'");
+    session.run("INSERT INTO u VALUES (1, 1)");
+    eventually(&mut session, "SELECT count(*) FROM b", "1");
+    session.run("COMMIT PREPARED 'p'");
+    eventually(&mut session, "SELECT count(*) FROM a", "2");
+}
+
+#[test]
+fn what_has_not_changed_stays_fresh() {
+    let database = database();
+    let mut session = database.session();
+    diamond(&mut session);
+    for _ in 0..2 {
+        let since = session.value("SELECT clock_timestamp() + interval '3 seconds'");
+        let fresh = format!(
+            "SELECT bool_and(data_timestamp > '{since}' AND last_refresh_at > '{since}') FROM pgstream.pgs_stream_tables"
+        );
+        eventually(&mut session, &fresh, "t");
+        assert_eq!(
+            session.value(
+                "SELECT bool_or(staleness > interval '3 seconds') FROM pgstream.pgs_status()"
+            ),
+            "f"
+        );
+    }
+    let runs = "SELECT count(*) FROM pgstream.pgs_refresh_history WHERE initiated_by = 'SCHEDULER'";
+    assert_eq!(session.value(runs), "0");
+    // And yet it notices a change.
+    session.run("INSERT INTO t VALUES (100, 1, 1)");
+    eventually(&mut session, "SELECT sum(n) FROM d", "10");
+}
+
+#[test]
+fn a_damaged_table_is_rebuilt_with_its_unit() {
+    let database = database();
+    let mut session = database.session();
+    diamond(&mut session);
+    eventually(
+        &mut session,
+        "SELECT bool_and(data_timestamp > created_at + interval '2 seconds') FROM pgstream.pgs_stream_tables",
+        "t",
+    );
+    // Behind the back of the idle scheduler.
+    session.run(
+        "SET LOCAL event_triggers = off; ALTER TABLE c DISABLE TRIGGER pg_stream_guard; UPDATE c SET n = 77;
+         ALTER TABLE c ENABLE ALWAYS TRIGGER pg_stream_guard",
+    );
+    eventually(&mut session, "SELECT sum(n) FROM c", "9");
+    eventually(&mut session, TORN, "0");
+    session.run("INSERT INTO t VALUES (100, 1, 1)");
+    eventually(&mut session, "SELECT sum(n) FROM d", "10");
+    assert_eq!(session.value(TORN), "0");
+    for (name, query) in DIAMOND {
+        same(&mut session, name, query);
+    }
+}
