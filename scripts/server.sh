@@ -3,6 +3,7 @@
 #
 #   server.sh start DIR [SETTING=VALUE ...]   initdb in DIR if it is empty, and start
 #   server.sh stop DIR [fast|immediate]       stop, if it runs; keeps DIR
+#   server.sh run DIR PROGRAM [ARGUMENT ...]  run a program of PostgreSQL's as the server's user, in DIR
 #
 # The socket is in DIR; the port is 5432.
 
@@ -48,6 +49,17 @@ start() {
 stop() {
     [ -f "$dir/data/postmaster.pid" ] || return 0
     as_server_user "$bin/pg_ctl" -D "$dir/data" -m "${1:-fast}" -w -t 60 stop >/dev/null 2>&1 || true
+}
+
+run() {
+    local program=$1
+    shift
+    if [ ! -d "$dir" ]; then
+        mkdir -p "$dir"
+        [ "$(id -u)" != 0 ] || chown nobody "$dir"
+    fi
+    cd "$dir"
+    as_server_user "$bin/$program" "$@"
 }
 
 "$action" "$@"

@@ -98,8 +98,12 @@ CREATE INDEX ON pgstream.pgs_refresh_history (pgs_id, refresh_id);
 GRANT SELECT ON pgstream.pgs_stream_tables, pgstream.pgs_dependencies, pgstream.pgs_refresh_history
 TO PUBLIC;
 
+-- Whoever may dump the tables needs these too.
+GRANT SELECT ON SEQUENCE pgstream.pgs_stream_tables_pgs_id_seq,
+    pgstream.pgs_refresh_history_refresh_id_seq TO PUBLIC;
+
+-- What only has a meaning together with the OIDs of one database is not dumped.
 SELECT pg_catalog.pg_extension_config_dump('pgstream.pgs_stream_tables', '');
 SELECT pg_catalog.pg_extension_config_dump('pgstream.pgs_stream_tables_pgs_id_seq', '');
-SELECT pg_catalog.pg_extension_config_dump('pgstream.pgs_dependencies', '');
 SELECT pg_catalog.pg_extension_config_dump('pgstream.pgs_refresh_history', '');
 SELECT pg_catalog.pg_extension_config_dump('pgstream.pgs_refresh_history_refresh_id_seq', '');

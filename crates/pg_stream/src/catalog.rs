@@ -9,6 +9,7 @@ use crate::{
     error::Error,
     lower::{Relation, RelationKind},
     pg::{
+        dump,
         lock::Lock,
         name,
         own::{OwnRow, OwnTable},
@@ -17,6 +18,7 @@ use crate::{
         snapshot::Snapshot,
         spi,
     },
+    restore,
 };
 
 /// A stream table as the catalog knows it.
@@ -51,11 +53,17 @@ fn from_row(row: &OwnRow) -> StreamTable {
 /// The stream table that `text` names, as `regclass` reads it.
 pub fn find(text: &str) -> Result<StreamTable, Error> {
     let relation = name::resolve(text).ok_or_else(|| Error::Undefined(text.to_owned()))?;
-    by_relation(relation).ok_or_else(|| Error::Undefined(text.to_owned()))
+    let found = by_relation(relation).or_else(|| {
+        // Nobody has looked since it was restored from a dump.
+        restore::attach(relation);
+        by_relation(relation)
+    });
+    found.ok_or_else(|| Error::Undefined(text.to_owned()))
 }
 
 /// Like [`find`], for callers that change it: they must own it.
 pub fn find_owned(text: &str) -> Result<StreamTable, Error> {
+    dump::refuse_if_read_only();
     let table = find(text)?;
     if name::is_owned_by(table.relation, name::current_role()) {
         Ok(table)

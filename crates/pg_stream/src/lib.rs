@@ -17,6 +17,7 @@ pub mod refresh;
 
 pub mod ddl;
 pub mod monitor;
+pub mod restore;
 pub mod scheduler;
 
 pub mod api;

@@ -95,6 +95,13 @@ pub fn lower_view(view: Oid) -> Result<Lowered, Refusal> {
     lower(query, Some(relation::owner(view)))
 }
 
+/// What the query of a view reads, in sub-queries and behind views too.
+pub fn relations_of_view(view: Oid) -> Vec<Relation> {
+    let arena = Arena::enter();
+    let query = query::of_view(&arena, view).and_then(query::rewritten);
+    query.map(|it| inventory::take(it).relations).unwrap_or_default()
+}
+
 /// Lowers a user's text.
 pub fn lower_text(text: &str) -> Result<Lowered, Refusal> {
     let arena = Arena::enter();

@@ -2,12 +2,14 @@
 
 pub mod buffer;
 pub mod deparse;
+pub mod dump;
 pub mod frontier;
 pub mod hash;
 pub mod hook;
 pub mod item;
 pub mod job;
 pub mod lock;
+pub mod member;
 pub mod name;
 pub mod node;
 pub mod notify;

@@ -48,6 +48,7 @@ use self::{
 pub use self::{explain::explain, storage::create, verify::verify};
 use crate::{
     capture::{self, delta::Seen},
+    catalog,
     error::Error,
     monitor::alert,
     pg::{
@@ -206,6 +207,9 @@ impl Ready {
         }
         if let Some(differential) = definition.differential.as_ref().filter(|_| cause.is_some()) {
             storage::rebuild(&definition, differential)?;
+        }
+        if definition.differential.is_none() && state.needs_reinit {
+            catalog::set_dependencies(definition.pgs_id, &definition.dependencies);
         }
         Ok(Self { definition, state, cause })
     }

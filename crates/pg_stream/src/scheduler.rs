@@ -11,7 +11,7 @@ mod unit;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
 use crate::{
-    pg::{hook, shmem, wake, worker as process},
+    pg::{dump, hook, shmem, wake, worker as process},
     settings,
 };
 
@@ -19,7 +19,10 @@ use crate::{
 pub fn install() {
     shmem::reserve();
     hook::install();
-    process::register_launcher("pg_stream launcher", "pg_stream_launcher_main");
+    // pg_upgrade wants to be alone.
+    if !dump::is_binary_upgrade() {
+        process::register_launcher("pg_stream launcher", "pg_stream_launcher_main");
+    }
 }
 
 /// Without shared memory there is no launcher.

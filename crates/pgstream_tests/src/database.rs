@@ -25,15 +25,31 @@ impl Database {
 
     /// A database on the given server.
     pub fn on(server: Server) -> Self {
+        let mut admin = server.session("postgres");
+        let template = ensure_template(&server, &mut admin);
+        Self::copy(server, &template)
+    }
+
+    /// A database on the given server without the extension, to restore a dump into.
+    pub fn empty(server: Server) -> Self {
+        Self::copy(server, "template0")
+    }
+
+    /// A copy of another database of the server, to which nobody may be connected.
+    pub fn copy(server: Server, template: &str) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut admin = server.session("postgres");
-        let template = ensure_template(&server, &mut admin);
         admin.run(&format!("CREATE DATABASE {name} TEMPLATE {template}"));
         admin
             .run(&format!("ALTER DATABASE {name} SET pg_stream.differential_max_change_ratio = 0"));
         admin.run(&format!("ALTER DATABASE {name} SET timezone = 'UTC'"));
         Self { server, name }
+    }
+
+    /// One that is there already, as in a copy of a server.
+    pub fn existing(server: Server, name: &str) -> Self {
+        Self { server, name: name.to_owned() }
     }
 
     pub fn name(&self) -> &str {

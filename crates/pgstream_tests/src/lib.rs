@@ -15,7 +15,9 @@ mod session;
 
 pub use database::Database;
 pub use interleaving::{Interleaving, REFRESH, Sessions, Step, check_interleavings};
-pub use oracle::{Comparison, Difference, HistoryRow, difference, history_since, last_refresh_id};
+pub use oracle::{
+    Comparison, Difference, HistoryRow, difference, history_since, last_action, last_refresh_id,
+};
 pub use scenario::{Scenario, Watched, check, check_unless_refused, check_values};
 pub use server::{Server, kill_9};
 pub use session::{Session, SqlError};

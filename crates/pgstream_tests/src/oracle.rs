@@ -123,6 +123,13 @@ pub fn history_since(
         .collect())
 }
 
+/// What the last refresh did.
+#[track_caller]
+pub fn last_action(session: &mut Session, stream_table: &str) -> String {
+    let literal = stream_table.replace('\'', "''");
+    session.value(&format!("SELECT action FROM pgstream.get_refresh_history('{literal}', 1)"))
+}
+
 /// What a stream table says about itself, for the message of a failing test.
 pub fn explanation(session: &mut Session, stream_table: &str) -> String {
     let literal = stream_table.replace('\'', "''");

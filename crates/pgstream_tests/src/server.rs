@@ -34,13 +34,74 @@ impl Server {
 
     /// A server of this test's own, durable, with the scheduler on unless `settings` say otherwise.
     pub fn start(settings: &[&str]) -> Self {
+        let server = Self::planned();
+        let dir = server.dir().to_string_lossy();
+        script(&[&["start", &dir, "shared_buffers=32MB"], settings].concat());
+        server
+    }
+
+    /// A server that has a place, and nothing else yet. For a copy of another one, make the data
+    /// directory with [`Server::program`], then call [`Server::start_copy`].
+    pub fn planned() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = PathBuf::from(environment("PGSTREAM_TEST_DIR"))
             .join(format!("own-{}-{number}", std::process::id()));
-        script(&[&["start", &dir.to_string_lossy(), "shared_buffers=32MB"], settings].concat());
         let url = format!("host={} port=5432 user=postgres dbname=postgres", dir.display());
         Self { url, dir: Some(dir) }
+    }
+
+    /// Starts on a data directory that is a copy of another server's, with more settings.
+    pub fn start_copy(&self, settings: &[&str]) {
+        let own = format!("unix_socket_directories={}", self.dir().display());
+        self.set(&[&[own.as_str()], settings].concat());
+        self.start_again();
+    }
+
+    /// Adds settings, for the next start.
+    pub fn set(&self, settings: &[&str]) {
+        let file = self.dir().join("data/postgresql.auto.conf");
+        let mut content = fs::read_to_string(&file).expect("the data directory is there");
+        for setting in settings {
+            let (name, value) = setting.split_once('=').expect("NAME=VALUE");
+            content += &format!("{name} = '{value}'\n");
+        }
+        fs::write(file, content).expect("the data directory is ours");
+    }
+
+    /// Where the server listens; a directory in which its user can write.
+    pub fn place(&self) -> PathBuf {
+        match self.config().get_hosts() {
+            [postgres::config::Host::Unix(place)] => place.clone(),
+            other => panic!("a server listens on one Unix socket, not on {other:?}"),
+        }
+    }
+
+    /// Runs one of PostgreSQL's programs as the server's user, in the server's place and connecting
+    /// to it unless told otherwise. What it printed to stderr is the error.
+    pub fn try_program(&self, program: &str, arguments: &[&str]) -> Result<(), String> {
+        let place = self.place();
+        let output = Command::new(environment("PGSTREAM_SERVER_SCRIPT"))
+            .args(["run", &place.to_string_lossy(), program])
+            .args(arguments)
+            .env("PGHOST", &place)
+            .env("PGUSER", "postgres")
+            .env_remove("PGOPTIONS")
+            .output()
+            .expect("the server script can be run");
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(said(&output.stdout) + &said(&output.stderr))
+        }
+    }
+
+    #[track_caller]
+    pub fn program(&self, program: &str, arguments: &[&str]) {
+        if let Err(error) = self.try_program(program, arguments) {
+            panic!("{program} {arguments:?}\n{error}");
+        }
     }
 
     pub fn config(&self) -> Config {

@@ -125,6 +125,18 @@ impl Session {
         rows.remove(0)
     }
 
+    /// Waits for what another process does: until a query returns true.
+    #[track_caller]
+    pub fn wait_until(&mut self, sql: &str) {
+        for _ in 0..600 {
+            if self.value(sql) == "t" {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        panic!("it does not come to be: {sql}");
+    }
+
     #[track_caller]
     pub fn refresh(&mut self, stream_table: &str) {
         self.run(&format!("SELECT pgstream.refresh_stream_table('{stream_table}')"));

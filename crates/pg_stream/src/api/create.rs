@@ -9,7 +9,7 @@ use crate::{
     catalog::{self, New},
     error::Error,
     lower::{self, Analyzed, Lowered},
-    pg::{deparse::PortableSettings, name, security::Identity, spi, wake},
+    pg::{deparse::PortableSettings, dump, name, security::Identity, spi, wake},
     refresh,
 };
 
@@ -40,6 +40,7 @@ struct Request<'a> {
 }
 
 fn create(request: &Request<'_>) -> Result<(), Error> {
+    dump::refuse_if_read_only();
     let target = name::creation_target(request.name);
     let name = QualifiedName { schema: target.schema, name: target.name };
     if target.is_taken {

@@ -14,7 +14,7 @@ use crate::{
     pg::{
         buffer::{self, Buffer, OWN_COLUMNS},
         lock::{self, Lock},
-        relation,
+        member, relation,
         security::Identity,
         source::{self, Column, Kind, Source, Trigger, command_done, quoted},
         spi,
@@ -80,7 +80,7 @@ pub fn untrack(source: Oid, consumer: i64) {
         drop_triggers(source);
     }
     if let Some(buffer) = buffer {
-        run(&format!("DROP TABLE {buffer}"));
+        member::drop_table(&buffer);
     }
 }
 
@@ -131,6 +131,26 @@ fn stray_triggers(source: Oid, members: &[Oid]) -> Vec<(String, String)> {
         },
     );
     strays
+}
+
+/// Trigger and table of what was restored from a dump: it captures an OID of another database.
+fn restored_triggers(members: &[Oid]) -> Vec<(String, String)> {
+    let mut restored = Vec::new();
+    spi::run(
+        "SELECT tgname::text, tgrelid, pg_catalog.left(pg_catalog.encode(tgargs, 'escape'), -4) \
+         FROM pg_catalog.pg_trigger \
+         WHERE tgfoid = 'pgstream.capture'::pg_catalog.regproc AND tgparentid = 0 AND tgrelid = ANY ($1)",
+        &[members.to_vec().into()],
+        |row| {
+            let name = row.get::<String>(0).expect("NOT NULL");
+            let on = row.get::<Oid>(1).expect("NOT NULL");
+            let source = row.get::<String>(2).and_then(|it| it.parse().ok()).unwrap_or(0);
+            if buffer::of_source(Oid::from(source)) == Oid::INVALID {
+                restored.extend(source::sql_name(on).map(|table| (name, table)));
+            }
+        },
+    );
+    restored
 }
 
 /// Refuses what cannot be captured.
@@ -279,6 +299,7 @@ fn create_empty_buffer(source: Oid) {
     run(&format!(
         "CREATE TABLE {name} (action \"char\", xid xid8, lsn pg_lsn, ordinal bigint) USING heap"
     ));
+    member::adopt(&name);
     spi::run(
         "INSERT INTO pgstream.pgs_change_tracking VALUES ($1, $2, '{}', $3::pg_catalog.regclass)",
         &[source.into(), trigger_name(source, "").into(), name.into()],
@@ -398,6 +419,7 @@ impl Triggers {
             triggers.missing.append(&mut wanted);
         }
         triggers.surplus.append(&mut stray_triggers(source, &members));
+        triggers.surplus.append(&mut restored_triggers(&members));
         triggers
     }
 

@@ -6,7 +6,7 @@ use pgstream_ivm::sql::quote_qualified;
 
 use crate::{
     capture, catalog,
-    pg::{security::Identity, spi, wake},
+    pg::{dump, member, security::Identity, spi, wake},
 };
 
 /// Something of ours that was dropped.
@@ -19,6 +19,7 @@ enum Dropped {
 /// The event trigger `pgstream_on_drop`.
 #[pg_extern(sql = false)]
 fn on_sql_drop() {
+    let is_replaced = dump::is_restoring();
     let _superuser = Identity::superuser();
     let mut dropped = Vec::new();
     spi::run(include_str!("dropped.sql"), &[], |row| {
@@ -38,7 +39,7 @@ fn on_sql_drop() {
     spi::run(include_str!("dropped_capture.sql"), &[], |_| {});
     for it in &dropped {
         match it {
-            Dropped::StreamTable { id } => forget(*id),
+            Dropped::StreamTable { id } => forget(*id, is_replaced),
             Dropped::Query { id, reason } => {
                 catalog::set_status(*id, Status::Error, Some(reason));
                 // Without its query it will never be refreshed again.
@@ -52,13 +53,15 @@ fn on_sql_drop() {
     }
 }
 
-/// Removes what belonged to a stream table that is gone.
-fn forget(id: i64) {
+/// Removes what belonged to a stream table that is gone. A dump that replaces it drops its view too.
+fn forget(id: i64, is_replaced: bool) {
     untrack_all(id);
     catalog::delete(id);
     let view = quote_qualified("pgstream_state", &format!("query_{id}"));
-    spi::run("SET LOCAL client_min_messages = warning", &[], |_| {});
-    spi::run(&format!("DROP VIEW IF EXISTS {view}"), &[], |_| {});
+    if !is_replaced {
+        spi::run("SET LOCAL client_min_messages = warning", &[], |_| {});
+        spi::run(&format!("DROP VIEW IF EXISTS {view}"), &[], |_| {});
+    }
     drop_stages(id);
 }
 
@@ -78,6 +81,6 @@ pub fn drop_stages(id: i64) {
         |row| tables.extend(row.get::<String>(0)),
     );
     for table in tables {
-        spi::run(&format!("DROP TABLE {table}"), &[], |_| {});
+        member::drop_table(&table);
     }
 }

@@ -62,6 +62,12 @@ fn full(xid: pg_sys::TransactionId, next: u64) -> u64 {
     if candidate > next { candidate.wrapping_sub(1 << 32) } else { candidate }
 }
 
+/// The 64-bit id of the next transaction.
+pub fn next_xid() -> u64 {
+    // SAFETY: reads a shared counter.
+    unsafe { pg_sys::ReadNextFullTransactionId().value }
+}
+
 /// The position up to which the write-ahead log is filled, as PostgreSQL prints it.
 pub fn current_lsn() -> String {
     // SAFETY: reads a shared counter.

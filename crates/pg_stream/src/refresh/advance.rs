@@ -44,7 +44,11 @@ impl State {
             snapshot,
             |row| {
                 state = Some(Self {
-                    frontier: row.get::<String>("consumed").map(|text| parse(&text)),
+                    // One from the future is of another cluster, or from before pg_resetwal.
+                    frontier: row
+                        .get::<String>("consumed")
+                        .map(|text| parse(&text))
+                        .filter(|it| it.xmax <= crate::pg::frontier::next_xid()),
                     is_populated: row.get("is_populated").unwrap_or(false),
                     needs_reinit: row.get("needs_reinit").unwrap_or(false),
                     fingerprint: row.get("fingerprint"),

@@ -177,8 +177,9 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
     let (schema, name) = relation::name(relation);
     let columns = relation::column_names(view);
     let table = quote_qualified(&schema, &name);
-    let mut dependencies = Vec::new();
+    let dependencies;
     let (differential, locked): (_, Vec<Oid>) = if is_full {
+        dependencies = lower::relations_of_view(view);
         (None, relation::tables_below(view))
     } else {
         let lowered = lower::lower_view(view)?;

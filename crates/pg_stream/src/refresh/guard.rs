@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use pgrx::{pg_sys::Oid, prelude::*};
 
-use crate::refresh::definition::Definition;
+use crate::{refresh::definition::Definition, restore};
 
 thread_local! {
     /// The tables that this backend's refresh is writing to.
@@ -33,7 +33,9 @@ fn guard_stream_table<'a>(
     trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::PgTriggerError> {
     let relation = trigger.relid()?;
-    if !WRITING.with_borrow(|it| it.contains(&relation)) {
+    if !WRITING.with_borrow(|it| it.contains(&relation))
+        && !restore::accepts_write(relation, trigger.op()?)
+    {
         let name = crate::pg::relation::display_name(relation);
         pgrx::pg_sys::panic::ErrorReport::new(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,

@@ -10,10 +10,11 @@ use pgstream_ivm::{
 
 use crate::{
     capture, catalog,
+    ddl::drop::drop_stages,
     error::Error,
     pg::{
-        relation, security::Identity, snapshot::Snapshot, spi, spi::Session, store::type_length,
-        time::Stopwatch,
+        member, relation, security::Identity, snapshot::Snapshot, spi, spi::Session,
+        store::type_length, time::Stopwatch,
     },
     refresh::{
         self, Action, InitiatedBy, Occasion, advance, definition,
@@ -192,6 +193,7 @@ fn create_stage(stage: &Stage, storage: &Storage) {
         &[],
         |_| {},
     );
+    member::adopt(&storage.table);
 }
 
 /// Indexes a stage for a look-up by some of its columns. A B-tree has no room for long values, so
@@ -249,16 +251,7 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
         &[definition.pgs_id.into()],
         |_| {},
     );
-    let mut old = Vec::new();
-    spi::run(
-        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE n.nspname = 'pgstream_state' AND c.relkind = 'r' AND c.relname ~ $1",
-        &[format!("^stage_{}_[0-9]+$", definition.pgs_id).into()],
-        |row| old.extend(row.get::<String>(0)),
-    );
-    for table in old {
-        spi::run(&format!("DROP TABLE {table}"), &[], |_| {});
-    }
+    drop_stages(definition.pgs_id);
     let owner = relation::owner(definition.relation);
     protect(&definition.table);
     set_count_column(definition.relation, &definition.table, differential);

@@ -9,6 +9,7 @@ mod crash;
 mod ddl;
 mod distinct;
 mod distinct_on;
+mod dump;
 mod fuzz;
 mod grouping_sets;
 mod joins;

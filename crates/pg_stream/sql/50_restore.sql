@@ -1,0 +1,41 @@
+-- What a dump brings back becomes stream tables again: see src/restore.rs.
+
+CREATE FUNCTION pgstream.on_restored_row() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'on_restored_row_wrapper';
+REVOKE ALL ON FUNCTION pgstream.on_restored_row() FROM PUBLIC;
+-- A new stream table has neither.
+CREATE TRIGGER pg_stream_restore BEFORE INSERT ON pgstream.pgs_stream_tables
+    FOR EACH ROW WHEN (new.pgs_relid IS NOT NULL OR new.needs_reinit)
+    EXECUTE FUNCTION pgstream.on_restored_row();
+ALTER TABLE pgstream.pgs_stream_tables ENABLE ALWAYS TRIGGER pg_stream_restore;
+CREATE TRIGGER pg_stream_restore BEFORE INSERT ON pgstream.pgs_refresh_history
+    FOR EACH ROW EXECUTE FUNCTION pgstream.on_restored_row();
+ALTER TABLE pgstream.pgs_refresh_history ENABLE ALWAYS TRIGGER pg_stream_restore;
+
+CREATE FUNCTION pgstream.describe_stream_table() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'describe_stream_table_wrapper';
+REVOKE ALL ON FUNCTION pgstream.describe_stream_table() FROM PUBLIC;
+CREATE TRIGGER pg_stream_describe
+    AFTER UPDATE OF pgs_schema, pgs_name, schedule, refresh_mode, view_relid
+    ON pgstream.pgs_stream_tables
+    FOR EACH ROW WHEN (new.view_relid IS NOT NULL)
+    EXECUTE FUNCTION pgstream.describe_stream_table();
+ALTER TABLE pgstream.pgs_stream_tables ENABLE ALWAYS TRIGGER pg_stream_describe;
+
+CREATE FUNCTION pgstream.on_create_trigger()
+    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'on_create_trigger_wrapper';
+CREATE EVENT TRIGGER pgstream_on_create_trigger ON ddl_command_end
+    WHEN TAG IN ('CREATE TRIGGER') EXECUTE FUNCTION pgstream.on_create_trigger();
+ALTER EVENT TRIGGER pgstream_on_create_trigger ENABLE ALWAYS;
+
+-- Hidden state belongs to the extension, which keeps DROP OWNED from dropping it.
+CREATE FUNCTION pgstream.before_drop_owned()
+    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'before_drop_owned_wrapper';
+CREATE FUNCTION pgstream.after_drop_owned()
+    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'after_drop_owned_wrapper';
+CREATE EVENT TRIGGER pgstream_before_drop_owned ON ddl_command_start
+    WHEN TAG IN ('DROP OWNED') EXECUTE FUNCTION pgstream.before_drop_owned();
+ALTER EVENT TRIGGER pgstream_before_drop_owned ENABLE ALWAYS;
+CREATE EVENT TRIGGER pgstream_after_drop_owned ON ddl_command_end
+    WHEN TAG IN ('DROP OWNED') EXECUTE FUNCTION pgstream.after_drop_owned();
+ALTER EVENT TRIGGER pgstream_after_drop_owned ENABLE ALWAYS;

@@ -1,0 +1,42 @@
+//! Whether a dump is being restored, and comments, which are what a dump without data can carry.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys::{self, Oid};
+
+/// Whether this session restores a dump: pg_dump begins each with an empty search path and without
+/// checks of function bodies, which nobody else combines.
+pub fn is_restoring() -> bool {
+    // SAFETY: reads settings; a string setting is never NULL here.
+    unsafe {
+        !pg_sys::check_function_bodies && CStr::from_ptr(pg_sys::namespace_search_path).is_empty()
+    }
+}
+
+/// Whether pg_upgrade makes the catalog of the new cluster, whose tables come later as files.
+pub fn is_binary_upgrade() -> bool {
+    // SAFETY: set when the server starts.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+/// Whether nothing can be written: on a standby server, or because the transaction is read-only.
+pub fn is_read_only() -> bool {
+    // SAFETY: reads variables.
+    unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
+}
+
+/// An ERROR where nothing can be written.
+pub fn refuse_if_read_only() {
+    // SAFETY: reads variables.
+    unsafe {
+        pg_sys::PreventCommandIfReadOnly(c"a change of stream tables".as_ptr());
+        pg_sys::PreventCommandDuringRecovery(c"a change of stream tables".as_ptr());
+    }
+}
+
+/// Writes the comment of a relation.
+pub fn comment(relation: Oid, text: &str) {
+    let text = CString::new(text).expect("SQL text has no NUL");
+    // SAFETY: the relation exists; the text is copied.
+    unsafe { pg_sys::CreateComments(relation, pg_sys::RelationRelationId, 0, text.as_ptr()) };
+}

@@ -1,0 +1,26 @@
+//! Tables that belong to the extension as if its script had created them: change buffers and hidden
+//! state. So no dump has them, and nobody drops them by mistake.
+//!
+//! Such a table must not depend on anything that is dropped by itself: PostgreSQL would want to drop
+//! the extension with it. Names are quoted.
+
+use super::{source::command_done, spi};
+
+/// Makes a table belong to the extension.
+pub fn adopt(table: &str) {
+    spi::run(&format!("ALTER EXTENSION pg_stream ADD TABLE {table}"), &[], |_| {});
+    command_done();
+}
+
+/// Makes a table that belongs to the extension one that can be dropped.
+pub fn release(table: &str) {
+    spi::run(&format!("ALTER EXTENSION pg_stream DROP TABLE {table}"), &[], |_| {});
+    command_done();
+}
+
+/// Drops a table that belongs to the extension.
+pub fn drop_table(table: &str) {
+    release(table);
+    spi::run(&format!("DROP TABLE {table}"), &[], |_| {});
+    command_done();
+}

@@ -1,0 +1,35 @@
+-- Gives the row that has the table's name its OIDs. Returns the number, and how to make the owner of
+-- the table that of the hidden view, unless it is. Without a hidden view that fits the table, all that
+-- is left to do with it is to drop it.
+WITH place AS MATERIALIZED (
+    SELECT c.oid AS relid, c.relowner, s.pgs_id,
+           (SELECT v.oid FROM pg_catalog.pg_class AS v
+            WHERE v.relnamespace = 'pgstream_state'::pg_catalog.regnamespace AND v.relkind = 'v'
+              AND v.relname = 'query_' || s.pgs_id
+              AND ARRAY(SELECT (a.attname, a.atttypid, a.atttypmod, a.attcollation)::text
+                        FROM pg_catalog.pg_attribute AS a
+                        WHERE a.attrelid = v.oid AND a.attnum > 0 AND NOT a.attisdropped
+                        ORDER BY a.attnum)
+                = ARRAY(SELECT (a.attname, a.atttypid, a.atttypmod, a.attcollation)::text
+                        FROM pg_catalog.pg_attribute AS a
+                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                          AND a.attname NOT IN ('__pgs_row_id', '__pgs_count')
+                        ORDER BY a.attnum)) AS view
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pgstream.pgs_stream_tables AS s ON (s.pgs_schema, s.pgs_name) = (n.nspname, c.relname)
+    WHERE c.oid = $1 AND c.relkind = 'r' AND s.pgs_relid IS NULL
+)
+UPDATE pgstream.pgs_stream_tables AS s
+SET pgs_relid = p.relid, view_relid = p.view, needs_reinit = true,
+    status = CASE WHEN p.view IS NULL THEN 'ERROR' ELSE s.status END,
+    error_message = CASE WHEN p.view IS NULL THEN 'its defining query was not restored'
+                         ELSE s.error_message END
+FROM place AS p
+LEFT JOIN pg_catalog.pg_class AS v ON v.oid = p.view
+WHERE s.pgs_id = p.pgs_id
+RETURNING s.pgs_id,
+          CASE WHEN v.relowner <> p.relowner THEN
+              format('ALTER VIEW pgstream_state.%I OWNER TO %I', v.relname,
+                     pg_catalog.pg_get_userbyid(p.relowner))
+          END

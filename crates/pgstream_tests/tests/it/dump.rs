@@ -1,0 +1,604 @@
+//! Copies of a database: a dump brings the stream tables back, attached to their new tables, and
+//! exact after the next refresh; physical copies go on where the original was.
+
+use pgstream_tests::{Comparison, Database, Server, Session, difference, last_action};
+
+const TABLES: &str = r#"
+    CREATE TABLE t (id int PRIMARY KEY, g int, v numeric);
+    INSERT INTO t SELECT i, nullif(i % 5, 4), i FROM generate_series(1, 200) i;
+    CREATE TABLE d (g int PRIMARY KEY, name text NOT NULL, at timestamptz DEFAULT '2026-03-01 12:00Z');
+    INSERT INTO d VALUES (0, 'zero'), (1, 'one'), (2, 'two'), (3, 'three');
+    CREATE TABLE p (id int, v int) PARTITION BY RANGE (id);
+    CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (50);
+    CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (50) TO (1000);
+    INSERT INTO p SELECT i, i FROM generate_series(1, 99) i;
+    ALTER TABLE t ADD FOREIGN KEY (g) REFERENCES d (g);
+    CREATE FUNCTION twice(numeric) RETURNS numeric LANGUAGE sql IMMUTABLE AS 'SELECT 2 * $1';
+    CREATE SCHEMA "Other""s""#;
+
+/// Name, query and mode. The second reads the first; the query of the third depends on a primary key,
+/// which a dump creates after the view.
+const STREAM_TABLES: [(&str, &str, &str); 7] = [
+    (
+        "joined",
+        "SELECT d.name, count(*) AS n, sum(t.v) AS s FROM t JOIN d USING (g) GROUP BY d.name",
+        "DIFFERENTIAL",
+    ),
+    ("upon", "SELECT name, s, rank() OVER (ORDER BY s DESC) FROM joined", "DIFFERENTIAL"),
+    (
+        "keyed",
+        "SELECT d.g, d.name, twice(max(t.v)) AS m FROM d LEFT JOIN t USING (g) GROUP BY d.g",
+        "DIFFERENTIAL",
+    ),
+    (
+        "staged",
+        "SELECT m % 2 AS odd, count(*) AS n FROM (SELECT g, max(id) AS m FROM t GROUP BY g) GROUP BY 1",
+        "DIFFERENTIAL",
+    ),
+    ("\"Other\"\"s\".\"Parts of p\"", "SELECT id, v FROM p WHERE v % 3 = 0", "DIFFERENTIAL"),
+    ("whole", "SELECT name, upper(name) AS u FROM d", "FULL"),
+    ("local", "SELECT g, to_char(at, 'HH24:MI') AS at FROM d", "DIFFERENTIAL"),
+];
+
+const CHANGE: &str = "
+    UPDATE t SET v = v + 1, g = (g + 1) % 4 WHERE id % 7 = 0; DELETE FROM t WHERE id % 11 = 0;
+    INSERT INTO t SELECT max(id) + 1, 1, 5 FROM t; UPDATE d SET name = name || '!' WHERE g = 1;
+    UPDATE p SET id = id + 40, v = v + 1 WHERE id = (SELECT min(id) FROM p); DELETE FROM p2 WHERE id % 5 = 0";
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn fill(session: &mut Session) {
+    session.run(TABLES);
+    session.run("SET timezone = 'Asia/Tokyo'");
+    for (name, query, mode) in STREAM_TABLES {
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table({}, {}, '2h', '{mode}')",
+            literal(name),
+            literal(query)
+        ));
+    }
+    session.run("RESET timezone");
+    // What people add, and a change that no refresh has seen.
+    session.run(
+        "CREATE INDEX ON joined (name); CREATE VIEW shown AS SELECT name FROM upon; ALTER TABLE t RENAME v TO amount",
+    );
+    session.run("ALTER TABLE t RENAME amount TO v");
+    session.run(CHANGE);
+}
+
+/// Refreshes all, each after what it reads, and compares.
+#[track_caller]
+fn refresh_and_compare(session: &mut Session, after: &str) {
+    for (name, query, _) in STREAM_TABLES {
+        session.run(&format!("SELECT pgstream.refresh_stream_table({})", literal(name)));
+        session.run("SET timezone = 'Asia/Tokyo'");
+        let difference =
+            difference(session, name, query, Comparison::Text).expect("it can be compared");
+        session.run("RESET timezone");
+        assert!(difference.is_none(), "{name} after {after}\n{}", difference.expect("some"));
+    }
+}
+
+/// The stream tables are there, work, and nothing else is.
+#[track_caller]
+fn check_restored(session: &mut Session) {
+    assert_eq!(
+        session.value(
+            "SELECT count(*), bool_and(defining_query <> ''), bool_and(schedule = '2h'),
+                    count(*) FILTER (WHERE refresh_mode = 'FULL') FROM pgstream.pgs_stream_tables
+             WHERE pgs_relid = format('%I.%I', pgs_schema, pgs_name)::regclass
+               AND view_relid = ('pgstream_state.query_' || pgs_id)::regclass"
+        ),
+        "7|t|t|1"
+    );
+    for (name, query, _) in STREAM_TABLES {
+        assert_eq!(
+            session.value(&format!(
+                "SELECT defining_query = {} FROM pgstream.pgs_stream_tables WHERE pgs_relid = {}::regclass",
+                literal(query),
+                literal(name)
+            )),
+            "t"
+        );
+    }
+    let error = session.error("INSERT INTO joined (name) VALUES ('x')");
+    assert_eq!(error.code, "42809", "{error}");
+    session.run(CHANGE);
+    // Also before what it reads.
+    session.refresh("upon");
+    refresh_and_compare(session, "restoring");
+    for round in 0..3 {
+        session.run(CHANGE);
+        refresh_and_compare(session, &format!("change {round}"));
+        assert_eq!(last_action(session, "joined"), "DIFFERENTIAL");
+        assert_eq!(last_action(session, "upon"), "DIFFERENTIAL");
+    }
+    check_nothing_is_left_over(session);
+    session.create("fresh", "SELECT count(*) FROM t");
+    session.run("SELECT pgstream.drop_stream_table('fresh')");
+    session.run("SELECT pgstream.alter_stream_table('whole', '3h', 'DIFFERENTIAL')");
+    refresh_and_compare(session, "a change of mode");
+    assert_eq!(
+        session.value(
+            "SELECT string_agg(source_relid::regclass::text, ',' ORDER BY source_relid::regclass::text)
+             FROM pgstream.pgs_dependencies JOIN pgstream.pgs_stream_tables USING (pgs_id) WHERE pgs_name = 'joined'"
+        ),
+        "d,t"
+    );
+    let error = session.error("SELECT pgstream.drop_stream_table('joined')");
+    assert_eq!(error.code, "2BP01", "{error}");
+    session.run("DROP VIEW shown");
+    for (name, ..) in STREAM_TABLES.iter().rev() {
+        session.run(&format!("SELECT pgstream.drop_stream_table({})", literal(name)));
+    }
+    check_nothing_is_left_over(session);
+    assert_eq!(
+        session.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'pg\\_stream\\_cdc%'"),
+        "0"
+    );
+}
+
+/// Triggers, buffers and hidden state belong to what is in the catalog.
+#[track_caller]
+fn check_nothing_is_left_over(session: &mut Session) {
+    assert_eq!(
+        session.rows(
+            "SELECT tgname, tgrelid::regclass FROM pg_trigger WHERE tgname LIKE 'pg\\_stream\\_cdc\\_%'
+             AND substring(tgname, '[0-9]+')::oid NOT IN (SELECT source_relid FROM pgstream.pgs_change_tracking)
+             UNION ALL
+             SELECT relname, oid FROM pg_class WHERE relnamespace = 'pgstream_changes'::regnamespace AND relkind = 'r'
+             AND oid NOT IN (SELECT buffer_relid FROM pgstream.pgs_change_tracking)
+             UNION ALL
+             SELECT relname, oid FROM pg_class WHERE relnamespace = 'pgstream_state'::regnamespace AND relkind IN ('r', 'v')
+             AND substring(relname, '[0-9]+')::bigint NOT IN (SELECT pgs_id FROM pgstream.pgs_stream_tables)"
+        ),
+        Vec::<String>::new()
+    );
+}
+
+fn filled() -> Database {
+    let database = Database::new();
+    fill(&mut database.session());
+    database
+}
+
+fn psql(target: &Database, file: &str) {
+    target
+        .server()
+        .program("psql", &["-q", "-v", "ON_ERROR_STOP=1", "-d", target.name(), "-f", file]);
+}
+
+#[test]
+fn a_plain_dump_is_restored() {
+    let source = filled();
+    let file = format!("{}.sql", source.name());
+    source.server().program("pg_dump", &["-f", &file, source.name()]);
+    let target = Database::empty(Server::shared());
+    psql(&target, &file);
+    let mut session = target.session();
+    // Until it is refreshed, a table has what was dumped.
+    let stored = "SELECT md5(string_agg(x::text, ' ' ORDER BY x::text)) FROM upon x";
+    assert_eq!(session.value(stored), source.session().value(stored));
+    assert_eq!(
+        session.value(
+            "SELECT count(*) FROM pgstream.pgs_status() WHERE is_populated AND status = 'ACTIVE'"
+        ),
+        "7"
+    );
+    check_restored(&mut session);
+    // The original was not disturbed.
+    check_restored(&mut source.session());
+}
+
+#[test]
+fn an_archive_is_restored_in_every_way() {
+    let source = filled();
+    let name = source.name();
+    source.server().program("pg_dump", &["-Fc", "-f", &format!("{name}.c"), name]);
+    source.server().program("pg_dump", &["-Fd", "-j", "2", "-f", &format!("{name}.d"), name]);
+    for (file, how) in [
+        ("c", &["--exit-on-error"] as &[&str]),
+        ("c", &["--single-transaction"]),
+        ("c", &["--no-owner", "--no-privileges", "--exit-on-error"]),
+        ("c", &["-j", "3", "--exit-on-error"]),
+        ("d", &["-j", "3", "--exit-on-error"]),
+    ] {
+        let target = Database::empty(Server::shared());
+        let file = format!("{name}.{file}");
+        let arguments = [how, &["-d", target.name(), &file]].concat();
+        target.server().program("pg_restore", &arguments);
+        check_restored(&mut target.session());
+    }
+}
+
+#[test]
+fn inserts_are_restored() {
+    let source = filled();
+    let file = format!("{}.inserts.sql", source.name());
+    source.server().program("pg_dump", &["--column-inserts", "-f", &file, source.name()]);
+    let target = Database::empty(Server::shared());
+    psql(&target, &file);
+    check_restored(&mut target.session());
+}
+
+#[test]
+fn a_dump_replaces_what_is_there() {
+    let source = filled();
+    let (name, file) = (source.name(), format!("{}.clean", source.name()));
+    source.server().program("pg_dump", &["-Fc", "-f", &file, name]);
+    // Over itself, then over what was restored.
+    for how in [&["--clean"] as &[&str], &["--clean", "--if-exists"]] {
+        let arguments = [how, &["--exit-on-error", "-d", name, &file]].concat();
+        source.server().program("pg_restore", &arguments);
+        let mut session = source.session();
+        session.run(CHANGE);
+        refresh_and_compare(&mut session, "replacing");
+        check_nothing_is_left_over(&mut session);
+    }
+    check_restored(&mut source.session());
+}
+
+#[test]
+fn a_dump_of_the_schema_has_the_stream_tables() {
+    let source = filled();
+    let file = format!("{}.schema.sql", source.name());
+    source
+        .session()
+        .run("ALTER TABLE staged RENAME TO stages; ALTER TABLE stages RENAME TO staged");
+    source.server().program("pg_dump", &["--schema-only", "-f", &file, source.name()]);
+    let target = Database::empty(Server::shared());
+    psql(&target, &file);
+    let mut session = target.session();
+    assert_eq!(
+        session.value("SELECT count(*) FROM pgstream.pgs_status() WHERE NOT is_populated AND status = 'INITIALIZING'"),
+        "7"
+    );
+    session.run("INSERT INTO d VALUES (0, 'zero'), (1, 'one'), (2, 'two'), (3, 'three'); INSERT INTO t VALUES (1, 1, 1), (2, 2, 2)");
+    check_restored(&mut session);
+}
+
+#[test]
+fn data_come_into_a_schema_that_is_there() {
+    let source = filled();
+    let name = source.name();
+    source.server().program("pg_dump", &["--schema-only", "-f", &format!("{name}.s.sql"), name]);
+    source.server().program("pg_dump", &["--data-only", "-f", &format!("{name}.d.sql"), name]);
+    for refreshed_before in [false, true] {
+        let target = Database::empty(Server::shared());
+        psql(&target, &format!("{name}.s.sql"));
+        if refreshed_before {
+            refresh_and_compare(&mut target.session(), "restoring the schema");
+        }
+        psql(&target, &format!("{name}.d.sql"));
+        check_restored(&mut target.session());
+    }
+}
+
+#[test]
+fn a_read_only_user_can_dump() {
+    let source = filled();
+    let role = format!("reader_{}", source.name());
+    let mut session = source.session();
+    session.run(&format!("CREATE ROLE {role} LOGIN IN ROLE pg_read_all_data"));
+    let file = format!("{}.reader.sql", source.name());
+    let dumped = source.server().try_program("pg_dump", &["-U", &role, "-f", &file, source.name()]);
+    session.run(&format!("DROP ROLE {role}"));
+    assert_eq!(dumped, Ok(()));
+    let target = Database::empty(Server::shared());
+    psql(&target, &file);
+    check_restored(&mut target.session());
+}
+
+#[test]
+fn selected_tables_are_tables() {
+    let source = filled();
+    let (name, file) = (source.name(), format!("{}.selected.sql", source.name()));
+    source.server().program("pg_dump", &["-t", "joined", "-t", "t", "-t", "d", "-f", &file, name]);
+    let target = Database::new();
+    psql(&target, &file);
+    let mut session = target.session();
+    assert_eq!(session.value("SELECT count(*) FROM pgstream.pgs_status()"), "0");
+    // Without its query it is a table like any other.
+    session.run("INSERT INTO joined (name, __pgs_row_id) VALUES ('x', 1); DELETE FROM joined");
+    session.run("UPDATE t SET v = v + 1; TRUNCATE t, d");
+    assert_eq!(session.error("SELECT pgstream.refresh_stream_table('joined')").code, "42P01");
+    session.run("DROP TABLE joined");
+    session.run("INSERT INTO d VALUES (1, 'one'); INSERT INTO t VALUES (1, 1, 1)");
+    let (_, query, _) = STREAM_TABLES[0];
+    session.create("joined", query);
+    session.run("UPDATE t SET v = v + 1");
+    session.refresh("joined");
+    let difference = difference(&mut session, "joined", query, Comparison::Text);
+    assert!(difference.expect("comparable").is_none());
+    check_nothing_is_left_over(&mut session);
+}
+
+#[test]
+fn owners_are_restored() {
+    let source = Database::new();
+    let owner = format!("owner_{}", source.name());
+    let mut session = source.session();
+    session.run(&format!(
+        "CREATE ROLE {owner}; GRANT CREATE ON SCHEMA public TO {owner}; SET ROLE {owner};
+         CREATE TABLE t (id int PRIMARY KEY, g int); INSERT INTO t VALUES (1, 1), (2, 1);
+         SELECT pgstream.create_stream_table('st', 'SELECT m, count(*) AS n FROM (SELECT g, max(id) AS m FROM t GROUP BY g) GROUP BY m', '2h');
+         RESET ROLE"
+    ));
+    let file = format!("{}.owned", source.name());
+    source.server().program("pg_dump", &["-Fc", "-f", &file, source.name()]);
+    let target = Database::empty(Server::shared());
+    target.server().program("pg_restore", &["--exit-on-error", "-d", target.name(), &file]);
+    for database in [&target, &source] {
+        let mut session = database.session();
+        session.run(&format!(
+            "SET ROLE {owner}; INSERT INTO t VALUES (3, 2); SELECT pgstream.refresh_stream_table('st')"
+        ));
+        assert_eq!(session.rows("SELECT m, n FROM st ORDER BY 1"), ["2|1", "3|1"]);
+        session.run(
+            "INSERT INTO t VALUES (4, 2); SELECT pgstream.refresh_stream_table('st'); RESET ROLE",
+        );
+        assert_eq!(session.rows("SELECT m, n FROM st ORDER BY 1"), ["2|1", "4|1"]);
+        // Hidden state goes with its owner, too.
+        session.run(&format!("DROP OWNED BY {owner}"));
+        check_nothing_is_left_over(&mut session);
+        assert_eq!(session.value("SELECT count(*) FROM pgstream.pgs_status()"), "0");
+    }
+    session.run(&format!("DROP ROLE {owner}"));
+}
+
+#[test]
+fn a_restored_table_can_be_changed_before_it_is_refreshed() {
+    let source = filled();
+    let file = format!("{}.changed", source.name());
+    source.server().program("pg_dump", &["-Fc", "-f", &file, source.name()]);
+    let target = Database::empty(Server::shared());
+    target.server().program("pg_restore", &["--exit-on-error", "-d", target.name(), &file]);
+    let mut session = target.session();
+    session.run("SELECT pgstream.alter_stream_table('staged', '5h', 'FULL')");
+    session.run("SELECT pgstream.alter_stream_table('whole', '5h', 'DIFFERENTIAL', 'SUSPENDED')");
+    session.run("SELECT pgstream.resume_stream_table('whole')");
+    session.run("DROP VIEW shown; SELECT pgstream.drop_stream_table('upon')");
+    session.run("ALTER TABLE joined RENAME TO joined2; ALTER TABLE t RENAME v TO amount");
+    session.run("UPDATE t SET amount = amount + 1");
+    for name in ["staged", "whole", "joined2", "keyed"] {
+        session.refresh(name);
+        session.run("UPDATE t SET amount = amount + 1");
+        session.refresh(name);
+    }
+    session.refresh("joined2");
+    let query =
+        "SELECT d.name, count(*) AS n, sum(t.amount) AS s FROM t JOIN d USING (g) GROUP BY d.name";
+    let difference = difference(&mut session, "joined2", query, Comparison::Text);
+    assert!(difference.expect("comparable").is_none());
+}
+
+#[test]
+fn a_dump_without_event_triggers_is_attached_when_it_is_asked_for() {
+    let source = filled();
+    let file = format!("{}.quiet.sql", source.name());
+    source.server().program("pg_dump", &["-f", &file, source.name()]);
+    let target = Database::empty(Server::shared());
+    let name = target.name().to_owned();
+    target.session().run(&format!("ALTER DATABASE {name} SET event_triggers = off"));
+    psql(&target, &file);
+    target.session().run(&format!("ALTER DATABASE {name} RESET event_triggers"));
+    let mut session = target.session();
+    assert_eq!(session.value("SELECT count(*) FROM pgstream.pgs_status()"), "7");
+    refresh_and_compare(&mut session, "restoring");
+    check_restored(&mut session);
+}
+
+#[test]
+fn a_copied_database_has_its_own_stream_tables() {
+    let source = filled();
+    let copy = Database::copy(Server::shared(), source.name());
+    for database in [&copy, &source] {
+        let mut session = database.session();
+        session.run(CHANGE);
+        refresh_and_compare(&mut session, "copying");
+        // It goes on from where it was.
+        assert_eq!(last_action(&mut session, "joined"), "DIFFERENTIAL");
+    }
+    check_restored(&mut copy.session());
+    check_restored(&mut source.session());
+}
+
+#[test]
+fn the_extension_goes_and_leaves_tables() {
+    let database = filled();
+    let mut session = database.session();
+    session.run("DROP EXTENSION pg_stream CASCADE");
+    session.run(CHANGE);
+    session.run("TRUNCATE t, d; INSERT INTO joined (name, __pgs_row_id) VALUES ('x', 1)");
+    assert_eq!(
+        session.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'pg\\_stream%'"),
+        "0"
+    );
+    assert_eq!(
+        session
+            .value("SELECT count(*) FROM pg_class WHERE relname ~ '^(changes|stage|query)_[0-9]'"),
+        "0"
+    );
+    session.run("CREATE EXTENSION pg_stream; DROP TABLE joined CASCADE");
+    session.create("joined", STREAM_TABLES[0].1);
+}
+
+#[test]
+fn a_frontier_of_the_future_is_not_believed() {
+    let database = filled();
+    let mut session = database.session();
+    refresh_and_compare(&mut session, "filling");
+    session.run("UPDATE pgstream.pgs_stream_tables SET consumed = '90000000000:90000000000:'");
+    session.run(CHANGE);
+    refresh_and_compare(&mut session, "a step back");
+    session.run(CHANGE);
+    refresh_and_compare(&mut session, "a step back, later");
+    assert_eq!(last_action(&mut session, "joined"), "DIFFERENTIAL");
+}
+
+fn server_with_database() -> Database {
+    let database = Database::on(Server::start(&["pg_stream.enabled=off"]));
+    let mut session = database.session();
+    fill(&mut session);
+    refresh_and_compare(&mut session, "filling");
+    session.run(CHANGE);
+    database
+}
+
+/// Goes on without a rebuild, which would hide a loss.
+#[track_caller]
+fn check_continued(session: &mut Session) {
+    refresh_and_compare(session, "copying");
+    assert_eq!(last_action(session, "joined"), "DIFFERENTIAL");
+    assert_eq!(
+        session.value(
+            "SELECT count(*) FROM pgstream.pgs_refresh_history WHERE action = 'REINITIALIZE'"
+        ),
+        "0"
+    );
+    check_restored(session);
+}
+
+#[test]
+fn pg_upgrade_keeps_stream_tables() {
+    let old = server_with_database();
+    let new = Server::start(&["pg_stream.enabled=off"]);
+    let mut admin = old.server().session("postgres");
+    admin.run("ALTER DATABASE pgstream_template ALLOW_CONNECTIONS true");
+    drop(admin);
+    old.server().stop();
+    new.stop();
+    let (from, to) = (old.server().place().join("data"), new.place().join("data"));
+    let (from, to) = (from.to_string_lossy().into_owned(), to.to_string_lossy().into_owned());
+    let place = new.place().to_string_lossy().into_owned();
+    let programs = std::process::Command::new("pg_config").arg("--bindir").output();
+    let programs = String::from_utf8(programs.expect("pg_config can be run").stdout);
+    let programs = programs.expect("a path").trim().to_owned();
+    let arguments = ["-b", &programs, "-d", &from, "-D", &to, "-U", "postgres", "-s", &place];
+    new.program("pg_upgrade", &[&arguments[..], &["--check"]].concat());
+    new.program("pg_upgrade", &arguments);
+    new.start_again();
+    let database = Database::existing(new, old.name());
+    check_continued(&mut database.session());
+}
+
+#[test]
+fn all_databases_are_dumped_and_restored() {
+    let old = server_with_database();
+    let new = Server::start(&["pg_stream.enabled=off"]);
+    let file = new.place().join("all.sql").to_string_lossy().into_owned();
+    let host = old.server().place().to_string_lossy().into_owned();
+    new.program("pg_dumpall", &["-h", &host, "-f", &file]);
+    let dump = std::fs::read_to_string(&file).expect("it was made");
+    let is_there = "CREATE ROLE postgres;";
+    std::fs::write(&file, dump.replace(is_there, "")).expect("the directory is ours");
+    new.program("psql", &["-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-f", &file]);
+    let database = Database::existing(new, old.name());
+    check_restored(&mut database.session());
+}
+
+#[test]
+fn a_standby_reads_and_goes_on_when_it_is_promoted() {
+    let primary = server_with_database();
+    let standby = Server::planned();
+    let host = primary.server().place().to_string_lossy().into_owned();
+    standby.program("pg_basebackup", &["-h", &host, "-D", "data", "-R", "-c", "fast"]);
+    standby.start_copy(&[]);
+    // What is running here when the standby takes over has never happened there.
+    let mut open = primary.session();
+    open.run("BEGIN; UPDATE t SET v = v + 1000 WHERE id < 50");
+    let mut session = primary.session();
+    session.run("UPDATE t SET v = v + 7 WHERE id > 100");
+    session.run("SELECT pgstream.refresh_stream_table('joined')");
+    session.run("UPDATE t SET v = v + 7 WHERE id > 100");
+    let lsn = session.value("SELECT pg_current_wal_flush_lsn()");
+    let copy = Database::existing(standby, primary.name());
+    let mut reader = copy.session();
+    reader.wait_until(&format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'"));
+    for sql in [
+        "SELECT * FROM pgstream.pgs_status()",
+        "SELECT * FROM pgstream.st_refresh_stats()",
+        "SELECT * FROM pgstream.get_refresh_history('joined')",
+        "SELECT pgstream.get_staleness('joined')",
+        "SELECT * FROM pgstream.explain_st('joined')",
+        "SELECT * FROM pgstream.slot_health()",
+        "SELECT * FROM pgstream.check_cdc_health()",
+        "SELECT * FROM pgstream.pg_stat_progress_refresh",
+        "SELECT * FROM joined",
+    ] {
+        reader.try_rows(sql).unwrap_or_else(|error| panic!("{sql}\n{error}"));
+    }
+    for sql in [
+        "SELECT pgstream.refresh_stream_table('joined')",
+        "SELECT pgstream.alter_stream_table('joined', '5h')",
+        "SELECT pgstream.drop_stream_table('joined')",
+        "SELECT pgstream.create_stream_table('new', 'SELECT id FROM t')",
+    ] {
+        assert_eq!(reader.error(sql).code, "25006", "{sql}");
+    }
+    assert_eq!(reader.error("SELECT pgstream.get_staleness('t')").code, "42P01");
+    primary.server().kill();
+    reader.run("SELECT pg_promote()");
+    let mut session = copy.session();
+    session.run(CHANGE);
+    check_continued(&mut session);
+}
+
+#[test]
+fn a_copy_recovers_to_a_point_in_time() {
+    let source = Database::on(Server::start(&[
+        "pg_stream.enabled=off",
+        "archive_mode=on",
+        "archive_command=mkdir -p ../archive && cp %p ../archive/%f",
+    ]));
+    let mut session = source.session();
+    fill(&mut session);
+    refresh_and_compare(&mut session, "filling");
+    let copy = Server::planned();
+    let place = source.server().place();
+    copy.program("pg_basebackup", &["-h", &place.to_string_lossy(), "-D", "data", "-c", "fast"]);
+    session.run(CHANGE);
+    refresh_and_compare(&mut session, "the backup");
+    session.run(CHANGE);
+    session.run("SELECT pg_create_restore_point('here')");
+    let rows = session.value("SELECT count(*), sum(v) FROM t");
+    session.run(CHANGE);
+    refresh_and_compare(&mut session, "the point");
+    session.run("SELECT pg_switch_wal()");
+    drop(session);
+    // Which archives what is left.
+    source.server().stop();
+    std::fs::write(copy.place().join("data/recovery.signal"), "").expect("the directory is ours");
+    copy.start_copy(&[
+        &format!("restore_command=cp {}/archive/%f %p", place.display()),
+        "recovery_target_name=here",
+        "recovery_target_action=promote",
+        "archive_mode=off",
+    ]);
+    let database = Database::existing(copy, source.name());
+    let mut session = database.session();
+    session.wait_until("SELECT NOT pg_is_in_recovery()");
+    assert_eq!(session.value("SELECT count(*), sum(v) FROM t"), rows);
+    session.run(CHANGE);
+    check_continued(&mut session);
+}
+
+#[test]
+fn transaction_numbers_jump() {
+    let database = server_with_database();
+    let data = database.server().place().join("data").to_string_lossy().into_owned();
+    for option in ["-x", "-e"] {
+        let next = database.session().value("SELECT pg_current_xact_id()::xid");
+        let next = next.parse::<u64>().expect("a number") + 10_000;
+        let value = if option == "-x" { next.to_string() } else { "3".to_owned() };
+        database.server().stop();
+        database.server().program("pg_resetwal", &[option, &value, &data]);
+        database.server().start_again();
+        let mut session = database.session();
+        session.run(CHANGE);
+        refresh_and_compare(&mut session, option);
+        assert_eq!(last_action(&mut session, "joined"), "DIFFERENTIAL");
+    }
+}
