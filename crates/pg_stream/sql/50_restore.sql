@@ -8,6 +8,13 @@ CREATE TRIGGER pg_stream_restore BEFORE INSERT ON pgstream.pgs_stream_tables
     FOR EACH ROW WHEN (new.pgs_relid IS NOT NULL OR new.needs_reinit)
     EXECUTE FUNCTION pgstream.on_restored_row();
 ALTER TABLE pgstream.pgs_stream_tables ENABLE ALWAYS TRIGGER pg_stream_restore;
+CREATE FUNCTION pgstream.after_restored_row() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'after_restored_row_wrapper';
+REVOKE ALL ON FUNCTION pgstream.after_restored_row() FROM PUBLIC;
+CREATE TRIGGER pg_stream_attach AFTER INSERT ON pgstream.pgs_stream_tables
+    FOR EACH ROW WHEN (new.needs_reinit)
+    EXECUTE FUNCTION pgstream.after_restored_row();
+ALTER TABLE pgstream.pgs_stream_tables ENABLE ALWAYS TRIGGER pg_stream_attach;
 CREATE TRIGGER pg_stream_restore BEFORE INSERT ON pgstream.pgs_refresh_history
     FOR EACH ROW EXECUTE FUNCTION pgstream.on_restored_row();
 ALTER TABLE pgstream.pgs_refresh_history ENABLE ALWAYS TRIGGER pg_stream_restore;
@@ -16,7 +23,7 @@ CREATE FUNCTION pgstream.describe_stream_table() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'describe_stream_table_wrapper';
 REVOKE ALL ON FUNCTION pgstream.describe_stream_table() FROM PUBLIC;
 CREATE TRIGGER pg_stream_describe
-    AFTER UPDATE OF pgs_schema, pgs_name, schedule, refresh_mode, view_relid
+    AFTER UPDATE OF pgs_schema, pgs_name, schedule, refresh_mode, view_relid, settings
     ON pgstream.pgs_stream_tables
     FOR EACH ROW WHEN (new.view_relid IS NOT NULL)
     EXECUTE FUNCTION pgstream.describe_stream_table();

@@ -142,6 +142,26 @@ fn on_restored_row<'a>(
     Ok(Some(row))
 }
 
+/// The trigger `pg_stream_attach`: where several sessions restore, the table may be complete already.
+#[pg_trigger(sql = false)]
+fn after_restored_row<'a>(
+    trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::datum::TryFromDatumError> {
+    let _superuser = Identity::superuser();
+    let id = trigger.new().and_then(|row| row.get_by_name::<i64>("pgs_id").ok().flatten());
+    let table = spi::get_one::<Oid>(
+        "SELECT c.oid FROM pgstream.pgs_stream_tables AS s \
+         JOIN pg_catalog.pg_namespace AS n ON n.nspname = s.pgs_schema \
+         JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = s.pgs_name \
+         WHERE s.pgs_id = $1 AND s.pgs_relid IS NULL",
+        &[id.into()],
+    );
+    if let Some(table) = table.filter(|it| has_guard(*it)) {
+        attach_by_name(table);
+    }
+    Ok(None::<PgHeapTuple<'a, AllocatedByRust>>)
+}
+
 /// The event trigger `pgstream_on_create_trigger`.
 #[pg_extern(sql = false)]
 fn on_create_trigger() {
@@ -163,15 +183,16 @@ pub fn attach(table: Oid) {
         return;
     }
     let _superuser = Identity::superuser();
+    if has_guard(table) && !attach_by_name(table) {
+        insert_described(table);
+    }
+}
+
+/// Whether the table has the trigger that every stream table has.
+fn has_guard(table: Oid) -> bool {
     let guard = "SELECT FROM pg_catalog.pg_trigger \
                  WHERE tgrelid = $1 AND tgfoid = 'pgstream.guard_stream_table'::pg_catalog.regproc";
-    if spi::run(guard, &[table.into()], |_| {}) == 0 {
-        return;
-    }
-    if !attach_by_name(table) {
-        insert_described(table);
-        attach_by_name(table);
-    }
+    spi::run(guard, &[table.into()], |_| {}) > 0
 }
 
 /// Whether there was a row of that name without a table.
@@ -197,9 +218,13 @@ fn attach_by_name(table: Oid) -> bool {
 }
 
 /// Makes a row of what the comment of a hidden view says of this table, unless there is one by now.
+/// The trigger on the row attaches the table.
 fn insert_described(table: Oid) {
     // Rows may be coming from the dump in another session.
     spi::run("LOCK TABLE pgstream.pgs_stream_tables IN SHARE ROW EXCLUSIVE MODE", &[], |_| {});
+    if attach_by_name(table) {
+        return;
+    }
     let (schema, name) = relation::name(table);
     let mut found = None;
     spi::run(include_str!("restore/described.sql"), &[], |row| {

@@ -155,6 +155,8 @@ fn create_stages(definition: &Definition, differential: &Differential, owner: Oi
         create_stage(stage, storage);
         protect(&storage.table);
         spi::run(&format!("ALTER TABLE {} OWNER TO {owner_name}", storage.table), &[], |_| {});
+        // The privileges that it has now belong to it, and are not dumped either.
+        member::adopt(&storage.table);
         if stage.window().is_some_and(|it| !it.partition.is_empty()) {
             let column = &storage.state[0].0;
             spi::run(&format!("CREATE INDEX ON {} ({column})", storage.table), &[], |_| {});
@@ -193,7 +195,6 @@ fn create_stage(stage: &Stage, storage: &Storage) {
         &[],
         |_| {},
     );
-    member::adopt(&storage.table);
 }
 
 /// Indexes a stage for a look-up by some of its columns. A B-tree has no room for long values, so

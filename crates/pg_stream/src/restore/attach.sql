@@ -23,8 +23,8 @@ WITH place AS MATERIALIZED (
 UPDATE pgstream.pgs_stream_tables AS s
 SET pgs_relid = p.relid, view_relid = p.view, needs_reinit = true,
     status = CASE WHEN p.view IS NULL THEN 'ERROR' ELSE s.status END,
-    error_message = CASE WHEN p.view IS NULL THEN 'its defining query was not restored'
-                         ELSE s.error_message END
+    error_message = CASE WHEN p.view IS NULL AND s.status <> 'ERROR'
+                         THEN 'its defining query was not restored' ELSE s.error_message END
 FROM place AS p
 LEFT JOIN pg_catalog.pg_class AS v ON v.oid = p.view
 WHERE s.pgs_id = p.pgs_id

@@ -321,7 +321,8 @@ fn owners_are_restored() {
     let owner = format!("owner_{}", source.name());
     let mut session = source.session();
     session.run(&format!(
-        "CREATE ROLE {owner}; GRANT CREATE ON SCHEMA public TO {owner}; SET ROLE {owner};
+        "CREATE ROLE {owner}; GRANT CREATE ON SCHEMA public TO {owner};
+         ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {owner}; SET ROLE {owner};
          CREATE TABLE t (id int PRIMARY KEY, g int); INSERT INTO t VALUES (1, 1), (2, 1);
          SELECT pgstream.create_stream_table('st', 'SELECT m, count(*) AS n FROM (SELECT g, max(id) AS m FROM t GROUP BY g) GROUP BY m', '2h');
          RESET ROLE"
