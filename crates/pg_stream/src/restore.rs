@@ -10,7 +10,7 @@
 //! A dump without data has no rows of the catalog. For it the comment of each hidden view says what
 //! else there is to know of the stream table.
 //!
-//! pg_upgrade keeps the OIDs and copies all tables as files: there nothing is to be done.
+//! pg_upgrade keeps the OIDs and copies all tables as files; only the triggers are new.
 
 use std::collections::HashMap;
 
@@ -134,7 +134,7 @@ fn on_restored_row<'a>(
     for column in ["pgs_relid", "view_relid"] {
         row.set_by_name(column, None::<Oid>)?;
     }
-    for column in ["consumed", "fingerprint"] {
+    for column in ["consumed", "fingerprint", "seal"] {
         row.set_by_name(column, None::<String>)?;
     }
     row.set_by_name("frontier", None::<pgrx::JsonB>)?;
@@ -269,7 +269,9 @@ fn merged(defaults: Vec<String>, described: &[String]) -> Vec<String> {
 /// not matter, for the next refresh replaces them.
 pub fn accepts_write(table: Oid, operation: PgTriggerOperation) -> bool {
     let is_restored = dump::is_restoring() && matches!(operation, PgTriggerOperation::Insert);
-    let Some(stream_table) = catalog::by_relation(table) else { return true };
+    let Some(stream_table) = catalog::by_relation(table) else {
+        return relation::name(table).0 != "pgstream_state";
+    };
     if is_restored {
         let _superuser = Identity::superuser();
         spi::run(

@@ -1,4 +1,4 @@
-//! Whether a dump is being restored, and comments, which are what a dump without data can carry.
+//! Whether a dump is being restored, where to, and comments, which a dump without data has.
 
 use std::ffi::{CStr, CString};
 
@@ -23,6 +23,12 @@ pub fn is_binary_upgrade() -> bool {
 pub fn is_read_only() -> bool {
     // SAFETY: reads variables.
     unsafe { pg_sys::XactReadOnly || pg_sys::RecoveryInProgress() }
+}
+
+/// The number that tells the server's cluster from others; physical copies have the same.
+pub fn cluster() -> u64 {
+    // SAFETY: reads what was read from the control file.
+    unsafe { pg_sys::GetSystemIdentifier() }
 }
 
 /// An ERROR where nothing can be written.

@@ -19,7 +19,7 @@ use crate::{
         time::{self, Stopwatch},
         wake,
     },
-    refresh::{Action, Cause, InitiatedBy, Occasion, Outcome, definition::Definition},
+    refresh::{Action, Cause, InitiatedBy, Occasion, Outcome, definition::Definition, seal},
 };
 
 /// The catalog's knowledge of a stream table, as the refresh's snapshot sees it.
@@ -63,6 +63,9 @@ impl State {
     pub(super) fn cause_to_rebuild(&self, definition: &Definition) -> Option<Cause> {
         let differential = definition.differential.as_ref()?;
         if self.needs_reinit || self.fingerprint.as_deref() != Some(&differential.fingerprint) {
+            return Some(Cause::Definition);
+        }
+        if self.seal.as_deref().is_some_and(|it| !seal::is_native(it)) {
             return Some(Cause::Definition);
         }
         (self.is_populated && self.seal != differential.seal).then(|| {

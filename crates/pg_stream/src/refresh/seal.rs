@@ -9,7 +9,7 @@
 use pgrx::pg_sys::Oid;
 
 use crate::{
-    pg::{name, spi},
+    pg::{dump, name, spi},
     refresh::definition::{Definition, Differential, TrackedSource},
 };
 
@@ -25,7 +25,14 @@ pub fn current(relation: Oid, differential: &Differential) -> Option<String> {
     let relation_of = |it: &TrackedSource| it.relation;
     let sources: Vec<Oid> = differential.sources.iter().map(relation_of).collect();
     let tables = tables(relation, Some(differential));
-    spi::get_one(include_str!("seal.sql"), &[tables.into(), sources.into()])
+    let digest =
+        spi::get_one::<String>(include_str!("seal.sql"), &[tables.into(), sources.into()])?;
+    Some(format!("{} {digest}", dump::cluster()))
+}
+
+/// Whether the seal was made by the cluster that the database is in. pg_upgrade makes triggers anew.
+pub fn is_native(seal: &str) -> bool {
+    seal.split(' ').next() == Some(&dump::cluster().to_string())
 }
 
 /// Vouches for what is stored now.

@@ -482,7 +482,11 @@ fn pg_upgrade_keeps_stream_tables() {
     new.program("pg_upgrade", &arguments);
     new.start_again();
     let database = Database::existing(new, old.name());
-    check_continued(&mut database.session());
+    let mut session = database.session();
+    refresh_and_compare(&mut session, "upgrading");
+    assert_eq!(last_action(&mut session, "joined"), "REINITIALIZE");
+    assert!(session.take_notices().is_empty());
+    check_restored(&mut session);
 }
 
 #[test]

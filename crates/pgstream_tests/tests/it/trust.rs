@@ -112,7 +112,10 @@ fn damage_of_hidden_state_is_seen_by_verify_and_made_right_by_the_next_refresh()
 
 #[test]
 fn hidden_state_that_is_gone_is_laid_out_anew() {
-    for damage in ["DROP TABLE {stage}", "ALTER TABLE {stage} DROP COLUMN c1"] {
+    for damage in [
+        "ALTER EXTENSION pg_stream DROP TABLE {stage}; DROP TABLE {stage}",
+        "ALTER TABLE {stage} DROP COLUMN c1",
+    ] {
         let (mut session, watched, _database) = with_st(NESTED);
         let stage = stage(&mut session);
         session.run(&damage.replace("{stage}", &stage));
@@ -129,7 +132,10 @@ fn a_lost_buffer_is_made_again_and_everything_computed_anew() {
     let (mut session, watched, _database) = with_st(TOTALS);
     let other = Watched::create(&mut session, "other", "SELECT v FROM t", Comparison::Text);
     let buffer = session.value("SELECT format('pgstream_changes.changes_%s', 't'::regclass::oid)");
-    session.run(&format!("INSERT INTO t VALUES (100, 1, 5); DROP TABLE {buffer}"));
+    session.run(&format!(
+        "INSERT INTO t VALUES (100, 1, 5);
+         ALTER EXTENSION pg_stream DROP TABLE {buffer}; DROP TABLE {buffer}"
+    ));
     session.run("DELETE FROM t WHERE id < 5");
     for table in [&watched, &other] {
         session.refresh(if std::ptr::eq(table, &watched) { "st" } else { "other" });
@@ -165,7 +171,7 @@ fn a_row_that_is_not_there_is_an_alert_a_warning_and_a_rebuild() {
     tamper(&mut session, "st", "DELETE FROM st WHERE id = 7");
     session.run(
         "UPDATE pgstream.pgs_stream_tables SET seal = (
-             SELECT md5((SELECT string_agg(concat_ws(' ', oid, xmin, tgenabled), ',' ORDER BY oid)
+             SELECT (SELECT system_identifier FROM pg_control_system()) || ' ' || md5((SELECT string_agg(concat_ws(' ', oid, xmin, tgenabled), ',' ORDER BY oid)
                          FROM pg_trigger WHERE tgrelid = ANY ('{st,t}'::regclass[])
                          AND (tgname LIKE 'pg\\_stream\\_%'))
                  || ';' || (SELECT string_agg(concat_ws(' ', attrelid, attnum, attname, atttypid), ',' ORDER BY attrelid, attnum)
