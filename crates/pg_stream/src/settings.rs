@@ -86,9 +86,9 @@ settings! {
     BLOCK_SOURCE_DDL block_source_ddl: bool = false, define_bool_guc(),
         "Whether DDL on sources that would cause a rebuild is refused.";
     CDC_MODE cdc_mode: CdcMode = CdcMode::Trigger, define_enum_guc(),
-        "How changes of sources are captured.";
+        "How changes of sources are captured: always by triggers, since nothing else is supported.";
     WAL_TIMEOUT wal_transition_timeout: i32 = 300, define_int_guc(10, 3600),
-        "How long a source may take to change over to capture from the WAL, in seconds.";
+        "How long a source may take to change over to capture from the WAL, in seconds; without effect.";
     HISTORY_RETENTION history_retention_days: i32 = 30, define_int_guc(1, 36_500),
         "How long finished refreshes are remembered, in days.";
 }

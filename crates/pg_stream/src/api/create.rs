@@ -11,6 +11,7 @@ use crate::{
     lower::{self, Analyzed, Lowered},
     pg::{deparse::PortableSettings, dump, name, security::Identity, spi, wake},
     refresh,
+    settings::{self, CdcMode},
 };
 
 #[pg_extern(sql = false)]
@@ -67,12 +68,25 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
         RefreshMode::Differential => {
             let lowered = lower::lower_view(view)?;
             warn_of_stable_functions(&lowered);
+            warn_of_capture();
             catalog::set_dependencies(id, &lowered.dependencies);
         }
     }
     refresh::create(id, owner, request.initialize)?;
     wake::scheduler_at_commit();
     Ok(())
+}
+
+/// Capture from the write-ahead log does not exist. `auto` does not insist on it.
+fn warn_of_capture() {
+    if settings::cdc_mode() == CdcMode::Wal {
+        pgrx::ereport!(
+            WARNING,
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "pg_stream.cdc_mode is wal, but changes are captured by triggers",
+            "Capture from the write-ahead log is not supported."
+        );
+    }
 }
 
 pub fn warn_of_stable_functions(lowered: &Lowered) {

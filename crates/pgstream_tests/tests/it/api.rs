@@ -355,6 +355,31 @@ fn user_triggers_see_what_really_changed() {
 }
 
 #[test]
+fn every_mode_of_capture_means_triggers_and_wal_is_told_so() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    for mode in ["trigger", "auto", "wal"] {
+        session.run(&format!("SET pg_stream.cdc_mode = {mode}"));
+        session.take_notices();
+        session.create(mode, "SELECT id FROM t");
+        let warnings = session.take_notices();
+        assert_eq!(warnings.iter().any(|it| it.contains("captured by triggers")), mode == "wal");
+        assert_eq!(
+            session.value(
+                "SELECT string_agg(DISTINCT cdc_mode, ',') FROM pgstream.check_cdc_health()"
+            ),
+            "TRIGGER"
+        );
+        assert_eq!(
+            session
+                .value("SELECT string_agg(DISTINCT wal_status, ',') FROM pgstream.slot_health()"),
+            "trigger"
+        );
+    }
+}
+
+#[test]
 fn a_before_trigger_may_change_the_row() {
     let database = Database::new();
     let mut session = database.session();

@@ -211,6 +211,11 @@ fn an_archive_is_restored_in_every_way() {
         target.server().program("pg_restore", &arguments);
         check_restored(&mut target.session());
     }
+    // Where the extension is there already.
+    let target = Database::new();
+    let arguments = ["--exit-on-error", "-d", target.name(), &format!("{name}.c")];
+    target.server().program("pg_restore", &arguments);
+    check_restored(&mut target.session());
 }
 
 #[test]
@@ -515,6 +520,7 @@ fn a_standby_reads_and_goes_on_when_it_is_promoted() {
     let mut open = primary.session();
     open.run("BEGIN; UPDATE t SET v = v + 1000 WHERE id < 50");
     let mut session = primary.session();
+    session.run("BEGIN; UPDATE t SET v = v + 300 WHERE id = 60; PREPARE TRANSACTION 'later'");
     session.run("UPDATE t SET v = v + 7 WHERE id > 100");
     session.run("SELECT pgstream.refresh_stream_table('joined')");
     session.run("UPDATE t SET v = v + 7 WHERE id > 100");
@@ -547,6 +553,8 @@ fn a_standby_reads_and_goes_on_when_it_is_promoted() {
     primary.server().kill();
     reader.run("SELECT pg_promote()");
     let mut session = copy.session();
+    session.refresh("joined");
+    session.run("COMMIT PREPARED 'later'");
     session.run(CHANGE);
     check_continued(&mut session);
 }
