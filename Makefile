@@ -6,12 +6,13 @@ MINUTES ?= 1
 SEED ?=
 export PG_CONFIG
 
-.PHONY: help setup build demo test bench fuzz psql install lint clean
+.PHONY: help setup build demo test bench fuzz soak psql install lint clean
 
 help:
 	@echo 'make demo      the quick start, then TPC-H with refresh streams, every result checked'
-	@echo 'make test      all tests, and the random tester for a minute'
+	@echo 'make test      all tests, and the random tester and the soak for a minute'
 	@echo 'make fuzz      the random tester: MINUTES=30 SEED=1'
+	@echo 'make soak      writers, the scheduler, DDL, cancels and crashes: MINUTES=30 SEED=1'
 	@echo 'make bench     the benchmark table: BENCH_FLAGS="--quick --write"'
 	@echo 'make psql      a throw-away server with the extension, and a psql in it'
 	@echo 'make install   PG_CONFIG=/path/to/pg_config: install into your PostgreSQL 18'
@@ -34,6 +35,10 @@ test: setup
 
 fuzz: build
 	@scripts/with_server.sh fast cargo run --quiet --release -p pgstream_tests --bin fuzz -- \
+		--minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+soak: build
+	@scripts/with_server.sh fast cargo run --quiet --release -p pgstream_tests --bin soak -- \
 		--minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: build

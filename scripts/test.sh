@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make test` runs beside a server: the scenarios, TPC-H and Nexmark, then the random tester.
+# What `make test` runs beside a server: the scenarios, TPC-H and Nexmark, then the random tester and the soak.
 
 . "$(dirname "$0")/env.sh"
 
@@ -10,3 +10,5 @@ say "TPC-H and Nexmark at a small scale"
 cargo test -p pgstream_bench
 say "random tester, ${MINUTES:-1} minute(s)"
 cargo run --quiet -p pgstream_tests --bin fuzz -- --minutes "${MINUTES:-1}"
+say "soak, one minute"
+cargo run --quiet -p pgstream_tests --bin soak -- --minutes 1

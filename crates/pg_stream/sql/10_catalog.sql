@@ -36,6 +36,8 @@ CREATE TABLE pgstream.pgs_stream_tables (
     scheduled_at       timestamptz NOT NULL DEFAULT now(),
     -- Why the status is ERROR or SUSPENDED.
     error_message      text,
+    -- Why it needs to be rebuilt.
+    reinit_reason      text,
     -- What was consumed of the sources' changes: one snapshot for all of them.
     consumed           text,
     -- The hidden view that holds the defining query, so that it survives renames.

@@ -54,6 +54,14 @@ COMMENT ON VIEW pgstream.pg_stat_progress_refresh IS 'how far the refreshes that
 
 GRANT SELECT ON pgstream.pg_stat_progress_refresh TO PUBLIC;
 
+-- Announces that a stream table is going to be rebuilt, whatever marked it.
+CREATE FUNCTION pgstream.announce_reinitialize() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'announce_reinitialize_wrapper';
+CREATE TRIGGER announce_reinitialize AFTER UPDATE OF needs_reinit ON pgstream.pgs_stream_tables
+    FOR EACH ROW WHEN (new.needs_reinit AND NOT old.needs_reinit)
+    EXECUTE FUNCTION pgstream.announce_reinitialize();
+ALTER TABLE pgstream.pgs_stream_tables ENABLE ALWAYS TRIGGER announce_reinitialize;
+
 CREATE FUNCTION pgstream.pgs_status()
     RETURNS TABLE (name text, status text, refresh_mode text, is_populated bool,
                    consecutive_errors int, schedule text, data_timestamp timestamptz,

@@ -15,6 +15,24 @@ pub use self::{
 };
 
 use pgrx::pg_sys::Oid;
+use pgstream_core::frontier::Frontier;
+
+use crate::pg::{buffer::Buffer, lock::Lock, snapshot::Snapshot};
+
+/// The changes in the buffer of `source` that `frontier` has not consumed, or all of them: how many,
+/// and how many bytes they take.
+pub fn pending(source: Oid, frontier: Option<&Frontier>) -> (u64, u64) {
+    let (mut rows, mut bytes) = (0, 0);
+    if let Some(buffer) = Buffer::open(source, Lock::AccessShare) {
+        buffer.scan(&Snapshot::latest(), |row| {
+            if frontier.is_none_or(|it| !it.consumed(row.xid(), row.ordinal())) {
+                rows += 1;
+                bytes += row.bytes();
+            }
+        });
+    }
+    (rows, bytes)
+}
 
 /// Whether somebody reads the changes of `source`.
 pub fn is_tracked(source: Oid) -> bool {

@@ -7,6 +7,7 @@ use pgstream_core::{dag::Dag, mode::RefreshMode, name::QualifiedName, status::St
 
 use crate::{
     error::Error,
+    fault::{self, Step},
     lower::{Relation, RelationKind},
     pg::{
         dump,
@@ -86,14 +87,19 @@ pub fn by_relation(relation: Oid) -> Option<StreamTable> {
 
 /// `schema.name` of a stream table for messages; the number when it is gone.
 pub fn display_name(id: i64) -> String {
-    let mut name = id.to_string();
+    by_id(id).map_or_else(|| id.to_string(), |it| it.name.to_string())
+}
+
+/// The stream table of that number.
+pub fn by_id(id: i64) -> Option<StreamTable> {
+    let mut found = None;
     OwnTable::open(c"pgs_stream_tables", Lock::AccessShare).find(
         c"pgs_stream_tables_pkey",
         ("pgs_id", id),
         &Snapshot::latest(),
-        |row| name = from_row(row).name.to_string(),
+        |row| found = Some(from_row(row)),
     );
-    name
+    found
 }
 
 /// What is known of a stream table before it has a table.
@@ -210,6 +216,17 @@ pub fn set_status(id: i64, status: Status, reason: Option<&str>) {
         &[id.into(), status.as_str().to_owned().into(), reason.map(str::to_owned).into()],
         |_| {},
     );
+    fault::point(Step::StatusChanged);
+}
+
+/// The next refresh rebuilds. Whoever listens is told by a trigger on the catalog.
+pub fn mark_for_rebuild(id: i64, reason: &str) {
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET needs_reinit = true, reinit_reason = $2 \
+         WHERE pgs_id = $1 AND NOT needs_reinit",
+        &[id.into(), reason.to_owned().into()],
+        |_| {},
+    );
 }
 
 /// Makes a suspended or new stream table run again.
@@ -237,7 +254,8 @@ pub fn set_schedule(id: i64, schedule: Option<&str>) {
 pub fn set_mode(id: i64, mode: RefreshMode) {
     spi::run(
         "UPDATE pgstream.pgs_stream_tables \
-         SET refresh_mode = $2, needs_reinit = true, fingerprint = NULL, consumed = NULL, \
+         SET refresh_mode = $2, needs_reinit = true, \
+             reinit_reason = 'the refresh mode was changed', fingerprint = NULL, consumed = NULL, \
              updated_at = clock_timestamp() WHERE pgs_id = $1",
         &[id.into(), mode.as_str().to_owned().into()],
         |_| {},

@@ -7,6 +7,7 @@
 pub mod pg;
 
 pub mod error;
+pub mod fault;
 pub mod settings;
 
 pub mod catalog;

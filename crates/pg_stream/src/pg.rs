@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod deparse;
 pub mod dump;
+pub mod fault;
 pub mod frontier;
 pub mod hash;
 pub mod hook;

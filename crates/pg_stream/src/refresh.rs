@@ -45,11 +45,17 @@ use self::{
     definition::{Definition, Differential, TrackedSource},
     delta::Counts,
 };
-pub use self::{explain::explain, storage::create, verify::verify};
+pub use self::{
+    advance::{Reader, clean_buffer, readers},
+    explain::explain,
+    storage::create,
+    verify::verify,
+};
 use crate::{
     capture::{self, delta::Seen},
     catalog,
     error::Error,
+    fault::{self, Step},
     monitor::alert,
     pg::{
         progress::{Phase, Progress},
@@ -157,8 +163,11 @@ fn run_for(pgs_id: i64, by: InitiatedBy, cause: Option<Cause>) -> Result<Outcome
     let progress = Progress::start(pgs_id, clock.started());
     let _superuser = Identity::superuser();
     relation::lock_stream_table(pgs_id);
+    fault::point(Step::StreamTableLocked);
     let definition = lock_sources(pgs_id)?;
+    fault::point(Step::SourcesLocked);
     let mut snapshot = Snapshot::for_refresh();
+    fault::point(Step::SnapshotTaken);
     let mut ready = Ready::at(Rc::clone(&definition), &snapshot, cause)?;
     if ready.is_rebuilt() {
         snapshot = Snapshot::latest();
@@ -201,6 +210,7 @@ impl Ready {
         cause: Option<Cause>,
     ) -> Result<Self, Error> {
         let state = State::read(definition.pgs_id, snapshot)?;
+        fault::point(Step::StateRead);
         let cause = cause.or_else(|| state.cause_to_rebuild(&definition));
         if let Some(Cause::Damage(what)) = &cause {
             warn_of_damage(&definition, what);
@@ -274,6 +284,7 @@ impl Done {
         if self.outcome.has_consumed {
             advance::clean_buffers(&self.definition, &self.frontier, &self.seen);
         }
+        fault::point(Step::Finished);
     }
 
     /// Whether only changes of its sources, which are captured, can change the stream table.
@@ -431,6 +442,7 @@ impl Refresh<'_> {
                 )
             })?;
             self.seen.borrow_mut().insert(source.relation, delta.seen);
+            fault::point(Step::ChangesRead);
             if delta.truncated {
                 return Ok(None);
             }
@@ -533,6 +545,7 @@ impl Refresh<'_> {
             appender.append(&row, &row_nulls, values[values.len() - 1].value() as i64);
         });
         appender.finish();
+        fault::point(Step::HandedOn);
     }
 }
 

@@ -7,6 +7,7 @@ mod memory;
 mod pool;
 mod refresher;
 mod unit;
+mod watch;
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
 

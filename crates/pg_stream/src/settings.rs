@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 
+use crate::fault::{Action, Step};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// When user triggers of a stream table fire.
@@ -91,4 +92,14 @@ settings! {
         "How long a source may take to change over to capture from the WAL, in seconds; without effect.";
     HISTORY_RETENTION history_retention_days: i32 = 30, define_int_guc(1, 36_500),
         "How long finished refreshes are remembered, in days.";
+    BUFFER_WARNING buffer_warning_mb: i32 = 256, define_int_guc(0, 1_048_576),
+        "Unconsumed changes of a source beyond this size are warned of, in megabytes; 0 means never.";
+    BUFFER_LIMIT buffer_limit_mb: i32 = 1024, define_int_guc(0, 1_048_576),
+        "Unconsumed changes of a source beyond this size are dropped and what reads it is rebuilt, in megabytes; 0 means never.";
+    INJECT_FAULT inject_fault: Step = Step::None, define_enum_guc(),
+        "For tests: the step at which to stop.";
+    INJECT_FAULT_SKIP inject_fault_skip: i32 = 0, define_int_guc(0, i32::MAX),
+        "For tests: how many such steps of a transaction to pass over.";
+    INJECT_FAULT_ACTION inject_fault_action: Action = Action::Error, define_enum_guc(),
+        "For tests: what to do at the step.";
 }

@@ -63,6 +63,15 @@ impl Effective {
         }
     }
 
+    /// The seconds from one time to the next, around `since`; `None` if there is no next time.
+    pub fn period(&self, since: Micros) -> Option<i64> {
+        let between_fires = |cron: &Cron| {
+            let first = cron.next_after(since)?;
+            Some((cron.next_after(first)? - first) / SECOND)
+        };
+        self.crons.iter().filter_map(between_fires).chain(self.every).min()
+    }
+
     /// Whether it is never due.
     pub fn is_empty(&self) -> bool {
         self.every.is_none() && self.crons.is_empty()
@@ -98,6 +107,16 @@ mod tests {
         assert_eq!("soon".parse::<Schedule>(), Err(BadSchedule));
         assert_eq!("".parse::<Schedule>(), Err(BadSchedule));
         assert_eq!("-5m".parse::<Schedule>(), Err(BadSchedule));
+    }
+
+    #[test]
+    fn a_period_is_the_time_between_two_fires() {
+        let since = 1_800_000_000 * SECOND;
+        let of = |text: &str| Effective::from(&text.parse::<Schedule>().unwrap()).period(since);
+        assert_eq!(of("90s"), Some(90));
+        assert_eq!(of("@hourly"), Some(3600));
+        assert_eq!(of("*/5 * * * *"), Some(300));
+        assert_eq!(of("CALCULATED"), None);
     }
 
     #[test]

@@ -66,11 +66,16 @@ impl Database {
 
     /// Waits until the server accepts connections, after a crash.
     pub fn wait_until_up(&self) {
-        for _ in 0..600 {
-            if self.try_session().is_ok() {
-                return;
+        drop(self.session_after_crash());
+    }
+
+    /// A session as soon as the server accepts one.
+    pub fn session_after_crash(&self) -> Session {
+        for _ in 0..6000 {
+            if let Ok(session) = self.try_session() {
+                return session;
             }
-            std::thread::park_timeout(std::time::Duration::from_millis(100));
+            std::thread::park_timeout(std::time::Duration::from_millis(10));
         }
         panic!("the server does not come back");
     }

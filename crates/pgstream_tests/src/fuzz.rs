@@ -34,6 +34,7 @@ use crate::database::Database;
 pub use case::Oracle;
 use case::{Case, Outcome};
 use construct::Coverage;
+pub use random::Random;
 
 /// What to run.
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ mod oracle;
 mod scenario;
 mod server;
 mod session;
+pub mod soak;
 
 pub use database::Database;
 pub use interleaving::{Interleaving, REFRESH, Sessions, Step, check_interleavings};

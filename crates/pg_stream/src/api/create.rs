@@ -8,6 +8,7 @@ use crate::{
     api::options,
     catalog::{self, New},
     error::Error,
+    fault::{self, Step},
     lower::{self, Analyzed, Lowered},
     pg::{deparse::PortableSettings, dump, name, security::Identity, spi, wake},
     refresh,
@@ -63,6 +64,7 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
     });
     let view = create_view(id, &analyzed.qualified_sql, owner);
     catalog::set_view(id, view, &analyzed.functions_used);
+    fault::point(Step::QueryStored);
     match request.mode {
         RefreshMode::Full => catalog::set_dependencies(id, &analyzed.relations),
         RefreshMode::Differential => {

@@ -5,6 +5,7 @@ use pgstream_core::frontier::Frontier;
 
 use super::delta::Seen;
 use crate::{
+    fault::{self, Step},
     pg::{
         buffer::{Action, Buffer, Place},
         lock::{self, Lock},
@@ -21,7 +22,7 @@ const MANY_ROWS: usize = 50_000;
 const MANY_PAGES: u32 = 1024;
 
 /// Removes from the buffer of `source` what all `frontiers` have consumed: those of everybody who
-/// reads it. `seen` are the rows that the refresh saw, if it looked. An idle buffer is emptied at
+/// reads it, none if nobody needs any. `seen` are the rows that the refresh saw, if it looked. An idle buffer is emptied at
 /// once, under a lock that lasts until this transaction ends; so the caller must be about to commit.
 pub fn cleanup(source: Oid, frontiers: &[Frontier], seen: Option<&[Seen]>) {
     let Some(buffer) = Buffer::open(source, Lock::RowExclusive) else { return };
@@ -29,11 +30,10 @@ pub fn cleanup(source: Oid, frontiers: &[Frontier], seen: Option<&[Seen]>) {
     if pages == 0 {
         return;
     }
-    let consumed = match seen {
-        Some(seen) => consumed(seen, frontiers),
-        None => consumed(&rows(&buffer), frontiers),
-    };
-    let is_large = consumed.len() >= MANY_ROWS || pages >= MANY_PAGES;
+    let consumed = seen.map(|seen| consumed(seen, frontiers));
+    let is_large = pages >= MANY_PAGES
+        || frontiers.is_empty()
+        || consumed.as_ref().is_some_and(|it| it.len() >= MANY_ROWS);
     let may_truncate = settings::cleanup_use_truncate() && !lock::in_transaction_block();
     if is_large && may_truncate && is_drained(&buffer, frontiers) {
         let oid = buffer.oid();
@@ -42,19 +42,17 @@ pub fn cleanup(source: Oid, frontiers: &[Frontier], seen: Option<&[Seen]>) {
             if is_drained(&buffer, frontiers) {
                 drop(buffer);
                 truncate(oid);
+                fault::point(Step::BufferTruncated);
                 return;
             }
             lock::release(oid, Lock::AccessExclusive);
         }
     }
-    buffer.delete(&consumed);
-}
-
-/// All rows that are there now.
-fn rows(buffer: &Buffer) -> Vec<Seen> {
-    let mut rows = Vec::new();
-    buffer.scan(&Snapshot::latest(), |row| rows.push(Seen::of(row)));
-    rows
+    match consumed {
+        Some(places) => buffer.delete(&places),
+        None => delete_consumed(&buffer, frontiers),
+    }
+    fault::point(Step::BufferCleaned);
 }
 
 fn consumed(rows: &[Seen], frontiers: &[Frontier]) -> Vec<Place> {
@@ -62,8 +60,27 @@ fn consumed(rows: &[Seen], frontiers: &[Frontier]) -> Vec<Place> {
     consumed.map(|it| it.place).collect()
 }
 
+/// As many rows as are deleted at a time, so that a large buffer takes no large list.
+const BATCH: usize = 10_000;
+
+fn delete_consumed(buffer: &Buffer, frontiers: &[Frontier]) {
+    let mut places = Vec::new();
+    buffer.scan(&Snapshot::latest(), |row| {
+        places.extend(consumed(&[Seen::of(row)], frontiers));
+        if places.len() == BATCH {
+            buffer.delete(&places);
+            places.clear();
+        }
+    });
+    buffer.delete(&places);
+}
+
 fn is_drained(buffer: &Buffer, frontiers: &[Frontier]) -> bool {
-    rows(buffer).iter().all(|it| it.is_consumed_by_all(frontiers))
+    let mut is_drained = true;
+    buffer.scan(&Snapshot::latest(), |row| {
+        is_drained &= Seen::of(row).is_consumed_by_all(frontiers);
+    });
+    is_drained
 }
 
 fn truncate(buffer: Oid) {

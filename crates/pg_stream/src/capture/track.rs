@@ -11,6 +11,7 @@
 use pgrx::{PgSqlErrorCode, ereport, pg_sys::Oid};
 
 use crate::{
+    fault::{self, Step},
     pg::{
         buffer::{self, Buffer, OWN_COLUMNS},
         lock::{self, Lock},
@@ -82,6 +83,7 @@ pub fn untrack(source: Oid, consumer: i64) {
     if let Some(buffer) = buffer {
         member::drop_table(&buffer);
     }
+    fault::point(Step::SourceReleased);
 }
 
 fn drop_triggers(source: Oid) {
@@ -260,6 +262,7 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
     }
     run(&format!("COMMENT ON TABLE {name} IS '{}'", buffer::comment(&places)));
     run(&format!("ALTER TABLE {name} {}", clauses.join(", ")));
+    fault::point(Step::BufferCreated);
     debug_assert_eq!(names.len(), OWN_COLUMNS + 2 * places.len());
 }
 

@@ -6,6 +6,7 @@ use pgstream_ivm::sql::quote_qualified;
 
 use crate::{
     capture, catalog,
+    fault::{self, Step},
     pg::{dump, member, security::Identity, spi, wake},
 };
 
@@ -83,4 +84,5 @@ pub fn drop_stages(id: i64) {
     for table in tables {
         member::drop_table(&table);
     }
+    fault::point(Step::StateDropped);
 }

@@ -1,7 +1,7 @@
 //! Notifications on the channel `pg_stream_alert`: JSON with the event, the stream table, and what
 //! belongs to the event.
 
-use pgrx::pg_sys::Oid;
+use pgrx::{pg_sys::Oid, prelude::*};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -46,6 +46,40 @@ pub fn refreshed_without_triggers(stream_table: Oid, outcome: &Outcome) {
         "rows_deleted": outcome.deleted,
     });
     notify::send("pgstream_refresh", &message.to_string());
+}
+
+/// The trigger `announce_reinitialize` of the catalog: a stream table is going to be rebuilt.
+#[pg_trigger(sql = false)]
+fn announce_reinitialize<'a>(
+    trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::spi::Error> {
+    if let Some(row) = trigger.new() {
+        let text = |column: &str| row.get_by_name::<String>(column).ok().flatten();
+        let name = (text("pgs_schema").unwrap_or_default(), text("pgs_name").unwrap_or_default());
+        let reason = text("reinit_reason")
+            .unwrap_or_else(|| "the definition of something that it reads has changed".to_owned());
+        send("reinitialize_needed", name, json!({ "reason": reason }));
+    }
+    Ok(None::<PgHeapTuple<'a, AllocatedByRust>>)
+}
+
+/// Tells at commit that a stream table was not refreshed for a long time.
+pub fn stale(name: (String, String), staleness_seconds: f64, schedule_seconds: i64) {
+    send(
+        "stale_data",
+        name,
+        json!({
+            "staleness_seconds": staleness_seconds,
+            "schedule_seconds": schedule_seconds,
+            "ratio": staleness_seconds / schedule_seconds.max(1) as f64,
+        }),
+    );
+}
+
+/// Tells at commit that a stream table leaves many changes of `source` unconsumed.
+pub fn buffer_growth(name: (String, String), source: Oid, pending_rows: u64) {
+    let source = relation::display_name(source);
+    send("buffer_growth_warning", name, json!({ "source": source, "pending_rows": pending_rows }));
 }
 
 /// Tells at commit what happened to a stream table, given by schema and name.

@@ -475,6 +475,12 @@ impl Row {
         self.word(3) as i64
     }
 
+    /// How long it is.
+    pub fn bytes(&self) -> u64 {
+        // SAFETY: the scan's current tuple.
+        u64::from(unsafe { (*self.tuple).t_len })
+    }
+
     pub fn place(&self) -> Place {
         // SAFETY: the scan's current tuple.
         Place(unsafe { (*self.tuple).t_self })

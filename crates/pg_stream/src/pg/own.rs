@@ -1,7 +1,7 @@
 //! Our own tables, read by an index and written without any SQL: the executor's preparations for a
 //! statement cost more than all that a refresh has to look up and to note.
 //!
-//! Columns go by name, so they may be added in any order. The tables have no row triggers, no defaults
+//! Columns go by name, so they may be added in any order. Triggers do not fire, and there are no defaults
 //! that are needed here and no CHECK constraints; indexes are kept by PostgreSQL's own routine for
 //! catalogs.
 

@@ -11,6 +11,7 @@ use pgstream_core::frontier::Frontier;
 use crate::{
     capture::{self, delta::Seen},
     error::Error,
+    fault::{self, Step},
     pg::{
         lock::Lock,
         own::{self, OwnRow, OwnTable, Value},
@@ -110,7 +111,9 @@ pub fn store(
         ]
     };
     tables.update(&row, &values);
+    fault::point(Step::FrontierStored);
     record(definition, outcome, (occasion, note), &times, snapshot);
+    fault::point(Step::HistoryWritten);
 }
 
 struct Times {
@@ -141,6 +144,7 @@ fn advanced(
     let is_full = row.get::<String>("refresh_mode").as_deref() == Some("FULL");
     if outcome.action == Action::Reinitialize || is_full {
         values.push(Value::new("needs_reinit", false));
+        values.push(Value::new("reinit_reason", None::<String>));
     }
     if !matches!(outcome.action, Action::Differential | Action::NoData) {
         values.push(Value::new(
@@ -239,37 +243,73 @@ fn frontier_for_people(definition: &Definition, frontier: &Frontier) -> CString 
 /// refresh saw, as far as it looked.
 pub fn clean_buffers(definition: &Definition, frontier: &Frontier, seen: &HashMap<Oid, Vec<Seen>>) {
     for source in definition.tracked_sources() {
-        relation::unless_kept(source, || {
-            if let Some(frontiers) = frontiers_of_readers(definition.pgs_id, source, frontier) {
-                capture::cleanup(source, &frontiers, seen.get(&source).map(Vec::as_slice));
-            }
-        });
+        clean(source, Some((definition.pgs_id, frontier)), seen.get(&source).map(Vec::as_slice));
     }
 }
 
-/// The frontiers of all readers of `source`, with `own` for this one; `None` while a reader has
-/// none, because its first refresh may be under way.
-fn frontiers_of_readers(pgs_id: i64, source: Oid, own: &Frontier) -> Option<Vec<Frontier>> {
+/// Removes from the buffer of `source` what every reader has consumed.
+pub fn clean_buffer(source: Oid) {
+    clean(source, None, None);
+}
+
+fn clean(source: Oid, own: Option<(i64, &Frontier)>, seen: Option<&[Seen]>) {
+    relation::unless_kept(source, || {
+        let mut frontiers = Vec::from_iter(own.map(|it| it.1.clone()));
+        for reader in readers(source) {
+            if own.is_some_and(|it| it.0 == reader.id) || needs_nothing(&reader) {
+                continue;
+            }
+            match reader.frontier {
+                Some(frontier) => frontiers.push(frontier),
+                // Its first refresh may be under way.
+                None => return,
+            }
+        }
+        capture::cleanup(source, &frontiers, seen);
+    });
+}
+
+/// Whether the reader is going to be rebuilt, which needs no changes, and that has not begun. Then it
+/// does not begin before this transaction has ended either.
+fn needs_nothing(reader: &Reader) -> bool {
+    reader.needs_reinit
+        && relation::try_lock_stream_table(reader.id)
+        && Reader::find(reader.id, &Snapshot::latest()).is_none_or(|it| it.needs_reinit)
+}
+
+/// A stream table in DIFFERENTIAL mode, as a reader of the changes of a source.
+pub struct Reader {
+    pub id: i64,
+    pub frontier: Option<Frontier>,
+    pub needs_reinit: bool,
+}
+
+impl Reader {
+    fn find(id: i64, snapshot: &Snapshot) -> Option<Self> {
+        let mut found = None;
+        let tables = OwnTable::open(TABLES, Lock::AccessShare);
+        tables.find(TABLES_KEY, ("pgs_id", id), snapshot, |row| {
+            if row.get::<String>("refresh_mode").as_deref() == Some("DIFFERENTIAL") {
+                found = Some(Self {
+                    id,
+                    frontier: row.get::<String>("consumed").map(|text| parse(&text)),
+                    needs_reinit: row.get("needs_reinit").unwrap_or(false),
+                });
+            }
+        });
+        found
+    }
+}
+
+/// All that read the changes of `source`.
+pub fn readers(source: Oid) -> Vec<Reader> {
     let snapshot = Snapshot::latest();
-    let mut readers = Vec::new();
+    let mut ids: Vec<i64> = Vec::new();
     OwnTable::open(c"pgs_dependencies", Lock::AccessShare).find(
         c"pgs_dependencies_source_relid_idx",
         ("source_relid", source),
         &snapshot,
-        |row| readers.extend(row.get::<i64>("pgs_id").filter(|it| *it != pgs_id)),
+        |row| ids.extend(row.get::<i64>("pgs_id")),
     );
-    let mut frontiers = Some(vec![own.clone()]);
-    let tables = OwnTable::open(TABLES, Lock::AccessShare);
-    for reader in readers {
-        tables.find(TABLES_KEY, ("pgs_id", reader), &snapshot, |row| {
-            if row.get::<String>("refresh_mode").as_deref() != Some("DIFFERENTIAL") {
-                return;
-            }
-            match row.get::<String>("consumed") {
-                Some(text) => frontiers.iter_mut().for_each(|it| it.push(parse(&text))),
-                None => frontiers = None,
-            }
-        });
-    }
-    frontiers
+    ids.into_iter().filter_map(|id| Reader::find(id, &snapshot)).collect()
 }

@@ -7,6 +7,7 @@ use pgstream_ivm::{
 };
 
 use crate::{
+    fault::{self, Step},
     pg::{
         name, relation,
         security::LocalSettings,
@@ -131,11 +132,12 @@ pub fn apply(
 ) -> Counts {
     let fixed = stage.fixed();
     let table = name::resolve(&storage.table).expect("the table of a storage exists");
-    let mut run = |store: &Store, name: &str, kind: Kind| {
+    let mut run = |store: &Store, name: &str, kind: Kind, step: Step| {
         if store.rows() == 0 {
             return 0;
         }
         if let Some(written) = write(store, table, storage, &fixed, (kind, matching), snapshot) {
+            fault::point(step);
             return written;
         }
         let _relation = store.register(name);
@@ -148,12 +150,14 @@ pub fn apply(
                 _ => all.insert,
             }
         });
-        statement.execute(&[], snapshot)
+        let written = statement.execute(&[], snapshot);
+        fault::point(step);
+        written
     };
     Counts {
-        deleted: run(&change.removed, "__pgs_removed", Kind::Delete),
-        updated: run(&change.updated, "__pgs_updated", Kind::Update),
-        inserted: run(&change.added, "__pgs_added", Kind::Insert),
+        deleted: run(&change.removed, "__pgs_removed", Kind::Delete, Step::RowsDeleted),
+        updated: run(&change.updated, "__pgs_updated", Kind::Update, Step::RowsUpdated),
+        inserted: run(&change.added, "__pgs_added", Kind::Insert, Step::RowsInserted),
     }
 }
 

@@ -24,6 +24,7 @@ use pgstream_ivm::{
 
 use crate::{
     error::Error,
+    fault::{self, Step},
     pg::{
         progress::Progress,
         snapshot::Snapshot,
@@ -64,6 +65,7 @@ pub fn run(
         if matches!(delta, Plan::Empty(_)) {
             continue;
         }
+        fault::point(Step::StageStarted);
         let run = StageRun {
             definition,
             differential,

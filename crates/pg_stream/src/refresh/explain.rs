@@ -11,7 +11,7 @@ use pgstream_ivm::{
 
 use crate::{
     error::Error,
-    pg::{security::Identity, spi},
+    pg::{relation, security::Identity, spi},
     refresh::{
         definition::{self, Differential},
         differential::matching,
@@ -51,7 +51,13 @@ pub fn explain(pgs_id: i64) -> Result<Vec<(String, String)>, Error> {
         it.map(|oid| oid.to_string()).collect::<Vec<_>>().join(", ")
     };
     let Some(differential) = &definition.differential else {
+        let query = relation::name(definition.view);
         rows.push(("dvm_supported".to_owned(), "false".to_owned()));
+        rows.push(("operator_tree".to_owned(), "the query as PostgreSQL runs it".to_owned()));
+        rows.push((
+            "delta_query".to_owned(),
+            format!("SELECT * FROM {}", sql::quote_qualified(&query.0, &query.1)),
+        ));
         rows.push((
             "source_oids".to_owned(),
             oids(&mut definition.locked.iter().map(|it| it.to_u32())),

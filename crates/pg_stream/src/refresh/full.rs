@@ -13,6 +13,7 @@ use pgstream_ivm::{
 
 use crate::{
     error::Error,
+    fault::{self, Step},
     pg::{
         security::LocalSettings,
         snapshot::Snapshot,
@@ -149,7 +150,9 @@ pub fn fill(
         }
     };
     let insert = format!("INSERT INTO {} ({columns}) {rows}", definition.table);
-    Ok(Prepared::new(&insert, &[]).execute(&[], snapshot))
+    let inserted = Prepared::new(&insert, &[]).execute(&[], snapshot);
+    fault::point(Step::TableFilled);
+    Ok(inserted)
 }
 
 fn fill_inner_stages(
@@ -168,6 +171,7 @@ fn fill_inner_stages(
         if matches!(&stage.head, Some(Head::Recursion(head)) if head.is_set) {
             check_support(definition, storage, snapshot)?;
         }
+        fault::point(Step::StageFilled);
     }
     Ok(())
 }

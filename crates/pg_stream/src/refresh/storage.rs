@@ -12,6 +12,7 @@ use crate::{
     capture, catalog,
     ddl::drop::drop_stages,
     error::Error,
+    fault::{self, Step},
     pg::{
         member, relation, security::Identity, snapshot::Snapshot, spi, spi::Session,
         store::type_length, time::Stopwatch,
@@ -31,6 +32,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     let _superuser = Identity::superuser();
     relation::lock_stream_table(pgs_id);
     let relation = create_table(pgs_id, owner)?;
+    fault::point(Step::TableCreated);
     let definition = definition::of(pgs_id)?;
     if let Some(differential) = &definition.differential {
         set_count_column(relation, &definition.table, differential);
@@ -75,8 +77,10 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     }
     definition.differential.iter().for_each(index_stages);
     seal::renew(&definition);
+    fault::point(Step::IndexesCreated);
     // The fresh indexes and statistics must be seen by the first refresh.
     definition::forget(pgs_id);
+    fault::point(Step::Finished);
     Ok(relation)
 }
 
@@ -166,6 +170,7 @@ fn create_stages(definition: &Definition, differential: &Differential, owner: Oi
             spi::run(&format!("CREATE INDEX ON {} ({rank})", storage.table), &[], |_| {});
         }
     }
+    fault::point(Step::StagesCreated);
 }
 
 /// Indexes the inner stages for the rows that later ones look up.
@@ -233,6 +238,7 @@ fn track(pgs_id: i64, differential: &Differential) {
         } else {
             capture::track(source.relation, &source.attributes, pgs_id);
         }
+        fault::point(Step::SourceTracked);
     }
 }
 
@@ -253,6 +259,7 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
         |_| {},
     );
     drop_stages(definition.pgs_id);
+    fault::point(Step::StagesDropped);
     let owner = relation::owner(definition.relation);
     protect(&definition.table);
     set_count_column(definition.relation, &definition.table, differential);

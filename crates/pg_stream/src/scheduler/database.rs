@@ -24,6 +24,7 @@ use crate::{
         pool::{Dispatch, Finished, Pool},
         shortest_sleep,
         unit::{self, Report, Verdict},
+        watch::Watch,
     },
     settings,
 };
@@ -55,10 +56,13 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
     let wait = Wait::new(c"PgStreamSchedulerMain");
     let pool = Pool::new(slot.database());
     let mut scheduler = Scheduler { slot, memory: Memory::default(), pool, pruned_at: 0 };
+    let mut watch = Watch::default();
     recover();
     loop {
         let milliseconds = scheduler.pass();
-        worker::sleep(milliseconds, wait);
+        let now = time::since_epoch();
+        let until_watch = (watch.pass(now) - now) / 1000 + 1;
+        worker::sleep(milliseconds.min(until_watch), wait);
     }
 }
 

@@ -1,0 +1,181 @@
+//! Looking after stream tables that nobody refreshes: they become stale, and the changes of their
+//! sources pile up.
+//!
+//! Changes beyond a limit are given up: what has not consumed them is marked to be rebuilt, and a
+//! stream table that is going to be rebuilt needs no changes.
+
+use std::collections::{HashMap, HashSet};
+
+use pgrx::pg_sys::Oid;
+use pgstream_core::{
+    decide::{Schedules, Table},
+    schedule::{Micros, SECOND, Schedule},
+    status::Status,
+};
+
+use crate::{
+    capture, catalog,
+    monitor::alert,
+    pg::{relation, spi, time, worker},
+    refresh::{self, Reader},
+    scheduler::shortest_sleep,
+    settings,
+};
+
+/// How many of the shortest pauses of the scheduler lie between two looks.
+const PAUSES: i64 = 30;
+/// Data is stale when it is so many times as old as the schedule wants it.
+const STALE: i64 = 2;
+
+/// What was told already.
+#[derive(Default)]
+pub struct Watch {
+    next: Micros,
+    stale: HashSet<i64>,
+    /// Source and reader.
+    growing: HashSet<(Oid, i64)>,
+}
+
+impl Watch {
+    /// Looks around unless it did so just before; returns when to look again.
+    pub fn pass(&mut self, now: Micros) -> Micros {
+        if now < self.next {
+            return self.next;
+        }
+        self.next = now + shortest_sleep() * PAUSES * 1000;
+        let work = || self.look_at_ages(now);
+        if let Err(failure) = worker::transaction(c"pg_stream: looking for stale data", work) {
+            complain::<()>(&failure.message);
+        }
+        let buffers = worker::transaction(c"pg_stream: looking at change buffers", large_buffers);
+        let buffers = buffers.unwrap_or_else(|failure| complain(&failure.message));
+        self.growing.retain(|(source, _)| buffers.contains(source));
+        for source in &buffers {
+            let work = || self.look_at_buffer(*source);
+            if let Err(failure) = worker::transaction(c"pg_stream: looking at change buffers", work)
+            {
+                complain::<()>(&failure.message);
+            }
+        }
+        self.next
+    }
+
+    /// Tells of data that has become stale.
+    fn look_at_ages(&mut self, now: Micros) {
+        let entries = entries();
+        let schedules = Schedules::new(entries.values().map(Entry::as_table).collect());
+        let mut stale = HashSet::new();
+        for (position, table) in schedules.tables().iter().enumerate() {
+            let entry = &entries[&table.id];
+            let Some(data) = entry.data else { continue };
+            let Some(period) = schedules.effective(position).period(data) else { continue };
+            let since = data.saturating_add(period.saturating_mul(STALE * SECOND));
+            if since <= now && stale.insert(entry.id) && !self.stale.contains(&entry.id) {
+                alert::stale(entry.name.clone(), (now - data) as f64 / SECOND as f64, period);
+            }
+        }
+        self.stale = stale;
+    }
+
+    /// Tells of readers that leave many changes unconsumed, and stops waiting for them in the end.
+    fn look_at_buffer(&mut self, source: Oid) {
+        let too_many =
+            |bytes: u64, megabytes: i32| megabytes > 0 && bytes >> 20 >= megabytes as u64;
+        for reader in refresh::readers(source) {
+            let key = (source, reader.id);
+            if reader.needs_reinit {
+                self.growing.remove(&key);
+                continue;
+            }
+            let (rows, bytes) = capture::pending(source, reader.frontier.as_ref());
+            if !too_many(bytes, settings::buffer_warning_mb()) {
+                self.growing.remove(&key);
+            } else if self.growing.insert(key)
+                && let Some(table) = catalog::by_id(reader.id)
+            {
+                let name = (table.name.schema, table.name.name);
+                pgrx::log!(
+                    "pg_stream: stream table \"{}.{}\" leaves {rows} changes of \"{}\" unconsumed",
+                    name.0,
+                    name.1,
+                    relation::display_name(source)
+                );
+                alert::buffer_growth(name, source, rows);
+            }
+            if too_many(bytes, settings::buffer_limit_mb()) {
+                give_up(source, &reader);
+            }
+        }
+        refresh::clean_buffer(source);
+    }
+}
+
+/// Has the reader rebuilt, unless it is being refreshed just now.
+fn give_up(source: Oid, reader: &Reader) {
+    if relation::try_lock_stream_table(reader.id) {
+        let source = relation::display_name(source);
+        let reason =
+            format!("unconsumed changes of {source} have exceeded pg_stream.buffer_limit_mb");
+        pgrx::log!("pg_stream: stream table number {} will be rebuilt: {reason}", reader.id);
+        catalog::mark_for_rebuild(reader.id, &reason);
+    }
+}
+
+/// The sources with buffers that are large enough to be looked at.
+fn large_buffers() -> Vec<Oid> {
+    let limits = [settings::buffer_warning_mb(), settings::buffer_limit_mb()];
+    let Some(least) = limits.into_iter().filter(|it| *it > 0).min() else { return Vec::new() };
+    let mut sources = Vec::new();
+    spi::run(
+        "SELECT source_relid FROM pgstream.pgs_change_tracking \
+         WHERE pg_catalog.pg_relation_size(buffer_relid) >= $1::bigint << 20",
+        &[least.into()],
+        |row| sources.extend(row.get::<Oid>(0)),
+    );
+    sources
+}
+
+fn complain<T: Default>(message: &str) -> T {
+    pgrx::warning!("pg_stream scheduler cannot look after stream tables: {message}");
+    T::default()
+}
+
+struct Entry {
+    id: i64,
+    name: (String, String),
+    schedule: Schedule,
+    reads: Vec<i64>,
+    /// The moment that the data is of.
+    data: Option<Micros>,
+}
+
+impl Entry {
+    fn as_table(&self) -> Table {
+        Table {
+            id: self.id,
+            schedule: self.schedule.clone(),
+            scheduled_at: 0,
+            status: Status::Active,
+            consecutive_errors: 0,
+            reads: self.reads.clone(),
+        }
+    }
+}
+
+/// All stream tables by their number.
+fn entries() -> HashMap<i64, Entry> {
+    let mut entries = HashMap::new();
+    spi::run(include_str!("ages.sql"), &[], |row| {
+        let text = |column| row.get::<String>(column);
+        let id = row.get(0).expect("the primary key");
+        let entry = Entry {
+            id,
+            name: (text(1).unwrap_or_default(), text(2).unwrap_or_default()),
+            schedule: text(3).and_then(|it| it.parse().ok()).unwrap_or(Schedule::Calculated),
+            reads: row.get(4).unwrap_or_default(),
+            data: row.get::<pgrx::datum::TimestampWithTimeZone>(5).map(time::to_epoch),
+        };
+        entries.insert(id, entry);
+    });
+    entries
+}

@@ -1,0 +1,275 @@
+//! Refreshes that fail for reasons of the world: the query, privileges, limits, full disks, other
+//! sessions. The table stays at its last good state and the next refresh is right.
+
+use pgstream_tests::{
+    Comparison, Database, REFRESH, Server, Session, Sessions, Step, Watched, difference,
+};
+
+const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, g int, v int); INSERT INTO t SELECT i, i % 3, i FROM generate_series(1, 30) i";
+const QUERY: &str = "SELECT g, count(*) AS n, sum(v) AS s FROM t GROUP BY g";
+
+fn with_st(query: &str) -> (Session, Watched, Database) {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    let watched = Watched::create(&mut session, "st", query, Comparison::Text);
+    (session, watched, database)
+}
+
+/// A refresh that fails again and again, then succeeds.
+#[track_caller]
+fn fails_and_recovers(query: &str, breaking: &str, code: &str, repair: &str) {
+    let (mut session, watched, _database) = with_st(query);
+    let before = session.rows("SELECT * FROM st ORDER BY 1, 2");
+    session.run(breaking);
+    for _ in 0..3 {
+        let error = session.error(REFRESH);
+        assert_eq!(error.code, code, "{error}");
+        assert_eq!(session.rows("SELECT * FROM st ORDER BY 1, 2"), before);
+    }
+    session.run(repair);
+    session.run("UPDATE t SET v = v + 1 WHERE id < 5");
+    watched.refresh_and_compare(&mut session, repair);
+}
+
+#[test]
+fn the_query_divides_by_zero_later() {
+    fails_and_recovers(
+        "SELECT id, 100 / v AS q FROM t",
+        "INSERT INTO t VALUES (100, 1, 0), (101, 1, 4)",
+        "22012",
+        "UPDATE t SET v = 1 WHERE v = 0",
+    );
+    fails_and_recovers(
+        "SELECT g, 100 / sum(v) AS q FROM t GROUP BY g",
+        "INSERT INTO t VALUES (100, 7, 0)",
+        "22012",
+        "DELETE FROM t WHERE g = 7",
+    );
+}
+
+#[test]
+fn the_sum_overflows_later() {
+    fails_and_recovers(
+        "SELECT g, sum(v::bigint)::int AS s FROM t GROUP BY g",
+        "INSERT INTO t VALUES (100, 1, 2147483647), (101, 1, 2147483647)",
+        "22003",
+        "DELETE FROM t WHERE id >= 100",
+    );
+}
+
+#[test]
+fn a_constraint_of_the_user_is_broken_later() {
+    let (mut session, watched, _database) = with_st("SELECT id, g FROM t");
+    session.run("CREATE UNIQUE INDEX ON st (id); ALTER TABLE st ADD CHECK (g < 10)");
+    session.run("INSERT INTO t VALUES (100, 50, 1), (101, 1, 1)");
+    assert_eq!(session.error(REFRESH).code, "23514");
+    assert_eq!(session.value("SELECT count(*) FROM st"), "30");
+    session.run("UPDATE t SET g = 5 WHERE id = 100");
+    watched.refresh_and_compare(&mut session, "repair");
+}
+
+#[test]
+fn a_trigger_of_the_user_fails() {
+    let (mut session, watched, _database) = with_st("SELECT id, g FROM t");
+    session.run(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+         CREATE TRIGGER no AFTER INSERT ON st FOR EACH ROW EXECUTE FUNCTION no()",
+    );
+    session.run("INSERT INTO t VALUES (100, 1, 1); DELETE FROM t WHERE id = 1");
+    assert_eq!(session.error(REFRESH).code, "P0001");
+    assert_eq!(session.value("SELECT count(*), min(id) FROM st"), "30|1");
+    session.run("DROP TRIGGER no ON st");
+    watched.refresh_and_compare(&mut session, "repair");
+}
+
+#[test]
+fn the_owner_loses_the_privilege_to_read() {
+    let database = Database::new();
+    let mut session = database.session();
+    let role = format!("owner_{}", database.name());
+    session.run(&format!(
+        "{TABLES}; CREATE ROLE {role}; GRANT SELECT ON t TO {role}; GRANT CREATE ON SCHEMA public TO {role}; SET ROLE {role}"
+    ));
+    let query = "SELECT t.id, u.v FROM t JOIN t AS u ON u.id = t.g";
+    let watched = Watched::create(&mut session, "st", query, Comparison::Text);
+    session.run(&format!(
+        "RESET ROLE; REVOKE SELECT ON t FROM {role}; INSERT INTO t VALUES (100, 1, 1)"
+    ));
+    assert_eq!(session.error(REFRESH).code, "42501");
+    assert_eq!(session.value("SELECT count(*) FROM st"), "20");
+    session.run(&format!("SET ROLE {role}"));
+    assert_eq!(session.error(REFRESH).code, "42501");
+    session.run(&format!("RESET ROLE; GRANT SELECT ON t TO {role}"));
+    watched.refresh_and_compare(&mut session, "grant");
+    session.run(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"));
+}
+
+#[test]
+fn temporary_files_are_limited() {
+    let (mut session, watched, _database) =
+        with_st("SELECT id, v, row_number() OVER (ORDER BY v, id) AS r FROM t");
+    session.run("INSERT INTO t SELECT i, 1, -i FROM generate_series(101, 60000) i");
+    session.run("SET pg_stream.merge_work_mem_mb = 1; SET temp_file_limit = '200kB'");
+    assert_eq!(session.error(REFRESH).code, "53400");
+    assert_eq!(session.value("SELECT count(*) FROM st"), "30");
+    session.run("RESET ALL");
+    watched.refresh_and_compare(&mut session, "no limit");
+}
+
+#[test]
+fn failures_leave_no_memory_behind() {
+    let (mut session, watched, _database) =
+        with_st("SELECT g, 100 / sum(v) AS q, count(*) AS n FROM t GROUP BY g");
+    session.run("INSERT INTO t VALUES (100, 7, 0); INSERT INTO t SELECT i, 1, 1 FROM generate_series(1001, 3000) i");
+    const USED: &str = "SELECT sum(used_bytes) FROM pg_backend_memory_contexts";
+    let mut used = Vec::new();
+    for _ in 0..4 {
+        for _ in 0..25 {
+            assert_eq!(session.error(REFRESH).code, "22012");
+        }
+        used.push(session.value(USED).parse::<i64>().expect("a number"));
+    }
+    assert!(used[3] - used[1] < 64 << 10, "{used:?}");
+    session.run("DELETE FROM t WHERE id = 100");
+    watched.refresh_and_compare(&mut session, "repair");
+}
+
+#[test]
+fn a_second_refresher_waits_or_times_out_cleanly() {
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["a", "b"]);
+    s.monitor().run(TABLES);
+    s.monitor().create("st", QUERY);
+    s.monitor().run("UPDATE t SET v = v + 1");
+    s.run("a", &format!("BEGIN; {REFRESH}"));
+    s.run("b", "SET lock_timeout = '100ms'");
+    let Step::Done(Err(error)) = s.step("b", REFRESH) else {
+        // It is seen waiting first.
+        assert_eq!(s.finish("b").expect_err("the lock is held").code, "55P03");
+        return finish_both(&mut s);
+    };
+    assert_eq!(error.code, "55P03");
+    finish_both(&mut s);
+}
+
+fn finish_both(s: &mut Sessions) {
+    s.run("b", "RESET lock_timeout");
+    s.blocks("b", REFRESH);
+    s.run("a", "COMMIT");
+    s.finish("b").expect("the lock is free");
+    s.compare("b", QUERY);
+}
+
+#[test]
+fn a_suspended_table_is_resumed_and_catches_up() {
+    let (mut session, watched, _database) = with_st(QUERY);
+    session.run("SELECT pgstream.alter_stream_table('st', status => 'suspended')");
+    session.run("INSERT INTO t VALUES (100, 1, 1); DELETE FROM t WHERE id < 4");
+    let error = session.error(REFRESH);
+    assert_eq!(error.code, "55000");
+    assert!(error.hint.contains("resume_stream_table"), "{error}");
+    session.run("UPDATE pgstream.pgs_stream_tables SET consecutive_errors = 3");
+    session.run("SELECT pgstream.resume_stream_table('st')");
+    assert_eq!(
+        session.value("SELECT status, consecutive_errors FROM pgstream.pgs_status()"),
+        "ACTIVE|0"
+    );
+    watched.refresh_and_compare(&mut session, "resumed");
+}
+
+#[test]
+fn a_table_in_error_says_why_and_comes_back() {
+    let (mut session, watched, _database) = with_st(QUERY);
+    session.run(
+        "UPDATE pgstream.pgs_stream_tables SET status = 'ERROR', error_message = 'the moon is full'",
+    );
+    let error = session.error(REFRESH);
+    assert!(error.code == "55000" && error.message.contains("the moon is full"), "{error}");
+    session.run("INSERT INTO t VALUES (100, 1, 1); SELECT pgstream.resume_stream_table('st')");
+    watched.refresh_and_compare(&mut session, "resumed");
+}
+
+/// Asks until the answer comes, as a user would who waits for the scheduler.
+#[track_caller]
+fn eventually(session: &mut Session, sql: &str, expected: &str) {
+    let mut last = String::new();
+    for _ in 0..600 {
+        last = session.value(sql);
+        if last == expected {
+            return;
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+    }
+    panic!("{sql} is still {last}, not {expected}");
+}
+
+#[test]
+fn scheduled_failures_are_recorded_retried_and_end_in_suspension() {
+    let database = Database::on(Server::start(&[
+        "fsync=off",
+        "pg_stream.scheduler_interval_ms=100",
+        "pg_stream.min_schedule_seconds=1",
+        "pg_stream.max_consecutive_errors=2",
+    ]));
+    let mut session = database.session();
+    session.run(TABLES);
+    session.run(&format!("SELECT pgstream.create_stream_table('st', '{QUERY}', '1s')"));
+    session.run("LISTEN pg_stream_alert");
+    session.run("ALTER SYSTEM SET pg_stream.inject_fault = 'frontier-stored'");
+    session.run("SELECT pg_reload_conf()");
+    session.run("INSERT INTO t VALUES (100, 1, 1)");
+    eventually(&mut session, "SELECT status FROM pgstream.pgs_status()", "SUSPENDED");
+    assert_eq!(session.value("SELECT sum(n) FROM st"), "30");
+    assert_eq!(
+        session.rows(
+            "SELECT status, action, error_message LIKE 'fault injected%', initiated_by, end_time >= start_time
+             FROM pgstream.pgs_refresh_history WHERE status <> 'COMPLETED'"
+        ),
+        ["FAILED|DIFFERENTIAL|t|SCHEDULER|t", "FAILED|DIFFERENTIAL|t|SCHEDULER|t"]
+    );
+    // The second try came a second after the first.
+    assert_eq!(
+        session.value(
+            "SELECT max(start_time) - min(end_time) >= '0.9 s' FROM pgstream.pgs_refresh_history WHERE status = 'FAILED'"
+        ),
+        "t"
+    );
+    assert_eq!(
+        session.value("SELECT consecutive_errors, failed_refreshes, successful_refreshes, last_status FROM pgstream.pg_stat_stream_tables"),
+        "2|2|1|FAILED"
+    );
+    let mut alerts = session.notifications("pg_stream_alert");
+    while alerts.len() < 3 {
+        alerts.extend(session.notifications("pg_stream_alert"));
+    }
+    let keys = |session: &mut Session, alert: &str| {
+        session.value(&format!(
+            "SELECT m ->> 'event', m ->> 'st', string_agg(k, ',' ORDER BY k)
+             FROM (SELECT $m${alert}$m$::jsonb AS m) AS q, jsonb_object_keys(m) AS k GROUP BY m"
+        ))
+    };
+    let failed = "refresh_failed|public.st|action,error,event,pgs_name,pgs_schema,st";
+    let mut told: Vec<String> = alerts.iter().map(|it| keys(&mut session, it)).collect();
+    told.retain(|it| !it.starts_with("refresh_completed"));
+    assert_eq!(
+        told,
+        [
+            failed,
+            failed,
+            "auto_suspended|public.st|consecutive_errors,event,pgs_name,pgs_schema,st"
+        ]
+    );
+    assert!(session.error(REFRESH).hint.contains("resume_stream_table"));
+    session.run("ALTER SYSTEM RESET pg_stream.inject_fault");
+    session.run("SELECT pg_reload_conf()");
+    session.run("SELECT pgstream.resume_stream_table('st')");
+    eventually(&mut session, "SELECT sum(n) FROM st", "31");
+    let difference = difference(&mut session, "st", QUERY, Comparison::Text);
+    assert!(difference.expect("comparable").is_none());
+    eventually(
+        &mut session,
+        "SELECT status, consecutive_errors FROM pgstream.pgs_status()",
+        "ACTIVE|0",
+    );
+}
