@@ -245,7 +245,7 @@ fn differential(
     let sources = tracked_sources(&pipeline);
     let fingerprint = format!(
         "{:016x}",
-        xxhash_rust::xxh3::xxh3_64(format!("1 {pipeline:?} {storages:?}").as_bytes(),)
+        xxhash_rust::xxh3::xxh3_64(format!("2 {pipeline:?} {storages:?}").as_bytes(),)
     );
     Differential { pipeline, storages, sources, depends_on_moment, fingerprint, seal: None }
 }
