@@ -87,6 +87,8 @@ impl Table {
         };
         let is_elsewhere = random.chance(15);
         let computed = random.chance(15).then(|| computed_column(&columns, random)).flatten();
+        // A child does not inherit it, and would want values.
+        let computed = computed.filter(|it| !has_child || it.0 != Computed::Identity);
         let rows = Vec::new();
         let mut table =
             Self { name, is_elsewhere, columns, computed, key, partition_by, has_child, rows };
