@@ -264,7 +264,7 @@ impl<'a> Select<'a> {
             }
         }
         select.expressions().into_iter().try_for_each(check_expression)?;
-        select.late = select.from.take_late()?;
+        select.late = select.from.take_late();
         Ok(select)
     }
 

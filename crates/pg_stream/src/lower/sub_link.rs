@@ -1,15 +1,15 @@
-//! Sub-queries in expressions: EXISTS, IN, ANY, ALL and scalar ones.
+//! Sub-queries in expressions: EXISTS, IN, ANY, ALL, scalar ones, ARRAY, and comparisons with a row.
 //!
 //! Each becomes a column of the rows around it, so that whatever stands above sees a plain column.
 //! EXISTS and the quantified ones are marks: whether a row has a match. A scalar sub-query is a
-//! left join with at most one row. What a sub-query takes from the rows around it is a condition of
+//! left join with at most one row, and so is one that a row is compared with. ARRAY is an aggregate. What a sub-query takes from the rows around it is a condition of
 //! that join where it stands in WHERE. Where it stands deeper, the sub-query is evaluated for all
 //! rows of its *domain*, the distinct values of the columns that it takes from outside, and its
 //! result, which starts with these columns, is joined by them.
 //!
 //! Source: Neumann and Kemper, *Unnesting Arbitrary Queries*, BTW 2015.
 
-use pgstream_ivm::plan::{Column, Plan};
+use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, Plan};
 use pgstream_ivm::scalar::{Scalar, Segment, Type};
 use pgstream_ivm::sql;
 
@@ -23,7 +23,7 @@ use crate::pg::node::{
     self, BooleanOperator, ColumnRef, EntryKind, From as Tree, Kind, Node, Query, Step, SubLink,
     SubLinkKind,
 };
-use crate::pg::query::all_of;
+use crate::pg::query::{self as analysis, all_of};
 use crate::pg::types;
 
 /// Range table entries from here on stand for sub-queries in expressions; no query has as many.
@@ -83,7 +83,7 @@ pub fn is_in(expression: Node<'_>) -> bool {
 
 /// The outermost sub-queries in an expression that read a table. One that does not is a function of
 /// the row like any other.
-fn links(expression: Node<'_>) -> Vec<Node<'_>> {
+pub fn links(expression: Node<'_>) -> Vec<Node<'_>> {
     let mut links = Vec::new();
     expression.visit(&mut |node| match node.as_sub_link() {
         Some(link) => {
@@ -218,16 +218,35 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         Ok(expression.replace(&mut |node| other(node)))
     }
 
+    /// A condition that needs to be true, with columns in the place of those of its sub-queries for which
+    /// `is_meant` holds.
+    pub fn condition_of(
+        &mut self,
+        condition: Node<'a>,
+        is_meant: &dyn Fn(&Node<'a>) -> bool,
+    ) -> Result<Node<'a>, Refusal> {
+        self.attach_those(condition, Need::Truth, is_meant)
+    }
+
     /// `expression` with columns in the place of its sub-queries.
     fn attach(&mut self, expression: Node<'a>, need: Need) -> Result<Node<'a>, Refusal> {
-        let links = links(expression);
+        self.attach_those(expression, need, &|_| true)
+    }
+
+    fn attach_those(
+        &mut self,
+        expression: Node<'a>,
+        need: Need,
+        is_meant: &dyn Fn(&Node<'a>) -> bool,
+    ) -> Result<Node<'a>, Refusal> {
+        let links: Vec<_> = links(expression).into_iter().filter(is_meant).collect();
         if links.is_empty() {
             return Ok(expression);
         }
         if let Some((operator, arguments)) = expression.as_boolean() {
             let need = if operator == BooleanOperator::Not { need.negated() } else { need };
             let arguments: Result<Vec<_>, _> =
-                arguments.into_iter().map(|it| self.attach(it, need)).collect();
+                arguments.into_iter().map(|it| self.attach_those(it, need, is_meant)).collect();
             return Ok(node::boolean(operator, &arguments?));
         }
         if expression.as_sub_link().is_some() {
@@ -271,6 +290,17 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
                 let position = self.single(link.query)?;
                 self.name(position, expression)
             }
+            (SubLinkKind::Array, _) => {
+                if link.query.order().is_empty() {
+                    self.lowering.open.insert("ARRAY(sub-query)".to_owned());
+                }
+                let position = self.array(link.query, expression)?;
+                self.name(position, expression)
+            }
+            (SubLinkKind::Row, Some(test)) => {
+                let position = self.row(link.query, test)?;
+                self.name(position, expression)
+            }
             _ => return Err(refuse(link.words)),
         };
         self.known.push((expression, need, value));
@@ -310,6 +340,11 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
     }
 
     fn exists(&mut self, query: Query<'a>) -> Result<usize, Refusal> {
+        if let Some((query, having)) = filtered_aggregate(query) {
+            let inner = self.inner(query, &[having])?;
+            let having = self.join_aggregate(inner)?[0];
+            return Ok(self.computed(&[text("("), Segment::Column(having), text(") IS TRUE")]));
+        }
         let inner = self.inner(query, &[])?;
         if inner.has_one_row {
             return Ok(self.computed(&[text("true")]));
@@ -320,19 +355,19 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
 
     /// Adds the value of `test` ANY of the query's rows.
     fn any(&mut self, query: Query<'a>, test: Node<'a>, need: Need) -> Result<usize, Refusal> {
-        let test = self.attach(test, Need::Value)?;
-        let outputs: Vec<usize> = (0..select::output_names(query).len()).collect();
-        let inner = self.inner(query, &outputs)?;
-        let test = test.replace(&mut |node| {
-            let attribute = i16::try_from(node.as_sub_link_output()?).ok()?;
-            Some(node::column(output_column(attribute), node))
-        });
+        if let Some((query, having)) = filtered_aggregate(query) {
+            let (inner, test) = self.tested(query, test)?;
+            let positions = self.join_aggregate(inner)?;
+            let value = self.test_of(&positions, test)?;
+            let mut segments = vec![text("CASE WHEN "), Segment::Column(positions[having])];
+            segments.push(text(" THEN "));
+            segments.extend(value.segments);
+            segments.push(text(" ELSE false END"));
+            return Ok(self.computed(&segments));
+        }
+        let (inner, test) = self.tested(query, test)?;
         if inner.has_one_row {
-            let mut places = self.from.places.clone();
-            places.extend((1..).map(output_column).zip(self.join_aggregate(inner)?));
-            let schema = self.from.plan.schema();
-            let value = scalar(place(test, &places)?, &schema);
-            return Ok(self.computed(&value.segments));
+            return self.test_of_aggregate(inner, test);
         }
         let placed = self.placed_test(&inner, test)?;
         let schema = self.joined_schema(&inner);
@@ -365,6 +400,131 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             Segment::Column(second),
             text(" THEN NULL::boolean ELSE false END"),
         ]))
+    }
+
+    /// The sub-query with all its outputs, and a test of them in which they are named.
+    fn tested(&mut self, query: Query<'a>, test: Node<'a>) -> Result<(Inner, Node<'a>), Refusal> {
+        let test = self.attach(test, Need::Value)?;
+        let outputs: Vec<usize> = (0..select::output_names(query).len()).collect();
+        let inner = self.inner(query, &outputs)?;
+        let test = test.replace(&mut |node| {
+            let attribute = i16::try_from(node.as_sub_link_output()?).ok()?;
+            Some(node::column(output_column(attribute), node))
+        });
+        Ok((inner, test))
+    }
+
+    /// Adds the test of the only row of an aggregate.
+    fn test_of_aggregate(&mut self, inner: Inner, test: Node<'a>) -> Result<usize, Refusal> {
+        let positions = self.join_aggregate(inner)?;
+        let value = self.test_of(&positions, test)?;
+        Ok(self.computed(&value.segments))
+    }
+
+    /// The test with the outputs of the sub-query at these positions.
+    fn test_of(&self, positions: &[usize], test: Node<'a>) -> Result<Scalar, Refusal> {
+        let mut places = self.from.places.clone();
+        places.extend((1..).map(output_column).zip(positions.iter().copied()));
+        Ok(scalar(place(test, &places)?, &self.from.plan.schema()))
+    }
+
+    /// Adds the value of `test` for the query's only row; NULL without a row.
+    fn row(&mut self, query: Query<'a>, test: Node<'a>) -> Result<usize, Refusal> {
+        let (inner, test) = self.tested(query, test)?;
+        if inner.has_one_row {
+            return self.test_of_aggregate(inner, test);
+        }
+        let present =
+            Scalar { segments: vec![text("true")], ty: boolean(), nullable: false, scale: None };
+        let (plan, values, on) = if self.is_single(&inner) {
+            let on = self.condition(&inner, &[])?;
+            let schema = inner.plan.schema();
+            (with_column(Box::new(inner.plan), &schema, present), inner.outputs, on)
+        } else if inner.on.is_empty() {
+            let (plan, values) = checked_row(inner.plan, 0, &inner.outputs);
+            (plan, values, None)
+        } else {
+            let outputs: Vec<usize> = (0..inner.outputs.len()).collect();
+            let inner = self.inner_for_domain(query, &outputs)?;
+            let on = self.condition(&inner, &[])?;
+            let (plan, values) = checked_row(inner.plan, inner.outputs[0], &inner.outputs);
+            (plan, values, on)
+        };
+        let width = self.width();
+        let present = width + plan.schema().len() - 1;
+        let values: Vec<usize> = values.into_iter().map(|it| width + it).collect();
+        self.wrap(|left| Plan::LeftJoin { left, right: Box::new(plan), on });
+        let value = self.test_of(&values, test)?;
+        let mut segments = vec![text("CASE WHEN "), Segment::Column(present), text(" THEN ")];
+        segments.extend(value.segments);
+        segments.push(text(" END"));
+        Ok(self.computed(&segments))
+    }
+
+    /// Adds the array of what the query's rows hold, in the query's order.
+    fn array(&mut self, query: Query<'a>, like: Node<'a>) -> Result<usize, Refusal> {
+        let refuse = || Refusal::without_rule("this ARRAY sub-query").at(like.location());
+        let targets = query.targets();
+        let shown = targets.iter().position(|it| !it.junk).ok_or_else(refuse)?;
+        // Of these array_agg makes arrays of more dimensions, and not arrays of domains.
+        let is_array = types::is_domain_over_array(targets[shown].expression.type_oid());
+        if is_array || !types::is_storable(like.type_oid()) {
+            return Err(refuse());
+        }
+        let mut needed = vec![shown];
+        let mut order = String::new();
+        for item in query.order() {
+            let target = targets.iter().position(|it| it.reference == item.reference);
+            let target = target.ok_or_else(refuse)?;
+            needed.push(target);
+            let operator = types::operator_sql(item.order.0).ok_or_else(refuse)?;
+            let nulls = if item.order.1 { "FIRST" } else { "LAST" };
+            order += &format!(
+                " USING {operator} NULLS {nulls}
+"
+            );
+        }
+        let width = self.width();
+        let (rows, keys, on) = if query.node().free_columns().is_empty() {
+            // What is ordered by need not be among the outputs, which is all that could be evaluated as a
+            // whole.
+            let scope = Some(self.scope);
+            (select::lower_for(self.lowering, query, scope, None, Some(&needed))?, 0, None)
+        } else {
+            let inner = self.inner_for_domain(query, &needed)?;
+            if inner.has_one_row {
+                return Err(refuse());
+            }
+            let on = self.condition(&inner, &[])?;
+            (inner.plan, inner.outputs[0], on)
+        };
+        let mut call = vec![text("pg_catalog.array_agg("), Segment::Column(keys)];
+        for (index, direction) in order.lines().enumerate() {
+            call.push(text(if index == 0 { " ORDER BY " } else { ", " }));
+            call.extend([Segment::Column(keys + 1 + index), text(direction)]);
+        }
+        call.push(text(")"));
+        let ty = types::describe(like.type_oid(), like.typmod(), like.collation());
+        let call = Scalar { segments: call, ty: ty.clone(), nullable: true, scale: None };
+        let function = AggregateFunction::Rescan;
+        let call = AggregateCall { call, function, filter: None, name: "array".to_owned() };
+        let keys: Vec<usize> = (0..keys).collect();
+        let position = width + keys.len();
+        let arrays = Plan::Aggregate { input: Box::new(rows), keys, calls: vec![call] };
+        if on.is_none() {
+            // A stage of its own, as for a scalar one.
+            let right = Box::new(if ty.equality.is_some() { arrays.distinct() } else { arrays });
+            self.wrap(|left| Plan::InnerJoin { left, right, on: None });
+        } else {
+            self.wrap(|left| Plan::LeftJoin { left, right: Box::new(arrays), on });
+        }
+        let schema = self.from.plan.schema();
+        let empty = format!(", '{{}}'::{})", ty.sql);
+        let segments = vec![text("COALESCE("), Segment::Column(position), text(&empty)];
+        let value = Scalar { segments, ty, nullable: false, scale: None };
+        let position = schema.len();
+        self.wrap(|input| with_column(input, &schema, value));
+        Ok(position)
     }
 
     /// The same for a comparison that is NULL exactly when one of its sides is: whether there are
@@ -473,6 +633,17 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
 
     /// Adds the value of the query's only column in its only row; NULL without a row.
     fn single(&mut self, query: Query<'a>) -> Result<usize, Refusal> {
+        if let Some((query, having)) = filtered_aggregate(query) {
+            let inner = self.inner(query, &[0, having])?;
+            let positions = self.join_aggregate(inner)?;
+            let schema = self.from.plan.schema();
+            let mut segments = vec![text("CASE WHEN "), Segment::Column(positions[1])];
+            segments.extend([text(" THEN "), Segment::Column(positions[0]), text(" END")]);
+            let value = Scalar::column(positions[0], &schema[positions[0]]);
+            let value = Scalar { segments, nullable: true, ..value };
+            self.wrap(|input| with_column(input, &schema, value));
+            return Ok(schema.len());
+        }
         let inner = self.inner(query, &[0])?;
         if inner.has_one_row {
             return Ok(self.join_aggregate(inner)?[0]);
@@ -543,18 +714,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let shifted = |on: &Scalar| moved(on, inner.width, self.width() - inner.width);
         let conditions: Vec<Scalar> =
             inner.on.iter().map(shifted).chain(more.iter().cloned()).collect();
-        let Some((first, rest)) = conditions.split_first() else { return Ok(None) };
-        if rest.is_empty() {
-            return Ok(Some(first.clone()));
-        }
-        let mut segments = Vec::new();
-        for condition in &conditions {
-            segments.push(text(if segments.is_empty() { "(" } else { ") AND (" }));
-            segments.extend(condition.segments.iter().cloned());
-        }
-        segments.push(text(")"));
-        let nullable = conditions.iter().any(|it| it.nullable);
-        Ok(Some(Scalar { segments, ty: boolean(), nullable, scale: None }))
+        Ok(conjunction(&conditions))
     }
 
     fn joined_schema(&self, inner: &Inner) -> Vec<Column> {
@@ -643,7 +803,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             schema.extend(plan.schema());
             let on = on.into_iter().map(|it| Ok(scalar(place(it, &places)?, &schema)));
             let on = on.collect::<Result<Vec<_>, Refusal>>()?;
-            let empty = over_nothing(&plan, all.len(), outputs.len())?;
+            let empty = over_nothing(&plan, all.len(), outputs.len(), &[])?;
             let matched = (0..all.len()).collect();
             let outputs = (0..outputs.len()).map(|it| it + all.len()).collect();
             return Ok(Some(Inner { plan, outputs, on, matched, width, empty, has_one_row: true }));
@@ -754,7 +914,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         }
         let count = positions.len() + images.len();
         let empty = if is_plain_aggregate(query) {
-            over_nothing(&plan, count, outputs.len())?
+            over_nothing(&plan, count, outputs.len(), &positions)?
         } else {
             Vec::new()
         };
@@ -885,6 +1045,20 @@ fn is_plain_aggregate(query: Query<'_>) -> bool {
         && query.having().is_none()
 }
 
+/// A correlated aggregate without GROUP BY, but with HAVING, as one without, and which of its outputs is the
+/// value of HAVING.
+fn filtered_aggregate(query: Query<'_>) -> Option<(Query<'_>, usize)> {
+    let shown = query.targets().len();
+    let is_fit = has_plain_clauses(query)
+        && query.group_by().is_empty()
+        && !query.has_grouping_sets()
+        && !query.node().free_columns().is_empty()
+        && !query.targets().iter().any(|it| it.junk)
+        && !query.having().is_some_and(is_in);
+    let query = analysis::with_having_shown(query).filter(|_| is_fit)?;
+    Some((query, shown))
+}
+
 /// Whether nothing but aggregation stands between FROM and WHERE and the select list.
 fn has_plain_clauses(query: Query<'_>) -> bool {
     query.set_operations().is_none()
@@ -940,8 +1114,14 @@ fn sides<'a>(condition: Node<'a>) -> Option<(Node<'a>, Node<'a>, Node<'a>)> {
     types::is_equality_of(function, inner.type_oid()).then_some((inner, outer, condition))
 }
 
-/// The outputs of a plan with aggregates and no rows to aggregate; `prefix` columns stand before them.
-fn over_nothing(plan: &Plan, prefix: usize, outputs: usize) -> Result<Vec<Scalar>, Refusal> {
+/// The outputs of a plan with aggregates and no rows to aggregate; `prefix` columns stand before them. For
+/// the first of these, which are of the domain, stand the columns of the rows around at these positions.
+fn over_nothing(
+    plan: &Plan,
+    prefix: usize,
+    outputs: usize,
+    outside: &[usize],
+) -> Result<Vec<Scalar>, Refusal> {
     let refuse = || Refusal::without_rule("this correlated aggregate");
     let schema = plan.schema();
     let aggregate = match plan {
@@ -959,6 +1139,9 @@ fn over_nothing(plan: &Plan, prefix: usize, outputs: usize) -> Result<Vec<Scalar
         for segment in &value.segments {
             match segment {
                 Segment::Text(_) => segments.push(segment.clone()),
+                Segment::Column(position) if *position < outside.len() => {
+                    segments.push(Segment::Column(outside[*position]));
+                }
                 Segment::Column(position) => {
                     let call = position.checked_sub(keys.len()).and_then(|it| calls.get(it));
                     let call = call.ok_or_else(refuse)?;
@@ -988,6 +1171,36 @@ fn some_row(plan: Plan) -> Plan {
     // A stage of its own, so that a change of the count alone is none of the answer.
     let columns = vec![(is_some, "mark".to_owned())];
     Plan::Project { input: Box::new(count), columns }.distinct()
+}
+
+/// For each of the first `keys` columns the values of the only row with it, then whether there is one; and
+/// where the values are. An error for several, raised when a value is used.
+fn checked_row(plan: Plan, keys: usize, values: &[usize]) -> (Plan, Vec<usize>) {
+    let schema = plan.schema();
+    let mut calls: Vec<_> = values.iter().map(|it| any_value(&schema, *it)).collect();
+    calls.iter_mut().for_each(|it| it.call.nullable = true);
+    calls.push(count_rows());
+    let groups = Plan::Aggregate { input: Box::new(plan), keys: (0..keys).collect(), calls };
+    let schema = groups.schema();
+    let count = schema.len() - 1;
+    let columns = schema.iter().enumerate().map(|(position, column)| {
+        let mut value = Scalar::column(position, column);
+        if position == count {
+            value = Scalar { ty: boolean(), ..wrapped("", &value, " > 0") };
+        } else if position >= keys {
+            let segments = vec![
+                text("CASE WHEN pgstream.is_single("),
+                Segment::Column(count),
+                text(") THEN "),
+                Segment::Column(position),
+                text(" END"),
+            ];
+            value = Scalar { segments, ..value };
+        }
+        (value, column.name.clone())
+    });
+    let columns = columns.collect();
+    (Plan::Project { input: Box::new(groups), columns }, (keys..count).collect())
 }
 
 /// For each key the value of its only row; an error for several, raised when the value is used.
@@ -1034,8 +1247,24 @@ fn with_column(input: Box<Plan>, schema: &[Column], value: Scalar) -> Plan {
     Plan::Project { input, columns }
 }
 
+/// All of these in one; `None` for none.
+pub fn conjunction(conditions: &[Scalar]) -> Option<Scalar> {
+    let (first, rest) = conditions.split_first()?;
+    if rest.is_empty() {
+        return Some(first.clone());
+    }
+    let mut segments = Vec::new();
+    for condition in conditions {
+        segments.push(text(if segments.is_empty() { "(" } else { ") AND (" }));
+        segments.extend(condition.segments.iter().cloned());
+    }
+    segments.push(text(")"));
+    let nullable = conditions.iter().any(|it| it.nullable);
+    Some(Scalar { segments, ty: boolean(), nullable, scale: None })
+}
+
 /// Whether two columns hold the same value, with NULLs counting as the same.
-fn same(left: &Column, left_position: usize, right: &Column, right_position: usize) -> Scalar {
+pub fn same(left: &Column, left_position: usize, right: &Column, right_position: usize) -> Scalar {
     let equality = left.ty.equality.as_deref().unwrap_or("=");
     let (l, r) = (Segment::Column(left_position), Segment::Column(right_position));
     let mut segments = vec![l.clone(), text(&format!(" {equality} ")), r.clone()];

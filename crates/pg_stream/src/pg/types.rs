@@ -51,7 +51,8 @@ pub fn equality(oid: Oid) -> Option<Oid> {
     (operator != pg_sys::InvalidOid).then_some(operator)
 }
 
-fn operator_sql(operator: Oid) -> Option<String> {
+/// An operator with its schema, as one names it in a query.
+pub fn operator_sql(operator: Oid) -> Option<String> {
     // SAFETY: look-ups by OID give null or a string.
     unsafe {
         let name = text(pg_sys::get_opname(operator))?;
@@ -175,6 +176,15 @@ pub fn row_type(table: Oid) -> Oid {
 pub fn is_storable(oid: Oid) -> bool {
     // SAFETY: a look-up in the catalog.
     (unsafe { pg_sys::get_typtype(oid) }) as u8 != pg_sys::TYPTYPE_PSEUDO
+}
+
+/// Whether a type is a domain whose values are arrays.
+pub fn is_domain_over_array(oid: Oid) -> bool {
+    // SAFETY: look-ups in the catalog.
+    unsafe {
+        pg_sys::get_base_element_type(oid) != pg_sys::InvalidOid
+            && pg_sys::get_element_type(oid) == pg_sys::InvalidOid
+    }
 }
 
 /// `bigint`.

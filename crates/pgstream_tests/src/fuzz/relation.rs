@@ -154,7 +154,7 @@ impl Generator<'_> {
         Some((Relation::Join { left: Box::new(left), kind, right: Box::new(right), on }, scope))
     }
 
-    fn on(&mut self, left: &Scope, right: &Scope, kind: &'static str, depth: usize) -> On {
+    pub fn on(&mut self, left: &Scope, right: &Scope, kind: &'static str, depth: usize) -> On {
         let is_full = kind == "FULL JOIN";
         let pairs: Vec<_> = left
             .0
@@ -188,9 +188,12 @@ impl Generator<'_> {
             let scope = *self.random.pick(&[left, right, &both]);
             conditions.push(bool_expression(scope, 1, self.random).into());
         }
-        if !is_full && self.sub_query(8) {
+        if self.sub_query(8) {
             self.met(Construct::SubQueryInJoin);
-            conditions.push(self.sub_link(&both, depth));
+            // About one side more often, for which there are rules. PostgreSQL can do FULL JOIN with
+            // conditions that it can merge or hash only, and others beside them.
+            let scope = *self.random.pick(&[left, right, left, right, &both]);
+            conditions.push(self.sub_link(scope, depth));
         }
         On::Conditions(conditions)
     }

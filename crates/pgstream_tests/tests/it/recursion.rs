@@ -203,9 +203,10 @@ fn a_step_that_makes_several_rows() {
 #[test]
 fn a_refresh_of_a_cycle_with_all_kinds_of_keys() {
     maintained(Scenario {
-        tables: "CREATE TABLE e (a text, b text, d date, u uuid); INSERT INTO e VALUES ('a', 'b', '2024-01-01', NULL), ('b', 'a', NULL, gen_random_uuid()), ('b', '', '2024-01-01', NULL)",
-        query: "WITH RECURSIVE r AS (SELECT a, d, u FROM e WHERE a = 'a' UNION SELECT e.b, e.d, e.u FROM r JOIN e USING (a)) SELECT * FROM r",
+        tables: "CREATE TABLE e (a text, b text, d date, u uuid, n numeric(6,2), c char(3)); INSERT INTO e VALUES ('a', 'b', '2024-01-01', NULL, 1, 'x'), ('b', 'a', NULL, gen_random_uuid(), 'NaN', ''), ('b', '', '2024-01-01', NULL, 1.5, NULL)",
+        query: "WITH RECURSIVE r AS (SELECT a, d, u, n, c FROM e WHERE a = 'a' UNION SELECT e.b, e.d, e.u, e.n, e.c FROM r JOIN e USING (a)) SELECT * FROM r",
         changes: &[
+            "UPDATE e SET n = n * 2, c = c || 'y' WHERE a = 'b'; INSERT INTO e VALUES ('b', 'a', NULL, NULL, 2.00, 'x  ')",
             "INSERT INTO e VALUES ('', 'c', NULL, NULL), ('c', 'b', '2024-01-01', NULL)",
             "DELETE FROM e WHERE a = 'a'; INSERT INTO e VALUES ('a', NULL, NULL, NULL), (NULL, 'a', NULL, NULL)",
             "UPDATE e SET b = 'c', d = '2024-02-02' WHERE b IS NULL",
@@ -217,6 +218,29 @@ fn a_refresh_of_a_cycle_with_all_kinds_of_keys() {
 fn union_over_values_that_look_different_and_are_equal() {
     as_a_whole(
         "WITH RECURSIVE r(a) AS (SELECT cost FROM edge UNION SELECT e.cost FROM edge e JOIN r ON r.a < e.cost) SELECT count(*) AS n FROM r",
+    );
+}
+
+#[test]
+fn an_order_that_nobody_looks_at() {
+    recursion(
+        "WITH RECURSIVE tree AS (SELECT id, name FROM part WHERE parent IS NULL UNION ALL SELECT p.id, t.name || p.name FROM part p JOIN tree t ON p.parent = t.id) SEARCH DEPTH FIRST BY name SET seq SELECT id, name FROM tree ORDER BY seq",
+    );
+    recursion(
+        "WITH RECURSIVE tree AS (SELECT id, parent FROM part WHERE parent IS NULL UNION ALL SELECT p.id, p.parent FROM part p JOIN tree t ON p.parent = t.id) SEARCH BREADTH FIRST BY id, parent SET seq SELECT parent, count(*) AS n FROM tree GROUP BY parent",
+    );
+    as_a_whole(
+        "WITH RECURSIVE tree AS (SELECT id FROM part WHERE parent IS NULL UNION ALL SELECT p.id FROM part p JOIN tree t ON p.parent = t.id) SEARCH DEPTH FIRST BY id SET seq SELECT id, rank() OVER (ORDER BY seq) AS place FROM tree",
+    );
+}
+
+#[test]
+fn a_recursion_that_only_a_limit_ends() {
+    as_a_whole(
+        "WITH RECURSIVE n(i) AS (SELECT min(id) FROM city UNION SELECT i + 1 FROM n) SELECT city.name, q.i FROM (SELECT i FROM n LIMIT 6) AS q JOIN city ON city.id = q.i",
+    );
+    recursion(
+        "WITH RECURSIVE n(i) AS (SELECT id FROM city UNION SELECT i + 1 FROM n WHERE i < 20) SELECT city.name, q.i FROM (SELECT i FROM n ORDER BY i DESC LIMIT 15) AS q JOIN city ON city.id = q.i",
     );
 }
 

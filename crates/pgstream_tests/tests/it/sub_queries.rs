@@ -1,6 +1,6 @@
-//! Sub-queries in expressions: EXISTS, IN, ANY, ALL, scalar ones; correlated or not.
+//! Sub-queries in expressions: EXISTS, IN, ANY, ALL, scalar ones, ARRAY, rows; correlated or not.
 
-use pgstream_tests::{Database, Scenario};
+use pgstream_tests::{Database, Scenario, check};
 
 use crate::windows::maintained;
 
@@ -114,6 +114,19 @@ fn correlated_aggregates() {
 }
 
 #[test]
+fn correlated_aggregates_with_having() {
+    sub_queries(&[
+        "SELECT id FROM a WHERE EXISTS (SELECT FROM b WHERE b.aid = a.id HAVING count(*) > 1)",
+        "SELECT id, NOT EXISTS (SELECT 1 FROM b WHERE b.aid = a.x HAVING max(v) > 3) AS e FROM a",
+        "SELECT id, (SELECT sum(v) FROM b WHERE b.aid = a.x HAVING count(*) < 3) AS s FROM a",
+        "SELECT id, (SELECT count(*) FROM b WHERE b.aid > a.x HAVING min(b.v) IS NULL OR count(*) > a.x) AS s FROM a",
+        "SELECT id, x IN (SELECT count(*) FROM b WHERE b.aid = a.id HAVING count(*) <> 2) AS i, x <> ALL (SELECT max(k) FROM c WHERE c.z = a.x HAVING count(k) > 0) AS n FROM a",
+        "SELECT id, (x, id) = (SELECT count(*), max(aid) FROM b WHERE b.aid = a.id) AS q FROM a",
+        "SELECT id, (SELECT count(*) * a.id + coalesce(a.x, 0) FROM b WHERE b.aid = a.x) AS s, (SELECT a.n FROM b WHERE b.aid = a.x HAVING count(*) < 2) AS n FROM a",
+    ]);
+}
+
+#[test]
 fn the_first_row_of_each() {
     sub_queries(&[
         "SELECT id, (SELECT v FROM b WHERE b.aid > a.id ORDER BY v, id LIMIT 1) AS f FROM a",
@@ -139,6 +152,76 @@ fn nested() {
         "SELECT id FROM a WHERE EXISTS (SELECT FROM b WHERE b.aid = a.id AND b.v IN (SELECT z FROM c WHERE c.k = a.x OR c.k = b.id))",
         "SELECT id, (SELECT max((SELECT count(*) FROM c WHERE c.k = b.aid)) FROM b WHERE b.aid = a.x) AS m FROM a",
     ]);
+}
+
+#[test]
+fn arrays() {
+    sub_queries(&[
+        "SELECT id, ARRAY(SELECT b.id FROM b WHERE b.aid = a.id ORDER BY b.v DESC, b.id) AS bs FROM a",
+        "SELECT id, ARRAY(SELECT z FROM c ORDER BY z) AS zs FROM a WHERE x IS NOT NULL",
+        "SELECT id, ARRAY(SELECT k FROM c WHERE c.z = a.x OR c.k > a.x ORDER BY k NULLS FIRST) AS ks, x FROM a",
+        "SELECT id FROM a WHERE x = ANY (ARRAY(SELECT k FROM c WHERE c.z < a.id ORDER BY 1)) OR cardinality(ARRAY(SELECT v FROM b WHERE aid = a.x ORDER BY v)) > 2",
+    ]);
+}
+
+#[test]
+fn arrays_over_groups_sets_and_limits() {
+    sub_queries(&[
+        "SELECT id, ARRAY(SELECT v || '/' || count(*) FROM b WHERE b.aid = a.x GROUP BY v ORDER BY count(*) DESC, v) AS l FROM a",
+        "SELECT id, ARRAY(SELECT b.v FROM b WHERE b.aid = a.id ORDER BY b.id DESC LIMIT 2) AS l FROM a",
+        "SELECT id, ARRAY(SELECT DISTINCT c.z FROM c WHERE c.k = a.x ORDER BY z DESC) AS l, ARRAY(SELECT k FROM c UNION SELECT aid FROM b ORDER BY 1) AS s FROM a",
+        "SELECT x, ARRAY(SELECT max(v) FROM b GROUP BY aid ORDER BY max(v), aid) AS l, count(*) AS n FROM a GROUP BY x",
+        "SELECT id, ARRAY(SELECT ARRAY[k, z] FROM c WHERE c.k = a.x ORDER BY k, z) AS l FROM a",
+    ]);
+}
+
+#[test]
+fn arrays_of_all_kinds_of_values() {
+    const TYPES: &str = "
+        CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN code AS varchar(4); CREATE DOMAIN pair AS int[];
+        CREATE TABLE o (id int PRIMARY KEY);
+        CREATE TABLE v (o int, i int, m mood, c code, p pair, j json, n numeric, t text COLLATE \"C\");
+        INSERT INTO o SELECT generate_series(1, 4);
+        INSERT INTO v SELECT i % 4, i, 'ok', 'c' || i, ARRAY[i, i], '{\"a\": 1}', i / 2.0, 'T' || i FROM generate_series(1, 9) i;";
+    let changes = &[
+        "UPDATE v SET m = 'sad', c = 'x', j = '[1]', n = 'NaN', t = NULL WHERE i % 3 = 0",
+        "DELETE FROM v WHERE o = 1; UPDATE v SET o = 1, p = '{7,8}' WHERE i = 4",
+        "INSERT INTO o VALUES (0), (9); INSERT INTO v VALUES (9, 1, NULL, NULL, '{1,2}', NULL, NULL, 'b')",
+    ];
+    maintained(Scenario {
+        tables: TYPES,
+        query: "SELECT id, ARRAY(SELECT m FROM v WHERE v.o = o.id ORDER BY i) AS m, ARRAY(SELECT c FROM v WHERE v.o = o.id ORDER BY i) AS c, ARRAY(SELECT j FROM v WHERE v.o = o.id ORDER BY i) AS j, ARRAY(SELECT n FROM v ORDER BY i DESC NULLS LAST) AS n, ARRAY(SELECT t FROM v WHERE v.o = o.id ORDER BY t DESC, i) AS t FROM o",
+        changes,
+    });
+    check(Scenario {
+        tables: TYPES,
+        query: "SELECT id, ARRAY(SELECT p FROM v WHERE v.o = o.id ORDER BY i) AS p FROM o",
+        changes,
+    });
+}
+
+#[test]
+fn rows_compared_with_a_row() {
+    sub_queries(&[
+        "SELECT id, (x, id) = (SELECT b.aid, b.id FROM b WHERE b.id = a.id) AS q FROM a",
+        "SELECT id FROM a WHERE (x, n) < (SELECT max(aid), min(v) FROM b)",
+        "SELECT id, (x, y) <> (SELECT k, 't' || z FROM c ORDER BY k, z LIMIT 1) AS q FROM a",
+        "SELECT id, (id, x) >= (SELECT b.aid, b.v FROM b WHERE b.aid <= a.id AND b.v > 2 ORDER BY b.aid DESC, b.id LIMIT 1) AS q FROM a",
+        "SELECT id, (x, id) = ANY (SELECT k, z FROM c WHERE c.z = a.x) AS q, (x, id) <> ALL (SELECT aid, id FROM b) AS w FROM a",
+        "SELECT id, (x, n) = (SELECT aid, v FROM b WHERE v > 100) AS q FROM a",
+    ]);
+}
+
+#[test]
+fn a_row_compared_with_several_is_postgresqls_error() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    session.run("CREATE TABLE one (k int, v int); INSERT INTO one VALUES (1, 1)");
+    session.create("st", "SELECT id, (id, x) = (SELECT k, v FROM one WHERE k < a.id) AS v FROM a");
+    session.run("INSERT INTO one VALUES (1, 2)");
+    let error = session.error("SELECT pgstream.refresh_stream_table('st')");
+    assert_eq!(error.code, "21000");
 }
 
 #[test]
