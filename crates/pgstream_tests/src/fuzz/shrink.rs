@@ -168,6 +168,9 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
         if table.has_child {
             add(&|it| it.tables[at].has_child = false);
         }
+        if table.index.is_some() {
+            add(&|it| it.tables[at].index = None);
+        }
         if table.partition_by.is_some() {
             add(&|it| it.tables[at].partition_by = None);
         }
