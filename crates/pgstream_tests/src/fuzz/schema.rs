@@ -42,6 +42,8 @@ pub struct Table {
     pub partition_by: Option<usize>,
     /// Whether `<name>_c` inherits from it.
     pub has_child: bool,
+    /// The columns of an index: a key, and what is looked for in its order.
+    pub index: Option<[usize; 2]>,
     /// The first rows.
     pub rows: Vec<Vec<String>>,
 }
@@ -89,9 +91,21 @@ impl Table {
         let computed = random.chance(15).then(|| computed_column(&columns, random)).flatten();
         // A child does not inherit it, and would want values.
         let computed = computed.filter(|it| !has_child || it.0 != Computed::Identity);
+        let index =
+            random.chance(40).then(|| [random.below(columns.len()), random.below(columns.len())]);
+        let index = index.filter(|it| it.iter().all(|at| is_hashable(columns[*at].1)));
         let rows = Vec::new();
-        let mut table =
-            Self { name, is_elsewhere, columns, computed, key, partition_by, has_child, rows };
+        let mut table = Self {
+            name,
+            is_elsewhere,
+            columns,
+            computed,
+            key,
+            partition_by,
+            has_child,
+            index,
+            rows,
+        };
         for _ in 0..random.between(0, 10) {
             let row = table.row(random);
             table.rows.push(row);
@@ -208,6 +222,11 @@ impl Table {
                 self.rows.iter().map(|row| format!("({})", row.join(", "))).collect();
             let conflict = if self.key == Key::None { "" } else { " ON CONFLICT DO NOTHING" };
             statements.push(format!("INSERT INTO {table} VALUES {}{conflict}", rows.join(", ")));
+        }
+        if let Some(index) = self.index {
+            let [key, by] = index.map(|it| self.columns[it].0.as_str());
+            statements.push(format!("CREATE INDEX ON {table} ({key}, {by})"));
+            statements.push(format!("CREATE INDEX ON {table} ({by})"));
         }
         if self.has_child && !self.rows.is_empty() {
             let columns = self.column_list();
