@@ -278,6 +278,7 @@ fn add(stage: Stage, stages: &mut Vec<Stage>) -> Plan {
         columns: output.clone(),
         key: key.clone(),
         version: Version::New,
+        policy: None,
     })
 }
 

@@ -97,7 +97,7 @@ fn reads(lowering: &mut Lowering, query: Query<'_>) -> Result<Vec<Plan>, Refusal
     for (entry, oid, children) in tables {
         let read = columns.get(&oid.to_u32()).cloned().unwrap_or_default();
         let attributes = with_implied(oid, &read)?;
-        let table = NamedTable { entry, oid, children };
+        let table = NamedTable { entry, oid, children, is_evaluated: true };
         let plan = from::lower_table(lowering, &table, 0, &attributes)?.plan;
         let scans = plan.scans().into_iter().map(|it| Plan::Scan(it.clone()));
         plans.extend(scans.filter(|it| !plans.contains(it)).collect::<Vec<_>>());

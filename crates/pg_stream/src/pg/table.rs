@@ -10,9 +10,6 @@ use super::node::text;
 use super::source;
 use super::types::{self, Oid};
 
-/// What `check_enable_rls` answers when policies apply.
-const RLS_ENABLED: i32 = 2;
-
 /// A column of a table.
 #[derive(Clone, Debug)]
 pub struct Attribute {
@@ -119,13 +116,6 @@ unsafe fn has_guard(relation: pg_sys::Relation) -> bool {
             .iter()
             .any(|it| CStr::from_ptr(it.tgname) == GUARD)
     }
-}
-
-/// Whether row security policies restrict what `role` reads of a table.
-pub fn is_row_secured(oid: Oid, role: Option<Oid>) -> bool {
-    let role = role.unwrap_or(pg_sys::InvalidOid);
-    // SAFETY: a look-up by OID; without a role it is about the current user.
-    unsafe { pg_sys::check_enable_rls(oid, role, true) == RLS_ENABLED }
 }
 
 /// A relation's name, qualified and quoted; empty if there is no such relation.
