@@ -227,7 +227,7 @@ fn insert_described(table: Oid) {
     }
     let (schema, name) = relation::name(table);
     let mut found = None;
-    spi::run(include_str!("restore/described.sql"), &[], |row| {
+    spi::run(include_str!("restore/described.sql"), &[table.into()], |row| {
         let (Some(id), Some(comment)) = (row.get::<i64>(0), row.get::<String>(1)) else { return };
         let description = Description::parse(&comment);
         let wanted = description.filter(|it| it.schema == schema && it.name == name);
