@@ -139,6 +139,7 @@ fn on_restored_row<'a>(
     }
     row.set_by_name("frontier", None::<pgrx::JsonB>)?;
     row.set_by_name("needs_reinit", true)?;
+    row.set_by_name("reinit_reason", "it was restored from a dump".to_owned())?;
     Ok(Some(row))
 }
 
@@ -274,12 +275,7 @@ pub fn accepts_write(table: Oid, operation: PgTriggerOperation) -> bool {
     };
     if is_restored {
         let _superuser = Identity::superuser();
-        spi::run(
-            "UPDATE pgstream.pgs_stream_tables SET needs_reinit = true \
-             WHERE pgs_id = $1 AND NOT needs_reinit",
-            &[stream_table.id.into()],
-            |_| {},
-        );
+        catalog::mark_for_rebuild(stream_table.id, "rows were restored from a dump");
         capture::buffer::mark_rewritten(table);
     }
     is_restored
