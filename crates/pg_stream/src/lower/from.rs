@@ -11,13 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgstream_ivm::plan::{Column, Plan, Scan, Source, Version};
+use pgstream_ivm::scalar::Scalar;
 
 use super::expression::{Places, place, scalar};
 use super::inventory::{Relation, RelationKind};
 use super::lateral::{self, Laterals};
 use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
-use super::sub_link::{self, Domain};
+use super::sub_link::{self, Attaching, Domain};
 use super::{HIDDEN_COLUMNS, Lowering, Scope, recursion};
 use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query};
 use crate::pg::query::{all_of, check_depth, generation_expression};
@@ -151,16 +152,9 @@ impl<'a> Side<'a> {
         self.items.iter().flat_map(Item::entries).collect()
     }
 
-    /// Takes out the conditions with sub-queries; those of outer joins are refused.
-    pub fn take_late(&mut self) -> Result<Vec<Node<'a>>, Refusal> {
-        let late: Vec<_> = self.conditions.extract_if(.., |it| sub_link::is_in(*it)).collect();
-        match self.all_conditions().into_iter().find(|it| sub_link::is_in(*it)) {
-            Some(found) => {
-                let words = "a sub-query in the condition of an outer join";
-                Err(Refusal::without_rule(words).at(found.location()))
-            }
-            None => Ok(late),
-        }
+    /// Takes out the conditions with sub-queries, but for those of outer joins.
+    pub fn take_late(&mut self) -> Vec<Node<'a>> {
+        self.conditions.extract_if(.., |it| sub_link::is_in(*it)).collect()
     }
 
     /// The entries that some outer join fills up with NULLs.
@@ -237,8 +231,10 @@ fn lower_side<'a>(
     (mut joined, more): (Option<From>, Vec<Condition<'a>>),
 ) -> Result<From, Refusal> {
     check_depth();
+    let (late, plain): (Vec<_>, Vec<_>) =
+        side.conditions.iter().copied().partition(|it| sub_link::is_in(*it));
     let mut conditions: Vec<Condition<'a>> =
-        side.conditions.iter().map(|it| Condition::new(*it)).chain(more).collect();
+        plain.into_iter().map(Condition::new).chain(more).collect();
     let mut waiting: Vec<&Item<'a>> = side.items.iter().collect();
     let mut present: BTreeSet<usize> = joined.iter().map(|_| OUTSIDE).collect();
     while !waiting.is_empty() {
@@ -295,7 +291,13 @@ fn lower_side<'a>(
             Some(left) => join(left, next, &mut conditions, &present)?,
         });
     }
-    filtered_by_rest(joined.unwrap_or_else(unit), conditions)
+    let joined = filtered_by_rest(joined.unwrap_or_else(unit), conditions)?;
+    if late.is_empty() {
+        return Ok(joined);
+    }
+    let mut attaching = Attaching::new(lowering, scope, joined);
+    attaching.filter(&late)?;
+    Ok(attaching.into_from())
 }
 
 fn unit() -> From {
@@ -323,13 +325,18 @@ fn lower_outer<'a>(
     outer: &Outer<'a>,
     (seed, above): (Option<From>, &mut Vec<Condition<'a>>),
 ) -> Result<From, Refusal> {
-    let mut on: Vec<Condition<'a>> = outer.on.iter().map(|it| Condition::new(*it)).collect();
+    let (late, plain): (Vec<_>, Vec<_>) =
+        outer.on.iter().copied().partition(|it| sub_link::is_in(*it));
+    let mut on: Vec<Condition<'a>> = plain.into_iter().map(Condition::new).collect();
     let (mut on_preserved, mut on_optional) = (Vec::new(), Vec::new());
     if !outer.is_full {
         on_preserved = take_ready(above, &outer.preserved.entries());
         if let [Item::Leaf(entry)] = outer.optional.items.as_slice()
             && let Some(query) = lateral_query(scope, *entry)
         {
+            if let Some(condition) = late.first() {
+                return Err(sub_query_in_on(*condition));
+            }
             let side = (seed, on_preserved);
             let left = lower_side(lowering, scope, used, &outer.preserved, side)?;
             let attributes = used.columns.get(entry).map(attribute_list).unwrap_or_default();
@@ -340,6 +347,11 @@ fn lower_outer<'a>(
     }
     let preserved = lower_side(lowering, scope, used, &outer.preserved, (seed, on_preserved))?;
     let optional = lower_side(lowering, scope, used, &outer.optional, (None, on_optional))?;
+    let (preserved, optional, pairs) =
+        attach_late(lowering, scope, outer, (preserved, optional), (&late, &mut on))?;
+    if !pairs.is_empty() {
+        return of_pairs(lowering, scope, (preserved, optional), (on, &pairs));
+    }
     let (places, schema) = side_by_side(&preserved, &optional);
     let on: Vec<_> = on.into_iter().map(|it| it.expression).collect();
     let on = match all_of(&on) {
@@ -352,6 +364,79 @@ fn lower_outer<'a>(
         Plan::LeftJoin { left: Box::new(preserved.plan), right: Box::new(optional.plan), on }
     };
     Ok(From { plan, places })
+}
+
+/// Adds what sub-queries in ON become to the sides that they refer to. What is about the optional side
+/// alone is a condition on that; the rest is left to the join. The conditions with sub-queries that refer
+/// to both sides are given back.
+fn attach_late<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    outer: &Outer<'a>,
+    (mut preserved, mut optional): (From, From),
+    (late, on): (&[Node<'a>], &mut Vec<Condition<'a>>),
+) -> Result<(From, From, Vec<Node<'a>>), Refusal> {
+    let mut pairs = Vec::new();
+    let entries = outer.optional.entries();
+    let is_optional = |it: &ColumnRef| it.levels_up == 0 && entries.contains(&it.entry);
+    let is_about_optional = |it: &Node<'a>| it.free_columns().iter().all(is_optional);
+    let is_about_preserved = |it: &Node<'a>| !it.free_columns().iter().any(is_optional);
+    for condition in late {
+        let links = sub_link::links(*condition);
+        if !links.iter().all(|it| is_about_optional(it) || is_about_preserved(it)) {
+            if outer.is_full {
+                return Err(sub_query_in_on(*condition));
+            }
+            pairs.push(*condition);
+            continue;
+        }
+        let mut attaching = Attaching::new(lowering, scope, optional);
+        if is_about_optional(condition) && !outer.is_full {
+            attaching.filter(std::slice::from_ref(condition))?;
+            optional = attaching.into_from();
+            continue;
+        }
+        let condition = attaching.condition_of(*condition, &is_about_optional)?;
+        optional = attaching.into_from();
+        let mut attaching = Attaching::new(lowering, scope, preserved);
+        on.push(Condition::new(attaching.condition_of(condition, &|_| true)?));
+        preserved = attaching.into_from();
+    }
+    Ok((preserved, optional, pairs))
+}
+
+/// The outer join as the pairs for which everything holds, and the rows of the preserved side that are in
+/// none, with NULLs. Whether a row is in a pair is told by its key.
+fn of_pairs<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    (preserved, optional): (From, From),
+    (mut on, late): (Vec<Condition<'a>>, &[Node<'a>]),
+) -> Result<From, Refusal> {
+    let key = preserved.plan.key().ok_or_else(|| sub_query_in_on(late[0]))?;
+    let (schema, optional_schema) = (preserved.plan.schema(), optional.plan.schema());
+    let width = schema.len() + optional_schema.len();
+    let rows = preserved.plan.clone();
+    let entries = on.iter().flat_map(|it| it.entries.iter().copied()).collect();
+    let joined = join(preserved, optional, &mut on, &entries)?;
+    let mut attaching = Attaching::new(lowering, scope, filtered_by_rest(joined, on)?);
+    attaching.filter(late)?;
+    let From { plan, mut places } = attaching.into_from();
+    places.retain(|_, position| *position < width);
+    let pairs = plan.columns(0..width);
+    let same = |(index, position): (usize, &usize)| {
+        sub_link::same(&schema[*position], *position, &schema[*position], schema.len() + index)
+    };
+    let same: Vec<Scalar> = key.iter().enumerate().map(same).collect();
+    let alone =
+        Plan::semi_join(rows, pairs.clone().columns(key), sub_link::conjunction(&same), false);
+    let alone = alone.with_nulls_for(optional_schema);
+    Ok(From { plan: Plan::Sum { inputs: vec![pairs, alone] }, places })
+}
+
+fn sub_query_in_on(condition: Node<'_>) -> Refusal {
+    let words = "a sub-query in the condition of this outer join that refers to both sides";
+    Refusal::without_rule(words).at(condition.location())
 }
 
 /// Stands for the queries around; entries count from 1.
@@ -512,11 +597,12 @@ fn lower_common_table<'a>(
     }
     let item = home.query.common_table(name);
     let item = item.ok_or_else(|| Refusal::without_rule("this WITH item"))?;
-    if item.is_extended {
-        return Err(Refusal::without_rule("SEARCH or CYCLE"));
-    }
     if item.recursive {
-        let plan = recursion::lower(lowering, item.query, &home)?;
+        let around = std::iter::successors(Some(scope), |it| it.outer);
+        for scope in around.take(levels_up as usize + 1) {
+            recursion::check_limit(scope.query)?;
+        }
+        let plan = recursion::lower(lowering, &item, &home, needed)?;
         return Ok(columns_of(plan, Some(needed)));
     }
     if item.references == 1 {

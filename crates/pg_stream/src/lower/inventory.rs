@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use crate::pg::node::{Aggregate, EntryKind, Kind, Node, Query, Step};
+use crate::pg::node::{Aggregate, EntryKind, Kind, Node, Query, Step, SubLinkKind};
 use crate::pg::table;
 use crate::pg::types::{self, Oid, Volatility};
 
@@ -176,14 +176,22 @@ const ORDERED: [&str; 12] = [
 fn note_aggregate(inventory: &mut Inventory, aggregate: Aggregate<'_>) {
     let name = types::plain_function_name(aggregate.function());
     let is_open = ORDERED.contains(&name.as_str()) && !aggregate.is_ordered();
-    if is_open && !inventory.unordered_aggregates.contains(&name) {
-        inventory.unordered_aggregates.push(name);
+    note_unordered(inventory, is_open, &name);
+}
+
+fn note_unordered(inventory: &mut Inventory, is_open: bool, name: &str) {
+    if is_open && !inventory.unordered_aggregates.iter().any(|it| it == name) {
+        inventory.unordered_aggregates.push(name.to_owned());
     }
 }
 
 fn note_functions(inventory: &mut Inventory, node: Node<'_>) {
     if let Kind::Aggregate(aggregate) = node.kind() {
         note_aggregate(inventory, aggregate);
+    }
+    if let Some(link) = node.as_sub_link() {
+        let is_open = link.kind == SubLinkKind::Array && link.query.order().is_empty();
+        note_unordered(inventory, is_open, "ARRAY(sub-query)");
     }
     inventory.session_values |= node.is_session_value();
     if node.is_next_value() && inventory.volatile.is_none() {

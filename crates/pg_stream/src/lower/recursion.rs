@@ -11,15 +11,27 @@ use pgstream_ivm::recursion::{ITSELF, recurse};
 use super::refusal::Refusal;
 use super::select::{check_fit, columns_of, output_names};
 use super::{Lowering, Recursive, Scope, limit, set_operation};
-use crate::pg::node::{Query, SetKind, SetOperation, SetTree};
+use crate::pg::node::{CommonTable, Query, SetKind, SetOperation, SetTree};
 use crate::pg::types;
 
-/// Lowers a WITH item that refers to itself.
+/// Refuses a LIMIT that could be all that ends a recursion in FROM.
+pub fn check_limit(query: Query<'_>) -> Result<(), Refusal> {
+    let reads_all =
+        query.has_aggregation() || !query.order().is_empty() || !query.distinct().is_empty();
+    if query.limit().is_some() && !reads_all {
+        return Err(Refusal::without_rule("LIMIT over WITH RECURSIVE without ORDER BY"));
+    }
+    Ok(())
+}
+
+/// Lowers a WITH item that refers to itself, with its own columns at least as far as they are needed.
 pub fn lower<'a>(
     lowering: &mut Lowering,
-    query: Query<'a>,
+    item: &CommonTable<'a>,
     home: &Scope<'_, 'a>,
+    needed: &[usize],
 ) -> Result<Plan, Refusal> {
+    let query = item.query;
     let refused = || Refusal::without_rule("WITH RECURSIVE here");
     check_fit(query)?;
     // Inside of another recursion it might refer to that; beside it, it does not.
@@ -31,7 +43,14 @@ pub fn lower<'a>(
         Some(SetTree::Operation(it)) if it.kind == SetKind::Union => it,
         _ => return Err(refused()),
     };
-    if !operation.columns.iter().all(|(ty, ..)| types::is_storable(*ty)) {
+    // The order that SEARCH adds, behind the columns of the operation, is made of records, from the order
+    // before and the columns that it names; nothing else is made of it. UNION would tell rows apart by it.
+    let columns = &operation.columns;
+    let needs_order = needed.iter().any(|it| *it >= columns.len()) || !operation.all;
+    if item.has_cycle || (item.has_search && needs_order) {
+        return Err(Refusal::without_rule("SEARCH or CYCLE"));
+    }
+    if !columns.iter().all(|(ty, ..)| types::is_storable(*ty)) {
         return Err(Refusal::without_rule("WITH RECURSIVE over anonymous rows"));
     }
     let around = lowering.recursive.take();
@@ -60,16 +79,15 @@ fn lower_union<'a>(
         return Err(Refusal::without_rule(words));
     }
     let scope = Scope { query, outer: Some(home), domain: None };
-    let base = set_operation::lower_tree(lowering, &scope, operation.left, None)?;
+    let all: Vec<usize> = (0..columns.len()).collect();
+    let base = set_operation::lower_tree(lowering, &scope, operation.left, Some(&all))?;
     let base = set_operation::cast(base, &operation.columns);
-    let width = columns.len();
     lowering.recursive = Some(Recursive { columns, depth: home.depth() });
-    let step = set_operation::lower_tree(lowering, &scope, operation.right, None)?;
+    let step = set_operation::lower_tree(lowering, &scope, operation.right, Some(&all))?;
     let step = set_operation::cast(step, &operation.columns);
     let depth = types::describe(types::BIGINT, -1, types::NO_COLLATION);
     let plan = recurse(base, step, &depth, is_set)
         .ok_or_else(|| Refusal::without_rule("a recursive part that is not linear"))?;
-    let all: Vec<usize> = (0..width).collect();
     Ok(columns_of(plan, Some(&all)))
 }
 

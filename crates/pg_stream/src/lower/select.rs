@@ -256,7 +256,7 @@ impl<'a> Select<'a> {
         expand.check(select.expressions().into_iter(), &optional)?;
         select.map_expressions(|it| expand.expanded(it));
         select.expressions().into_iter().try_for_each(check_expression)?;
-        select.late = select.from.take_late()?;
+        select.late = select.from.take_late();
         Ok(select)
     }
 

@@ -1,15 +1,15 @@
-//! Sub-queries in expressions: EXISTS, IN, ANY, ALL and scalar ones.
+//! Sub-queries in expressions: EXISTS, IN, ANY, ALL, scalar ones, ARRAY, and comparisons with a row.
 //!
 //! Each becomes a column of the rows around it, so that whatever stands above sees a plain column.
 //! EXISTS and the quantified ones are marks: whether a row has a match. A scalar sub-query is a
-//! left join with at most one row. What a sub-query takes from the rows around it is a condition of
+//! left join with at most one row, and so is one that a row is compared with. ARRAY is an aggregate. What a sub-query takes from the rows around it is a condition of
 //! that join where it stands in WHERE. Where it stands deeper, the sub-query is evaluated for all
 //! rows of its *domain*, the distinct values of the columns that it takes from outside, and its
 //! result, which starts with these columns, is joined by them.
 //!
 //! Source: Neumann and Kemper, *Unnesting Arbitrary Queries*, BTW 2015.
 
-use pgstream_ivm::plan::{Column, Plan};
+use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, Plan};
 use pgstream_ivm::scalar::{Scalar, Segment, Type};
 
 use super::expression::{Places, place, scalar};
@@ -82,7 +82,7 @@ pub fn is_in(expression: Node<'_>) -> bool {
 
 /// The outermost sub-queries in an expression that read a table. One that does not is a function of
 /// the row like any other.
-fn links(expression: Node<'_>) -> Vec<Node<'_>> {
+pub fn links(expression: Node<'_>) -> Vec<Node<'_>> {
     let mut links = Vec::new();
     expression.visit(&mut |node| match node.as_sub_link() {
         Some(link) => {
@@ -217,16 +217,35 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         Ok(expression.replace(&mut |node| other(node)))
     }
 
+    /// A condition that needs to be true, with columns in the place of those of its sub-queries for which
+    /// `is_meant` holds.
+    pub fn condition_of(
+        &mut self,
+        condition: Node<'a>,
+        is_meant: &dyn Fn(&Node<'a>) -> bool,
+    ) -> Result<Node<'a>, Refusal> {
+        self.attach_those(condition, Need::Truth, is_meant)
+    }
+
     /// `expression` with columns in the place of its sub-queries.
     fn attach(&mut self, expression: Node<'a>, need: Need) -> Result<Node<'a>, Refusal> {
-        let links = links(expression);
+        self.attach_those(expression, need, &|_| true)
+    }
+
+    fn attach_those(
+        &mut self,
+        expression: Node<'a>,
+        need: Need,
+        is_meant: &dyn Fn(&Node<'a>) -> bool,
+    ) -> Result<Node<'a>, Refusal> {
+        let links: Vec<_> = links(expression).into_iter().filter(is_meant).collect();
         if links.is_empty() {
             return Ok(expression);
         }
         if let Some((operator, arguments)) = expression.as_boolean() {
             let need = if operator == BooleanOperator::Not { need.negated() } else { need };
             let arguments: Result<Vec<_>, _> =
-                arguments.into_iter().map(|it| self.attach(it, need)).collect();
+                arguments.into_iter().map(|it| self.attach_those(it, need, is_meant)).collect();
             return Ok(node::boolean(operator, &arguments?));
         }
         if expression.as_sub_link().is_some() {
@@ -268,6 +287,14 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             }
             (SubLinkKind::Scalar, _) => {
                 let position = self.single(link.query)?;
+                self.name(position, expression)
+            }
+            (SubLinkKind::Array, _) => {
+                let position = self.array(link.query, expression)?;
+                self.name(position, expression)
+            }
+            (SubLinkKind::Row, Some(test)) => {
+                let position = self.row(link.query, test)?;
                 self.name(position, expression)
             }
             _ => return Err(refuse(link.words)),
@@ -319,19 +346,9 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
 
     /// Adds the value of `test` ANY of the query's rows.
     fn any(&mut self, query: Query<'a>, test: Node<'a>, need: Need) -> Result<usize, Refusal> {
-        let test = self.attach(test, Need::Value)?;
-        let outputs: Vec<usize> = (0..select::output_names(query).len()).collect();
-        let inner = self.inner(query, &outputs)?;
-        let test = test.replace(&mut |node| {
-            let attribute = i16::try_from(node.as_sub_link_output()?).ok()?;
-            Some(node::column(output_column(attribute), node))
-        });
+        let (inner, test) = self.tested(query, test)?;
         if inner.has_one_row {
-            let mut places = self.from.places.clone();
-            places.extend((1..).map(output_column).zip(self.join_aggregate(inner)?));
-            let schema = self.from.plan.schema();
-            let value = scalar(place(test, &places)?, &schema);
-            return Ok(self.computed(&value.segments));
+            return self.test_of_aggregate(inner, test);
         }
         let placed = self.placed_test(&inner, test)?;
         let schema = self.joined_schema(&inner);
@@ -364,6 +381,129 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             Segment::Column(second),
             text(" THEN NULL::boolean ELSE false END"),
         ]))
+    }
+
+    /// The sub-query with all its outputs, and a test of them in which they are named.
+    fn tested(&mut self, query: Query<'a>, test: Node<'a>) -> Result<(Inner, Node<'a>), Refusal> {
+        let test = self.attach(test, Need::Value)?;
+        let outputs: Vec<usize> = (0..select::output_names(query).len()).collect();
+        let inner = self.inner(query, &outputs)?;
+        let test = test.replace(&mut |node| {
+            let attribute = i16::try_from(node.as_sub_link_output()?).ok()?;
+            Some(node::column(output_column(attribute), node))
+        });
+        Ok((inner, test))
+    }
+
+    /// Adds the test of the only row of an aggregate.
+    fn test_of_aggregate(&mut self, inner: Inner, test: Node<'a>) -> Result<usize, Refusal> {
+        let positions = self.join_aggregate(inner)?;
+        let value = self.test_of(&positions, test)?;
+        Ok(self.computed(&value.segments))
+    }
+
+    /// The test with the outputs of the sub-query at these positions.
+    fn test_of(&self, positions: &[usize], test: Node<'a>) -> Result<Scalar, Refusal> {
+        let mut places = self.from.places.clone();
+        places.extend((1..).map(output_column).zip(positions.iter().copied()));
+        Ok(scalar(place(test, &places)?, &self.from.plan.schema()))
+    }
+
+    /// Adds the value of `test` for the query's only row; NULL without a row.
+    fn row(&mut self, query: Query<'a>, test: Node<'a>) -> Result<usize, Refusal> {
+        let (inner, test) = self.tested(query, test)?;
+        if inner.has_one_row {
+            return self.test_of_aggregate(inner, test);
+        }
+        let present =
+            Scalar { segments: vec![text("true")], ty: boolean(), nullable: false, scale: None };
+        let (plan, values, on) = if self.is_single(&inner) {
+            let on = self.condition(&inner, &[])?;
+            let schema = inner.plan.schema();
+            (with_column(Box::new(inner.plan), &schema, present), inner.outputs, on)
+        } else if inner.on.is_empty() {
+            let (plan, values) = checked_row(inner.plan, 0, &inner.outputs);
+            (plan, values, None)
+        } else {
+            let outputs: Vec<usize> = (0..inner.outputs.len()).collect();
+            let inner = self.inner_for_domain(query, &outputs)?;
+            let on = self.condition(&inner, &[])?;
+            let (plan, values) = checked_row(inner.plan, inner.outputs[0], &inner.outputs);
+            (plan, values, on)
+        };
+        let width = self.width();
+        let present = width + plan.schema().len() - 1;
+        let values: Vec<usize> = values.into_iter().map(|it| width + it).collect();
+        self.wrap(|left| Plan::LeftJoin { left, right: Box::new(plan), on });
+        let value = self.test_of(&values, test)?;
+        let mut segments = vec![text("CASE WHEN "), Segment::Column(present), text(" THEN ")];
+        segments.extend(value.segments);
+        segments.push(text(" END"));
+        Ok(self.computed(&segments))
+    }
+
+    /// Adds the array of what the query's rows hold, in the query's order.
+    fn array(&mut self, query: Query<'a>, like: Node<'a>) -> Result<usize, Refusal> {
+        let refuse = || Refusal::without_rule("this ARRAY sub-query").at(like.location());
+        let targets = query.targets();
+        let shown = targets.iter().position(|it| !it.junk).ok_or_else(refuse)?;
+        if !types::is_storable(like.type_oid()) {
+            return Err(refuse());
+        }
+        let mut needed = vec![shown];
+        let mut order = String::new();
+        for item in query.order() {
+            let target = targets.iter().position(|it| it.reference == item.reference);
+            let target = target.ok_or_else(refuse)?;
+            needed.push(target);
+            let operator = types::operator_sql(item.order.0).ok_or_else(refuse)?;
+            let nulls = if item.order.1 { "FIRST" } else { "LAST" };
+            order += &format!(
+                " USING {operator} NULLS {nulls}
+"
+            );
+        }
+        let width = self.width();
+        let (rows, keys, on) = if query.node().free_columns().is_empty() {
+            // What is ordered by need not be among the outputs, which is all that could be evaluated as a
+            // whole.
+            let scope = Some(self.scope);
+            (select::lower_for(self.lowering, query, scope, None, Some(&needed))?, 0, None)
+        } else {
+            let inner = self.inner_for_domain(query, &needed)?;
+            if inner.has_one_row {
+                return Err(refuse());
+            }
+            let on = self.condition(&inner, &[])?;
+            (inner.plan, inner.outputs[0], on)
+        };
+        let mut call = vec![text("pg_catalog.array_agg("), Segment::Column(keys)];
+        for (index, direction) in order.lines().enumerate() {
+            call.push(text(if index == 0 { " ORDER BY " } else { ", " }));
+            call.extend([Segment::Column(keys + 1 + index), text(direction)]);
+        }
+        call.push(text(")"));
+        let ty = types::describe(like.type_oid(), like.typmod(), like.collation());
+        let call = Scalar { segments: call, ty: ty.clone(), nullable: true, scale: None };
+        let function = AggregateFunction::Rescan;
+        let call = AggregateCall { call, function, filter: None, name: "array".to_owned() };
+        let keys: Vec<usize> = (0..keys).collect();
+        let position = width + keys.len();
+        let arrays = Plan::Aggregate { input: Box::new(rows), keys, calls: vec![call] };
+        if on.is_none() {
+            // A stage of its own, as for a scalar one.
+            let right = Box::new(if ty.equality.is_some() { arrays.distinct() } else { arrays });
+            self.wrap(|left| Plan::InnerJoin { left, right, on: None });
+        } else {
+            self.wrap(|left| Plan::LeftJoin { left, right: Box::new(arrays), on });
+        }
+        let schema = self.from.plan.schema();
+        let empty = format!(", '{{}}'::{})", ty.sql);
+        let segments = vec![text("COALESCE("), Segment::Column(position), text(&empty)];
+        let value = Scalar { segments, ty, nullable: false, scale: None };
+        let position = schema.len();
+        self.wrap(|input| with_column(input, &schema, value));
+        Ok(position)
     }
 
     /// The same for a comparison that is NULL exactly when one of its sides is: whether there are
@@ -542,18 +682,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let shifted = |on: &Scalar| moved(on, inner.width, self.width() - inner.width);
         let conditions: Vec<Scalar> =
             inner.on.iter().map(shifted).chain(more.iter().cloned()).collect();
-        let Some((first, rest)) = conditions.split_first() else { return Ok(None) };
-        if rest.is_empty() {
-            return Ok(Some(first.clone()));
-        }
-        let mut segments = Vec::new();
-        for condition in &conditions {
-            segments.push(text(if segments.is_empty() { "(" } else { ") AND (" }));
-            segments.extend(condition.segments.iter().cloned());
-        }
-        segments.push(text(")"));
-        let nullable = conditions.iter().any(|it| it.nullable);
-        Ok(Some(Scalar { segments, ty: boolean(), nullable, scale: None }))
+        Ok(conjunction(&conditions))
     }
 
     fn joined_schema(&self, inner: &Inner) -> Vec<Column> {
@@ -989,6 +1118,36 @@ fn some_row(plan: Plan) -> Plan {
     Plan::Project { input: Box::new(count), columns }.distinct()
 }
 
+/// For each of the first `keys` columns the values of the only row with it, then whether there is one; and
+/// where the values are. An error for several, raised when a value is used.
+fn checked_row(plan: Plan, keys: usize, values: &[usize]) -> (Plan, Vec<usize>) {
+    let schema = plan.schema();
+    let mut calls: Vec<_> = values.iter().map(|it| any_value(&schema, *it)).collect();
+    calls.iter_mut().for_each(|it| it.call.nullable = true);
+    calls.push(count_rows());
+    let groups = Plan::Aggregate { input: Box::new(plan), keys: (0..keys).collect(), calls };
+    let schema = groups.schema();
+    let count = schema.len() - 1;
+    let columns = schema.iter().enumerate().map(|(position, column)| {
+        let mut value = Scalar::column(position, column);
+        if position == count {
+            value = Scalar { ty: boolean(), ..wrapped("", &value, " > 0") };
+        } else if position >= keys {
+            let segments = vec![
+                text("CASE WHEN pgstream.is_single("),
+                Segment::Column(count),
+                text(") THEN "),
+                Segment::Column(position),
+                text(" END"),
+            ];
+            value = Scalar { segments, ..value };
+        }
+        (value, column.name.clone())
+    });
+    let columns = columns.collect();
+    (Plan::Project { input: Box::new(groups), columns }, (keys..count).collect())
+}
+
 /// For each key the value of its only row; an error for several, raised when the value is used.
 fn checked_single(plan: Plan, keys: &[usize], value: usize) -> Plan {
     let mut any = any_value(&plan.schema(), value);
@@ -1033,8 +1192,24 @@ fn with_column(input: Box<Plan>, schema: &[Column], value: Scalar) -> Plan {
     Plan::Project { input, columns }
 }
 
+/// All of these in one; `None` for none.
+pub fn conjunction(conditions: &[Scalar]) -> Option<Scalar> {
+    let (first, rest) = conditions.split_first()?;
+    if rest.is_empty() {
+        return Some(first.clone());
+    }
+    let mut segments = Vec::new();
+    for condition in conditions {
+        segments.push(text(if segments.is_empty() { "(" } else { ") AND (" }));
+        segments.extend(condition.segments.iter().cloned());
+    }
+    segments.push(text(")"));
+    let nullable = conditions.iter().any(|it| it.nullable);
+    Some(Scalar { segments, ty: boolean(), nullable, scale: None })
+}
+
 /// Whether two columns hold the same value, with NULLs counting as the same.
-fn same(left: &Column, left_position: usize, right: &Column, right_position: usize) -> Scalar {
+pub fn same(left: &Column, left_position: usize, right: &Column, right_position: usize) -> Scalar {
     let equality = left.ty.equality.as_deref().unwrap_or("=");
     let (l, r) = (Segment::Column(left_position), Segment::Column(right_position));
     let mut segments = vec![l.clone(), text(&format!(" {equality} ")), r.clone()];

@@ -365,6 +365,7 @@ impl<'a> Node<'a> {
                 pg_sys::SubLinkType::ALL_SUBLINK => SubLinkKind::All,
                 pg_sys::SubLinkType::EXPR_SUBLINK => SubLinkKind::Scalar,
                 pg_sys::SubLinkType::ARRAY_SUBLINK => SubLinkKind::Array,
+                pg_sys::SubLinkType::ROWCOMPARE_SUBLINK => SubLinkKind::Row,
                 _ => SubLinkKind::Other,
             };
             Some(SubLink {
@@ -738,7 +739,7 @@ pub struct SubLink<'a> {
     /// What the manual calls it.
     pub words: &'static str,
     pub query: Query<'a>,
-    /// For ANY and ALL the comparison, with [`Node::as_sub_link_output`] for the query's columns.
+    /// For ANY, ALL and rows the comparison, with [`Node::as_sub_link_output`] for the query's columns.
     pub test: Option<Node<'a>>,
 }
 
@@ -750,6 +751,8 @@ pub enum SubLinkKind {
     All,
     Scalar,
     Array,
+    /// A row that is compared with the only one of the sub-query.
+    Row,
     Other,
 }
 
@@ -768,13 +771,15 @@ pub struct Target<'a> {
     pub reference: u32,
 }
 
-/// An item of GROUP BY or DISTINCT.
+/// An item of GROUP BY, DISTINCT or ORDER BY.
 #[derive(Clone, Copy)]
 pub struct SortGroup {
     /// See [`Target::reference`].
     pub reference: u32,
     /// The equality operator.
     pub equality: Oid,
+    /// The operator that it is sorted by, and whether NULLs come first.
+    pub order: (Oid, bool),
 }
 
 /// An item of GROUP BY in a query with grouping sets. Numbers are those of [`SortGroup::reference`].
@@ -838,8 +843,10 @@ pub enum SetKind {
 pub struct CommonTable<'a> {
     pub query: Query<'a>,
     pub recursive: bool,
-    /// SEARCH or CYCLE, which add columns that the query itself does not have.
-    pub is_extended: bool,
+    /// SEARCH, which adds a column that only tells an order.
+    pub has_search: bool,
+    /// CYCLE, which adds columns by which the recursion ends.
+    pub has_cycle: bool,
     pub references: i32,
 }
 
@@ -982,8 +989,8 @@ impl<'a> Query<'a> {
                     Some(CommonTable {
                         query: Query(Node::from_ptr((*it).ctequery)?),
                         recursive: (*it).cterecursive,
-                        is_extended: !(*it).search_clause.is_null()
-                            || !(*it).cycle_clause.is_null(),
+                        has_search: !(*it).search_clause.is_null(),
+                        has_cycle: !(*it).cycle_clause.is_null(),
                         references: (*it).cterefcount,
                     })
                 })
@@ -1211,7 +1218,11 @@ pub(super) unsafe fn sort_groups(list: *mut pg_sys::List) -> Vec<SortGroup> {
     // SAFETY: by the caller's promise.
     unsafe {
         pointers::<pg_sys::SortGroupClause>(list)
-            .map(|it| SortGroup { reference: (*it).tleSortGroupRef, equality: (*it).eqop })
+            .map(|it| SortGroup {
+                reference: (*it).tleSortGroupRef,
+                equality: (*it).eqop,
+                order: ((*it).sortop, (*it).nulls_first),
+            })
             .collect()
     }
 }

@@ -51,7 +51,8 @@ pub fn equality(oid: Oid) -> Option<Oid> {
     (operator != pg_sys::InvalidOid).then_some(operator)
 }
 
-fn operator_sql(operator: Oid) -> Option<String> {
+/// An operator with its schema, as one names it in a query.
+pub fn operator_sql(operator: Oid) -> Option<String> {
     // SAFETY: look-ups by OID give null or a string.
     unsafe {
         let name = text(pg_sys::get_opname(operator))?;

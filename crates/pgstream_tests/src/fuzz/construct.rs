@@ -34,6 +34,8 @@ constructs! {
     Any "op ANY (query)",
     All "op ALL (query)",
     Scalar "scalar sub-query",
+    ArrayOf "ARRAY(query)",
+    RowCompare "row op (query)",
     Correlated "correlated",
     UnderOr "sub-query under OR, NOT, CASE",
     SubQueryInList "sub-query in the select list",

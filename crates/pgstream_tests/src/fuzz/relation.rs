@@ -188,9 +188,12 @@ impl Generator<'_> {
             let scope = *self.random.pick(&[left, right, &both]);
             conditions.push(bool_expression(scope, 1, self.random).into());
         }
-        if !is_full && self.sub_query(8) {
+        if self.sub_query(8) {
             self.met(Construct::SubQueryInJoin);
-            conditions.push(self.sub_link(&both, depth));
+            // About one side more often, for which there are rules. PostgreSQL can do FULL JOIN with
+            // conditions that it can merge or hash only, and others beside them.
+            let scope = *self.random.pick(&[left, right, left, right, &both]);
+            conditions.push(self.sub_link(scope, depth));
         }
         On::Conditions(conditions)
     }

@@ -2,7 +2,7 @@
 
 use super::{
     construct::Construct,
-    expression::{Scope, bool_expression, expression},
+    expression::{Column, Scope, bool_expression, expression},
     query::Generator,
     syntax::{Body, Order, Query, Select, Sql},
     value::Type,
@@ -37,7 +37,7 @@ impl Generator<'_> {
     pub fn sub_link(&mut self, scope: &Scope, depth: usize) -> Sql {
         let depth = depth.min(1);
         let column = (!scope.0.is_empty()).then(|| scope.any(self.random));
-        let choice = self.random.below(8);
+        let choice = self.random.below(10);
         let Some(column) = column.filter(|_| choice > 1) else {
             let (query, _) = self.inside(scope, |it| it.query(depth, false));
             let is_negated = self.random.chance(50);
@@ -49,6 +49,9 @@ impl Generator<'_> {
             let operator = self.operator();
             let other = expression(scope, kind, 0, self.random).into();
             return Sql::of(&format!("({{}} {operator} {{}})"), [other, value]);
+        }
+        if choice == 8 {
+            return self.row_comparison(scope, &column, depth);
         }
         let operand = if self.random.chance(75) {
             column.sql
@@ -65,6 +68,7 @@ impl Generator<'_> {
         let query = self.inside(scope, |it| it.query_of(&columns, depth));
         let operator = self.operator();
         let (template, construct) = match choice {
+            9 => (format!("({{}} {operator} ANY (ARRAY({{}})))"), Construct::ArrayOf),
             3 => ("({} IN ({}))".to_owned(), Construct::In),
             4 => ("({} NOT IN ({}))".to_owned(), Construct::NotIn),
             5 | 6 => (format!("({{}} {operator} ANY ({{}}))"), Construct::Any),
@@ -72,6 +76,23 @@ impl Generator<'_> {
         };
         self.met(construct);
         Sql::with_query(&template, operand, query)
+    }
+
+    /// A row against the only one of a sub-query.
+    fn row_comparison(&mut self, scope: &Scope, first: &Column, depth: usize) -> Sql {
+        let second = scope.any(self.random);
+        let columns = vec![("c1".to_owned(), first.kind), ("c2".to_owned(), second.kind)];
+        let mut query = self.inside(scope, |it| it.query_of(&columns, depth));
+        // Otherwise several rows are an error.
+        if limit_to_one(&mut query) {
+            self.is_open |= first.kind.is_open() || second.kind.is_open();
+            self.met(Construct::Limit);
+        } else {
+            self.may_fail = true;
+        }
+        self.met(Construct::RowCompare);
+        let row = Sql::of("({}, {})", [first.sql.clone().into(), second.sql.into()]);
+        Sql::with_query(&format!("({{}} {} ({{}}))", self.operator()), row, query)
     }
 
     fn operator(&mut self) -> &'static str {
@@ -91,8 +112,11 @@ impl Generator<'_> {
 
     /// A scalar sub-query.
     pub fn scalar(&mut self, scope: &Scope, depth: usize) -> (Sql, Type) {
-        self.met(Construct::Scalar);
         let depth = depth.min(1);
+        if self.random.chance(14) {
+            return self.array(scope, depth);
+        }
+        self.met(Construct::Scalar);
         if self.random.chance(22) {
             let column = self.outer_or(scope).unwrap_or(Type::Int);
             let columns = vec![("c1".to_owned(), column)];
@@ -119,6 +143,23 @@ impl Generator<'_> {
         (Sql::around("({})", query), kind)
     }
 
+    /// An array in the order of what it holds, or how long it is.
+    fn array(&mut self, scope: &Scope, depth: usize) -> (Sql, Type) {
+        self.met(Construct::ArrayOf);
+        let kind = self.outer_or(scope).unwrap_or(Type::Int);
+        let columns = vec![("c1".to_owned(), kind)];
+        let mut query = self.inside(scope, |it| it.query_of(&columns, depth));
+        if kind != Type::IntArray && order_by_all(&mut query) {
+            self.is_open |= kind.is_open();
+            return (Sql::around("ARRAY({})::text", query), Type::Text);
+        }
+        if kind == Type::IntArray {
+            // Arrays of several dimensions must be of one length.
+            return (Sql::around("(SELECT count(*) FROM ({}) AS q)", query), Type::BigInt);
+        }
+        (Sql::around("cardinality(ARRAY({}))", query), Type::Int)
+    }
+
     fn outer_or(&mut self, scope: &Scope) -> Option<Type> {
         (!scope.0.is_empty()).then(|| scope.any(self.random).kind)
     }
@@ -138,11 +179,21 @@ impl Generator<'_> {
 
 /// Whether that was possible.
 fn limit_to_one(query: &mut Query) -> bool {
+    let is_ordered = order_by_all(query);
+    if let Body::Select(select) = &mut query.body
+        && is_ordered
+    {
+        select.limit = Some("LIMIT 1".to_owned());
+    }
+    is_ordered
+}
+
+/// Whether that was possible.
+fn order_by_all(query: &mut Query) -> bool {
     let Body::Select(select) = &mut query.body else {
         return false;
     };
     let directions = vec![""; select.items.len()];
     select.order.get_or_insert(Order { directions, first: Vec::new() });
-    select.limit = Some("LIMIT 1".to_owned());
     true
 }

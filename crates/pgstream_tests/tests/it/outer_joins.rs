@@ -1,6 +1,6 @@
 //! LEFT, RIGHT and FULL JOIN.
 
-use pgstream_tests::{Database, Scenario};
+use pgstream_tests::{Database, Scenario, check};
 
 use crate::windows::maintained;
 
@@ -260,4 +260,56 @@ fn a_change_is_looked_up_by_index() {
     }
     session.run("SELECT pg_stat_force_next_flush()");
     assert_eq!(session.value(scans), before);
+}
+
+#[test]
+fn sub_queries_in_on() {
+    outer_joins(
+        "SELECT a.id, b.id AS b_id FROM a LEFT JOIN b ON b.id = (SELECT max(b2.id) FROM b AS b2 WHERE b2.k = a.k)",
+    );
+    outer_joins(
+        "SELECT v, w FROM a LEFT JOIN b ON a.k = b.k AND EXISTS (SELECT FROM c WHERE c.k = b.k)",
+    );
+    outer_joins("SELECT v, w FROM a LEFT JOIN b ON a.k = b.k AND a.id NOT IN (SELECT k FROM c)");
+    outer_joins(
+        "SELECT v, w FROM a RIGHT JOIN b ON a.k = b.k AND (b.id > (SELECT min(x) FROM d WHERE d.id = b.k) OR a.k IN (SELECT k FROM c))",
+    );
+    outer_joins(
+        "SELECT v, w FROM a LEFT JOIN b ON a.k = b.k AND (SELECT count(*) FROM d WHERE x = 1) > 1",
+    );
+}
+
+#[test]
+fn sub_queries_in_on_of_full_joins_and_nested_ones() {
+    outer_joins(
+        "SELECT v, w FROM a FULL JOIN b ON a.k = b.k AND EXISTS (SELECT FROM c WHERE c.k = a.k) AND b.id IN (SELECT id FROM d)",
+    );
+    outer_joins(
+        "SELECT a.v, b.w, d.x FROM a LEFT JOIN (b JOIN d ON d.id = b.k AND d.x IN (SELECT k FROM c)) ON b.k = a.k AND b.id > (SELECT count(*) FROM c WHERE c.k = a.id)",
+    );
+    outer_joins(
+        "SELECT a.v, b.w, c.z FROM a LEFT JOIN b ON a.k = b.k LEFT JOIN c ON c.k = coalesce(b.k, (SELECT max(x) FROM d WHERE d.id = a.id)) WHERE a.id IN (SELECT id FROM d) OR z IS NULL",
+    );
+    outer_joins(
+        "SELECT id, (SELECT count(*) FROM b LEFT JOIN c ON c.k = b.k AND c.z > (SELECT min(x) FROM d WHERE d.id = c.k) WHERE b.k = a.k) AS n FROM a",
+    );
+}
+
+#[test]
+fn a_sub_query_in_on_about_both_sides() {
+    outer_joins(
+        "SELECT v, w FROM a LEFT JOIN b ON a.k = b.k AND EXISTS (SELECT FROM d WHERE d.id = a.k AND d.x = b.id)",
+    );
+    outer_joins(
+        "SELECT a.id, b.id AS b_id, z FROM a LEFT JOIN b ON a.k IN (SELECT x FROM d WHERE d.id = b.k) LEFT JOIN c ON c.k = b.k AND b.id < 5",
+    );
+    outer_joins(
+        "SELECT b.id, w, q.v FROM (SELECT a.id, v FROM a JOIN c ON a.k = c.k AND a.id IN (SELECT id FROM d)) AS q RIGHT JOIN b ON b.k = q.id AND (SELECT count(*) FROM d WHERE d.id = q.id AND d.x <= b.k) > 0 OR b.id = 3",
+    );
+    // Without a key there is nothing to tell the rows of c apart.
+    check(Scenario {
+        tables: TABLES,
+        query: "SELECT z, w FROM c LEFT JOIN b ON c.k = b.k AND EXISTS (SELECT FROM d WHERE d.id = c.k AND d.x = b.id)",
+        changes: CHANGES,
+    });
 }

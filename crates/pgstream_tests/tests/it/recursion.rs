@@ -221,6 +221,29 @@ fn union_over_values_that_look_different_and_are_equal() {
 }
 
 #[test]
+fn an_order_that_nobody_looks_at() {
+    recursion(
+        "WITH RECURSIVE tree AS (SELECT id, name FROM part WHERE parent IS NULL UNION ALL SELECT p.id, t.name || p.name FROM part p JOIN tree t ON p.parent = t.id) SEARCH DEPTH FIRST BY name SET seq SELECT id, name FROM tree ORDER BY seq",
+    );
+    recursion(
+        "WITH RECURSIVE tree AS (SELECT id, parent FROM part WHERE parent IS NULL UNION ALL SELECT p.id, p.parent FROM part p JOIN tree t ON p.parent = t.id) SEARCH BREADTH FIRST BY id, parent SET seq SELECT parent, count(*) AS n FROM tree GROUP BY parent",
+    );
+    as_a_whole(
+        "WITH RECURSIVE tree AS (SELECT id FROM part WHERE parent IS NULL UNION ALL SELECT p.id FROM part p JOIN tree t ON p.parent = t.id) SEARCH DEPTH FIRST BY id SET seq SELECT id, rank() OVER (ORDER BY seq) AS place FROM tree",
+    );
+}
+
+#[test]
+fn a_recursion_that_only_a_limit_ends() {
+    as_a_whole(
+        "WITH RECURSIVE n(i) AS (SELECT min(id) FROM city UNION SELECT i + 1 FROM n) SELECT city.name, q.i FROM (SELECT i FROM n LIMIT 6) AS q JOIN city ON city.id = q.i",
+    );
+    recursion(
+        "WITH RECURSIVE n(i) AS (SELECT id FROM city UNION SELECT i + 1 FROM n WHERE i < 20) SELECT city.name, q.i FROM (SELECT i FROM n ORDER BY i DESC LIMIT 15) AS q JOIN city ON city.id = q.i",
+    );
+}
+
+#[test]
 fn search_and_cycle_clauses() {
     as_a_whole(
         "WITH RECURSIVE r(a, b) AS (SELECT a, b FROM edge UNION ALL SELECT e.a, e.b FROM edge e JOIN r ON r.b = e.a) SEARCH DEPTH FIRST BY a SET seq CYCLE a SET is_cycle USING way SELECT a, b, is_cycle FROM r",

@@ -1,4 +1,4 @@
-//! Sub-queries in expressions: EXISTS, IN, ANY, ALL, scalar ones; correlated or not.
+//! Sub-queries in expressions: EXISTS, IN, ANY, ALL, scalar ones, ARRAY, rows; correlated or not.
 
 use pgstream_tests::{Database, Scenario};
 
@@ -139,6 +139,51 @@ fn nested() {
         "SELECT id FROM a WHERE EXISTS (SELECT FROM b WHERE b.aid = a.id AND b.v IN (SELECT z FROM c WHERE c.k = a.x OR c.k = b.id))",
         "SELECT id, (SELECT max((SELECT count(*) FROM c WHERE c.k = b.aid)) FROM b WHERE b.aid = a.x) AS m FROM a",
     ]);
+}
+
+#[test]
+fn arrays() {
+    sub_queries(&[
+        "SELECT id, ARRAY(SELECT b.id FROM b WHERE b.aid = a.id ORDER BY b.v DESC, b.id) AS bs FROM a",
+        "SELECT id, ARRAY(SELECT z FROM c ORDER BY z) AS zs FROM a WHERE x IS NOT NULL",
+        "SELECT id, ARRAY(SELECT k FROM c WHERE c.z = a.x OR c.k > a.x ORDER BY k NULLS FIRST) AS ks, x FROM a",
+        "SELECT id FROM a WHERE x = ANY (ARRAY(SELECT k FROM c WHERE c.z < a.id ORDER BY 1)) OR cardinality(ARRAY(SELECT v FROM b WHERE aid = a.x ORDER BY v)) > 2",
+    ]);
+}
+
+#[test]
+fn arrays_over_groups_sets_and_limits() {
+    sub_queries(&[
+        "SELECT id, ARRAY(SELECT v || '/' || count(*) FROM b WHERE b.aid = a.x GROUP BY v ORDER BY count(*) DESC, v) AS l FROM a",
+        "SELECT id, ARRAY(SELECT b.v FROM b WHERE b.aid = a.id ORDER BY b.id DESC LIMIT 2) AS l FROM a",
+        "SELECT id, ARRAY(SELECT DISTINCT c.z FROM c WHERE c.k = a.x ORDER BY z DESC) AS l, ARRAY(SELECT k FROM c UNION SELECT aid FROM b ORDER BY 1) AS s FROM a",
+        "SELECT x, ARRAY(SELECT max(v) FROM b GROUP BY aid ORDER BY max(v), aid) AS l, count(*) AS n FROM a GROUP BY x",
+        "SELECT id, ARRAY(SELECT ARRAY[k, z] FROM c WHERE c.k = a.x ORDER BY k, z) AS l FROM a",
+    ]);
+}
+
+#[test]
+fn rows_compared_with_a_row() {
+    sub_queries(&[
+        "SELECT id, (x, id) = (SELECT b.aid, b.id FROM b WHERE b.id = a.id) AS q FROM a",
+        "SELECT id FROM a WHERE (x, n) < (SELECT max(aid), min(v) FROM b)",
+        "SELECT id, (x, y) <> (SELECT k, 't' || z FROM c ORDER BY k, z LIMIT 1) AS q FROM a",
+        "SELECT id, (id, x) >= (SELECT b.aid, b.v FROM b WHERE b.aid <= a.id AND b.v > 2 ORDER BY b.aid DESC, b.id LIMIT 1) AS q FROM a",
+        "SELECT id, (x, id) = ANY (SELECT k, z FROM c WHERE c.z = a.x) AS q, (x, id) <> ALL (SELECT aid, id FROM b) AS w FROM a",
+        "SELECT id, (x, n) = (SELECT aid, v FROM b WHERE v > 100) AS q FROM a",
+    ]);
+}
+
+#[test]
+fn a_row_compared_with_several_is_postgresqls_error() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    session.run("CREATE TABLE one (k int, v int); INSERT INTO one VALUES (1, 1)");
+    session.create("st", "SELECT id, (id, x) = (SELECT k, v FROM one WHERE k < a.id) AS v FROM a");
+    session.run("INSERT INTO one VALUES (1, 2)");
+    let error = session.error("SELECT pgstream.refresh_stream_table('st')");
+    assert_eq!(error.code, "21000");
 }
 
 #[test]
