@@ -143,9 +143,13 @@ impl Stage {
     }
 
     /// Positions in the output that never change while a group exists: the keys, unless equal keys
-    /// can look different.
+    /// can look different. Of a row of a set, that is all but the rank.
     pub fn fixed(&self) -> Vec<usize> {
-        let keys = self.group().map_or(0, |group| group.keys.len());
+        let keys = match &self.head {
+            Some(Head::Group(group)) => group.keys.len(),
+            Some(Head::Recursion(head)) if head.is_set => self.output.len() - 1,
+            _ => 0,
+        };
         (0..keys).filter(|key| self.output[*key].is_exact()).collect()
     }
 }

@@ -73,7 +73,10 @@ fn lower_union<'a>(
         .map(|(name, ty)| Column { name, ty, nullable: true, scale: None })
         .collect();
     let is_set = !operation.all;
-    let is_image = |it: &Column| it.ty.exact && it.ty.equality.is_some();
+    let has_scale = |it: &Column| {
+        types::is_numeric(it.ty.oid.into()) && types::numeric_scale(it.ty.typmod).is_some()
+    };
+    let is_image = |it: &Column| it.ty.equality.is_some() && (it.ty.exact || has_scale(it));
     if is_set && (columns.is_empty() || !columns.iter().all(is_image)) {
         let words = "WITH RECURSIVE with UNION over values that can be equal and look different";
         return Err(Refusal::without_rule(words));

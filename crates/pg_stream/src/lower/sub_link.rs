@@ -22,7 +22,7 @@ use crate::pg::node::{
     self, BooleanOperator, ColumnRef, EntryKind, From as Tree, Kind, Node, Query, Step, SubLink,
     SubLinkKind,
 };
-use crate::pg::query::all_of;
+use crate::pg::query::{self as analysis, all_of};
 use crate::pg::types;
 
 /// Range table entries from here on stand for sub-queries in expressions; no query has as many.
@@ -336,6 +336,11 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
     }
 
     fn exists(&mut self, query: Query<'a>) -> Result<usize, Refusal> {
+        if let Some((query, having)) = filtered_aggregate(query) {
+            let inner = self.inner(query, &[having])?;
+            let having = self.join_aggregate(inner)?[0];
+            return Ok(self.computed(&[text("("), Segment::Column(having), text(") IS TRUE")]));
+        }
         let inner = self.inner(query, &[])?;
         if inner.has_one_row {
             return Ok(self.computed(&[text("true")]));
@@ -346,6 +351,16 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
 
     /// Adds the value of `test` ANY of the query's rows.
     fn any(&mut self, query: Query<'a>, test: Node<'a>, need: Need) -> Result<usize, Refusal> {
+        if let Some((query, having)) = filtered_aggregate(query) {
+            let (inner, test) = self.tested(query, test)?;
+            let positions = self.join_aggregate(inner)?;
+            let value = self.test_of(&positions, test)?;
+            let mut segments = vec![text("CASE WHEN "), Segment::Column(positions[having])];
+            segments.push(text(" THEN "));
+            segments.extend(value.segments);
+            segments.push(text(" ELSE false END"));
+            return Ok(self.computed(&segments));
+        }
         let (inner, test) = self.tested(query, test)?;
         if inner.has_one_row {
             return self.test_of_aggregate(inner, test);
@@ -447,7 +462,9 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let refuse = || Refusal::without_rule("this ARRAY sub-query").at(like.location());
         let targets = query.targets();
         let shown = targets.iter().position(|it| !it.junk).ok_or_else(refuse)?;
-        if !types::is_storable(like.type_oid()) {
+        // Of these array_agg makes arrays of more dimensions, and not arrays of domains.
+        let is_array = types::is_domain_over_array(targets[shown].expression.type_oid());
+        if is_array || !types::is_storable(like.type_oid()) {
             return Err(refuse());
         }
         let mut needed = vec![shown];
@@ -612,6 +629,17 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
 
     /// Adds the value of the query's only column in its only row; NULL without a row.
     fn single(&mut self, query: Query<'a>) -> Result<usize, Refusal> {
+        if let Some((query, having)) = filtered_aggregate(query) {
+            let inner = self.inner(query, &[0, having])?;
+            let positions = self.join_aggregate(inner)?;
+            let schema = self.from.plan.schema();
+            let mut segments = vec![text("CASE WHEN "), Segment::Column(positions[1])];
+            segments.extend([text(" THEN "), Segment::Column(positions[0]), text(" END")]);
+            let value = Scalar::column(positions[0], &schema[positions[0]]);
+            let value = Scalar { segments, nullable: true, ..value };
+            self.wrap(|input| with_column(input, &schema, value));
+            return Ok(schema.len());
+        }
         let inner = self.inner(query, &[0])?;
         if inner.has_one_row {
             return Ok(self.join_aggregate(inner)?[0]);
@@ -771,7 +799,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             schema.extend(plan.schema());
             let on = on.into_iter().map(|it| Ok(scalar(place(it, &places)?, &schema)));
             let on = on.collect::<Result<Vec<_>, Refusal>>()?;
-            let empty = over_nothing(&plan, all.len(), outputs.len())?;
+            let empty = over_nothing(&plan, all.len(), outputs.len(), &[])?;
             let matched = (0..all.len()).collect();
             let outputs = (0..outputs.len()).map(|it| it + all.len()).collect();
             return Ok(Some(Inner { plan, outputs, on, matched, width, empty, has_one_row: true }));
@@ -882,7 +910,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         }
         let count = positions.len() + images.len();
         let empty = if is_plain_aggregate(query) {
-            over_nothing(&plan, count, outputs.len())?
+            over_nothing(&plan, count, outputs.len(), &positions)?
         } else {
             Vec::new()
         };
@@ -1013,6 +1041,20 @@ fn is_plain_aggregate(query: Query<'_>) -> bool {
         && query.having().is_none()
 }
 
+/// A correlated aggregate without GROUP BY, but with HAVING, as one without, and which of its outputs is the
+/// value of HAVING.
+fn filtered_aggregate(query: Query<'_>) -> Option<(Query<'_>, usize)> {
+    let shown = query.targets().len();
+    let is_fit = has_plain_clauses(query)
+        && query.group_by().is_empty()
+        && !query.has_grouping_sets()
+        && !query.node().free_columns().is_empty()
+        && !query.targets().iter().any(|it| it.junk)
+        && !query.having().is_some_and(is_in);
+    let query = analysis::with_having_shown(query).filter(|_| is_fit)?;
+    Some((query, shown))
+}
+
 /// Whether nothing but aggregation stands between FROM and WHERE and the select list.
 fn has_plain_clauses(query: Query<'_>) -> bool {
     query.set_operations().is_none()
@@ -1068,8 +1110,14 @@ fn sides<'a>(condition: Node<'a>) -> Option<(Node<'a>, Node<'a>, Node<'a>)> {
     types::is_equality_of(function, inner.type_oid()).then_some((inner, outer, condition))
 }
 
-/// The outputs of a plan with aggregates and no rows to aggregate; `prefix` columns stand before them.
-fn over_nothing(plan: &Plan, prefix: usize, outputs: usize) -> Result<Vec<Scalar>, Refusal> {
+/// The outputs of a plan with aggregates and no rows to aggregate; `prefix` columns stand before them. For
+/// the first of these, which are of the domain, stand the columns of the rows around at these positions.
+fn over_nothing(
+    plan: &Plan,
+    prefix: usize,
+    outputs: usize,
+    outside: &[usize],
+) -> Result<Vec<Scalar>, Refusal> {
     let refuse = || Refusal::without_rule("this correlated aggregate");
     let schema = plan.schema();
     let aggregate = match plan {
@@ -1087,6 +1135,9 @@ fn over_nothing(plan: &Plan, prefix: usize, outputs: usize) -> Result<Vec<Scalar
         for segment in &value.segments {
             match segment {
                 Segment::Text(_) => segments.push(segment.clone()),
+                Segment::Column(position) if *position < outside.len() => {
+                    segments.push(Segment::Column(outside[*position]));
+                }
                 Segment::Column(position) => {
                     let call = position.checked_sub(keys.len()).and_then(|it| calls.get(it));
                     let call = call.ok_or_else(refuse)?;

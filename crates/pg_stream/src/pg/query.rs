@@ -174,6 +174,25 @@ pub fn is_closed(query: Query<'_>) -> bool {
     }
 }
 
+/// The query without HAVING, whose value is one more output, the last; `None` unless it has aggregates.
+pub fn with_having_shown(query: Query<'_>) -> Option<Query<'_>> {
+    // SAFETY: the flat copy is ours to change, and the list of targets is copied before it grows.
+    unsafe {
+        let original = query.get();
+        if original.havingQual.is_null() || !original.hasAggs {
+            return None;
+        }
+        let copy = pg_sys::palloc(size_of::<pg_sys::Query>()).cast::<pg_sys::Query>();
+        ptr::copy_nonoverlapping(original, copy, 1);
+        let number = query.targets().len() as pg_sys::AttrNumber + 1;
+        let name = pg_sys::pstrdup(c"having".as_ptr());
+        let target = pg_sys::makeTargetEntry((*copy).havingQual.cast(), number, name, false);
+        (*copy).targetList = pg_sys::lappend(pg_sys::list_copy((*copy).targetList), target.cast());
+        (*copy).havingQual = ptr::null_mut();
+        Node::from_ptr(copy).map(Query)
+    }
+}
+
 /// The query with the output columns of joins replaced by the columns of what is joined. Only
 /// this query: sub-queries are left as they are.
 pub fn without_join_aliases(query: Query<'_>) -> Query<'_> {

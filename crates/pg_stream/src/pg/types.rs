@@ -172,6 +172,15 @@ pub fn is_storable(oid: Oid) -> bool {
     (unsafe { pg_sys::get_typtype(oid) }) as u8 != pg_sys::TYPTYPE_PSEUDO
 }
 
+/// Whether a type is a domain whose values are arrays.
+pub fn is_domain_over_array(oid: Oid) -> bool {
+    // SAFETY: look-ups in the catalog.
+    unsafe {
+        pg_sys::get_base_element_type(oid) != pg_sys::InvalidOid
+            && pg_sys::get_element_type(oid) == pg_sys::InvalidOid
+    }
+}
+
 /// `bigint`.
 pub const BIGINT: Oid = pg_sys::INT8OID;
 

@@ -6,7 +6,7 @@ use super::{
     construct::{Construct, Constructs},
     expression::{Column, Scope, expression},
     random::Random,
-    syntax::{Body, Cte, On, Query, Relation, Select},
+    syntax::{Body, Cte, On, Query, Relation, Select, Sql},
     value::Type,
 };
 
@@ -174,8 +174,17 @@ impl Generator<'_> {
         let columns = vec![("c1".to_owned(), kind), ("c2".to_owned(), depth_or_start)];
         let from = next.of(kind, self.random);
         let from = from.unwrap_or_else(|| expression(&next, kind, 1, self.random));
-        let to = expression(&next, kind, 1, self.random);
-        let mut conditions = vec![format!("{alias}.c1 = {from}").into()];
+        let beside = self.random.chance(20).then(|| {
+            let (relation, scope) = self.leaf(0);
+            let on = self.on(&next, &scope, "LEFT JOIN", 0);
+            (relation, scope, on)
+        });
+        let to_scope = beside.as_ref().map_or(&next, |it| &it.1);
+        let to = expression(to_scope, kind, 1, self.random);
+        let mut conditions: Vec<Sql> = vec![format!("{alias}.c1 = {from}").into()];
+        if self.sub_query(25) {
+            conditions.push(self.condition(&next, 0));
+        }
         let second = if all {
             conditions.push(format!("{alias}.c2 < 3").into());
             ["1".to_owned(), format!("{alias}.c2 + 1")]
@@ -190,14 +199,20 @@ impl Generator<'_> {
         };
         self.add_where(&mut first, &scope, 0);
         let recursion = Relation::Named { name: name.clone(), alias };
+        let mut from = Relation::Join {
+            left: Box::new(recursion),
+            kind: "JOIN",
+            right: Box::new(step),
+            on: On::Conditions(conditions),
+        };
+        if let Some((right, _, on)) = beside {
+            self.met(Construct::LeftJoin);
+            let (left, right) = (Box::new(from), Box::new(right));
+            from = Relation::Join { left, kind: "LEFT JOIN", right, on };
+        }
         let follow = Select {
             items: vec![item(to, "c1"), item(second[1].clone(), "c2")],
-            from: Some(Relation::Join {
-                left: Box::new(recursion),
-                kind: "JOIN",
-                right: Box::new(step),
-                on: On::Conditions(conditions),
-            }),
+            from: Some(from),
             ..Select::default()
         };
         // With these, rows differ by their path: only bounded recursions end.

@@ -154,7 +154,7 @@ impl Generator<'_> {
         Some((Relation::Join { left: Box::new(left), kind, right: Box::new(right), on }, scope))
     }
 
-    fn on(&mut self, left: &Scope, right: &Scope, kind: &'static str, depth: usize) -> On {
+    pub fn on(&mut self, left: &Scope, right: &Scope, kind: &'static str, depth: usize) -> On {
         let is_full = kind == "FULL JOIN";
         let pairs: Vec<_> = left
             .0

@@ -136,6 +136,11 @@ impl Generator<'_> {
             it.add_where(&mut select, &inner, depth);
             let (sql, kind) = it.aggregate(&inner);
             select.items.push((sql.into(), "c1".to_owned()));
+            if it.random.chance(15) {
+                it.met(Construct::Having);
+                let outer = it.outer.of(Type::Int, it.random).unwrap_or_else(|| "1".to_owned());
+                select.having.push(format!("count(*) <> {outer}").into());
+            }
             (select, kind)
         };
         let (select, kind) = self.inside(scope, query);

@@ -203,9 +203,10 @@ fn a_step_that_makes_several_rows() {
 #[test]
 fn a_refresh_of_a_cycle_with_all_kinds_of_keys() {
     maintained(Scenario {
-        tables: "CREATE TABLE e (a text, b text, d date, u uuid); INSERT INTO e VALUES ('a', 'b', '2024-01-01', NULL), ('b', 'a', NULL, gen_random_uuid()), ('b', '', '2024-01-01', NULL)",
-        query: "WITH RECURSIVE r AS (SELECT a, d, u FROM e WHERE a = 'a' UNION SELECT e.b, e.d, e.u FROM r JOIN e USING (a)) SELECT * FROM r",
+        tables: "CREATE TABLE e (a text, b text, d date, u uuid, n numeric(6,2), c char(3)); INSERT INTO e VALUES ('a', 'b', '2024-01-01', NULL, 1, 'x'), ('b', 'a', NULL, gen_random_uuid(), 'NaN', ''), ('b', '', '2024-01-01', NULL, 1.5, NULL)",
+        query: "WITH RECURSIVE r AS (SELECT a, d, u, n, c FROM e WHERE a = 'a' UNION SELECT e.b, e.d, e.u, e.n, e.c FROM r JOIN e USING (a)) SELECT * FROM r",
         changes: &[
+            "UPDATE e SET n = n * 2, c = c || 'y' WHERE a = 'b'; INSERT INTO e VALUES ('b', 'a', NULL, NULL, 2.00, 'x  ')",
             "INSERT INTO e VALUES ('', 'c', NULL, NULL), ('c', 'b', '2024-01-01', NULL)",
             "DELETE FROM e WHERE a = 'a'; INSERT INTO e VALUES ('a', NULL, NULL, NULL), (NULL, 'a', NULL, NULL)",
             "UPDATE e SET b = 'c', d = '2024-02-02' WHERE b IS NULL",

@@ -1,6 +1,6 @@
 //! Sub-queries in expressions: EXISTS, IN, ANY, ALL, scalar ones, ARRAY, rows; correlated or not.
 
-use pgstream_tests::{Database, Scenario};
+use pgstream_tests::{Database, Scenario, check};
 
 use crate::windows::maintained;
 
@@ -114,6 +114,19 @@ fn correlated_aggregates() {
 }
 
 #[test]
+fn correlated_aggregates_with_having() {
+    sub_queries(&[
+        "SELECT id FROM a WHERE EXISTS (SELECT FROM b WHERE b.aid = a.id HAVING count(*) > 1)",
+        "SELECT id, NOT EXISTS (SELECT 1 FROM b WHERE b.aid = a.x HAVING max(v) > 3) AS e FROM a",
+        "SELECT id, (SELECT sum(v) FROM b WHERE b.aid = a.x HAVING count(*) < 3) AS s FROM a",
+        "SELECT id, (SELECT count(*) FROM b WHERE b.aid > a.x HAVING min(b.v) IS NULL OR count(*) > a.x) AS s FROM a",
+        "SELECT id, x IN (SELECT count(*) FROM b WHERE b.aid = a.id HAVING count(*) <> 2) AS i, x <> ALL (SELECT max(k) FROM c WHERE c.z = a.x HAVING count(k) > 0) AS n FROM a",
+        "SELECT id, (x, id) = (SELECT count(*), max(aid) FROM b WHERE b.aid = a.id) AS q FROM a",
+        "SELECT id, (SELECT count(*) * a.id + coalesce(a.x, 0) FROM b WHERE b.aid = a.x) AS s, (SELECT a.n FROM b WHERE b.aid = a.x HAVING count(*) < 2) AS n FROM a",
+    ]);
+}
+
+#[test]
 fn the_first_row_of_each() {
     sub_queries(&[
         "SELECT id, (SELECT v FROM b WHERE b.aid > a.id ORDER BY v, id LIMIT 1) AS f FROM a",
@@ -160,6 +173,31 @@ fn arrays_over_groups_sets_and_limits() {
         "SELECT x, ARRAY(SELECT max(v) FROM b GROUP BY aid ORDER BY max(v), aid) AS l, count(*) AS n FROM a GROUP BY x",
         "SELECT id, ARRAY(SELECT ARRAY[k, z] FROM c WHERE c.k = a.x ORDER BY k, z) AS l FROM a",
     ]);
+}
+
+#[test]
+fn arrays_of_all_kinds_of_values() {
+    const TYPES: &str = "
+        CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN code AS varchar(4); CREATE DOMAIN pair AS int[];
+        CREATE TABLE o (id int PRIMARY KEY);
+        CREATE TABLE v (o int, i int, m mood, c code, p pair, j json, n numeric, t text COLLATE \"C\");
+        INSERT INTO o SELECT generate_series(1, 4);
+        INSERT INTO v SELECT i % 4, i, 'ok', 'c' || i, ARRAY[i, i], '{\"a\": 1}', i / 2.0, 'T' || i FROM generate_series(1, 9) i;";
+    let changes = &[
+        "UPDATE v SET m = 'sad', c = 'x', j = '[1]', n = 'NaN', t = NULL WHERE i % 3 = 0",
+        "DELETE FROM v WHERE o = 1; UPDATE v SET o = 1, p = '{7,8}' WHERE i = 4",
+        "INSERT INTO o VALUES (0), (9); INSERT INTO v VALUES (9, 1, NULL, NULL, '{1,2}', NULL, NULL, 'b')",
+    ];
+    maintained(Scenario {
+        tables: TYPES,
+        query: "SELECT id, ARRAY(SELECT m FROM v WHERE v.o = o.id ORDER BY i) AS m, ARRAY(SELECT c FROM v WHERE v.o = o.id ORDER BY i) AS c, ARRAY(SELECT j FROM v WHERE v.o = o.id ORDER BY i) AS j, ARRAY(SELECT n FROM v ORDER BY i DESC NULLS LAST) AS n, ARRAY(SELECT t FROM v WHERE v.o = o.id ORDER BY t DESC, i) AS t FROM o",
+        changes,
+    });
+    check(Scenario {
+        tables: TYPES,
+        query: "SELECT id, ARRAY(SELECT p FROM v WHERE v.o = o.id ORDER BY i) AS p FROM o",
+        changes,
+    });
 }
 
 #[test]
