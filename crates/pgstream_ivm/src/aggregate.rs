@@ -5,7 +5,8 @@
 //! | `count` | — | old + Σw | never |
 //! | `sum` | number of non-NULL inputs if NULLs are possible; display scales if they vary | old + Σ w·x | the result is NaN or ±Infinity, which have no inverse |
 //! | `avg` | the sum and what it needs | sum' / count' | as `sum` |
-//! | `min`, `max` | — | the lesser or greater of old and inserted | the extremum itself left and no inserted value takes its place |
+//! | `min`, `max` | — | the lesser or greater of old and inserted | the extremum itself left, no inserted value takes its place, and no index finds the next one |
+//! | `bool_and`, `bool_or` | number of non-NULL inputs if NULLs are possible; number of inputs that decide (false, true) | whether there is one that decides | never |
 //! | any other | — | — | always |
 //!
 //! Evaluating again reads the affected groups only. The rules for `count` and `sum` hold because
@@ -39,6 +40,7 @@ pub struct StateColumn {
 const COUNT: StateColumn = StateColumn { name: "count", ty: "pg_catalog.int8" };
 const INTEGER_SUM: StateColumn = StateColumn { name: "sum", ty: "pg_catalog.int8" };
 const NUMERIC_SUM: StateColumn = StateColumn { name: "sum", ty: "pg_catalog.numeric" };
+const DECISIVE: StateColumn = StateColumn { name: "decisive", ty: "pg_catalog.int8" };
 const SCALES: StateColumn = StateColumn { name: "scales", ty: "pg_catalog.int8[]" };
 
 /// What an aggregate stores beside its result.
@@ -46,6 +48,10 @@ pub fn state(call: &AggregateCall) -> Vec<StateColumn> {
     let (argument, is_average) = match &call.function {
         AggregateFunction::Sum { argument } => (argument, false),
         AggregateFunction::Average { argument } => (argument, true),
+        AggregateFunction::Decided { argument, .. } => {
+            let count = counts_inputs(call, argument).then_some(COUNT);
+            return std::iter::once(DECISIVE).chain(count).collect();
+        }
         _ => return Vec::new(),
     };
     let mut state = Vec::new();
@@ -85,6 +91,16 @@ pub struct Operands<'a> {
     pub change: &'a dyn Fn(usize) -> String,
     /// The new number of rows of the group.
     pub new_count: &'a str,
+    /// For an extremum that an index finds.
+    pub look_up: Option<&'a LookUp<'a>>,
+}
+
+/// How the extremum of a group is looked up.
+pub struct LookUp<'a> {
+    /// The sub-select of an aggregate over the rows of the group for which all of the conditions hold.
+    pub select: &'a dyn Fn(&str, &[String]) -> String,
+    /// What must be true of the group; `None` where nothing need be.
+    pub condition: Option<String>,
 }
 
 /// Whether the change must be consolidated before this aggregate's rule holds.
@@ -94,7 +110,7 @@ pub fn needs_consolidation(call: &AggregateCall) -> bool {
 
 /// Whether the group is evaluated again on every change.
 pub fn is_rescanned(call: &AggregateCall) -> bool {
-    matches!(call.function, AggregateFunction::Rescan)
+    matches!(call.function, AggregateFunction::Rescan | AggregateFunction::Distinct(_))
 }
 
 /// Writes the SQL for `call`. The weight of a row is the column `w`.
@@ -105,7 +121,8 @@ pub fn maintain(call: &AggregateCall, operands: &Operands<'_>) -> Maintenance {
         AggregateFunction::Sum { argument } => total(call, argument, false, operands),
         AggregateFunction::Average { argument } => total(call, argument, true, operands),
         AggregateFunction::Extremum { argument, end } => extremum(call, argument, *end, operands),
-        AggregateFunction::Rescan => Maintenance {
+        AggregateFunction::Decided { argument, by } => decided(call, argument, *by, operands),
+        AggregateFunction::Rescan | AggregateFunction::Distinct(_) => Maintenance {
             changes: Vec::new(),
             new: vec![(operands.stored)(0)],
             lost: Some("true".to_owned()),
@@ -137,7 +154,7 @@ fn total(
     is_average: bool,
     operands: &Operands<'_>,
 ) -> Maintenance {
-    let Operands { column, stored, change, new_count } = operands;
+    let Operands { column, stored, change, new_count, .. } = operands;
     let is_integer = is_small_integer(argument);
     let has_count = counts_inputs(call, argument);
     let filter = filter(call, column);
@@ -196,6 +213,35 @@ fn total(
     Maintenance { changes, new, lost, rescan }
 }
 
+fn decided(
+    call: &AggregateCall,
+    argument: &Scalar,
+    by: bool,
+    operands: &Operands<'_>,
+) -> Maintenance {
+    let Operands { column, stored, change, new_count, .. } = operands;
+    let value = argument.print(column);
+    let is_decisive = if by { format!("({value})") } else { format!("NOT ({value})") };
+    let inputs = conditions(call, Some(argument), column).join(" AND ");
+    let decisive = conditions(call, None, column).into_iter().chain([is_decisive.clone()]);
+    let decisive = decisive.collect::<Vec<_>>().join(" AND ");
+    let mut changes = vec![format!("sum(CASE WHEN {decisive} THEN w ELSE 0 END)::int8")];
+    let mut rescan = vec![call.call.print(column), format!("count(*) FILTER (WHERE {decisive})")];
+    let new_decisive = sum_of(&stored(1), &change(0));
+    let mut count = (*new_count).to_owned();
+    let mut state = vec![new_decisive.clone()];
+    if counts_inputs(call, argument) {
+        changes.push(format!("sum(CASE WHEN {inputs} THEN w ELSE 0 END)::int8"));
+        rescan.push(format!("count(*) FILTER (WHERE {inputs})"));
+        count = sum_of(&stored(2), &change(1));
+        state.push(count.clone());
+    }
+    let sign = if by { ">" } else { "=" };
+    let result = format!("CASE WHEN {count} = 0 THEN NULL ELSE {new_decisive} {sign} 0 END");
+    let new = std::iter::once(result).chain(state).collect();
+    Maintenance { changes, new, lost: None, rescan }
+}
+
 fn extremum(
     call: &AggregateCall,
     argument: &Scalar,
@@ -208,19 +254,29 @@ fn extremum(
         End::Greatest => ("max", "GREATEST", ">=", ">"),
     };
     let value = argument.print(column);
-    let condition: String =
-        conditions(call, None, column).iter().map(|it| format!(" AND {it}")).collect();
+    let conditions = conditions(call, None, column);
+    let condition: String = conditions.iter().map(|it| format!(" AND {it}")).collect();
     let (stored, inserted, deleted) = (stored(0), change(0), change(1));
+    let is_lost = format!(
+        "({deleted} {reaches} {stored} AND NOT coalesce({inserted} {beyond} {stored} \
+         OR ROW({inserted})::record *= ROW({stored})::record, false))"
+    );
+    let mut new = format!("{choose}({stored}, {inserted})");
+    let mut lost = Some(is_lost.clone());
+    if let Some(look_up) = operands.look_up {
+        let found = (look_up.select)(&format!("{function}({value})"), &conditions);
+        let has_key = look_up.condition.iter().map(|it| format!(" AND {it}"));
+        let has_key: String = has_key.collect();
+        new = format!("CASE WHEN {is_lost}{has_key} THEN {found} ELSE {new} END");
+        lost = look_up.condition.as_ref().map(|it| format!("({is_lost} AND NOT ({it}))"));
+    }
     Maintenance {
         changes: vec![
             format!("{function}({value}) FILTER (WHERE w > 0{condition})"),
             format!("{function}({value}) FILTER (WHERE w < 0{condition})"),
         ],
-        new: vec![format!("{choose}({stored}, {inserted})")],
-        lost: Some(format!(
-            "({deleted} {reaches} {stored} AND NOT coalesce({inserted} {beyond} {stored} \
-             OR ROW({inserted})::record *= ROW({stored})::record, false))"
-        )),
+        new: vec![new],
+        lost,
         rescan: vec![call.call.print(column)],
     }
 }

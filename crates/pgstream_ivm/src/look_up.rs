@@ -7,9 +7,9 @@
 
 use crate::{
     aggregate,
-    plan::{Plan, Source},
+    plan::{AggregateCall, AggregateFunction, Plan, Scan, Source},
     scalar::{Scalar, Segment},
-    stage::{Head, Pipeline},
+    stage::{Head, Pipeline, Stage, Window},
 };
 
 /// Columns by which rows of a source are looked up together.
@@ -19,6 +19,89 @@ pub struct LookUp {
     pub source: Source,
     /// Attribute numbers of a table, positions in the output of a stage; ascending.
     pub attributes: Vec<usize>,
+}
+
+/// An order of the rows with equal keys, from which a head wants the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ordered {
+    /// A table or a stored stage.
+    pub source: Source,
+    /// Attribute numbers of a table, positions in the output of a stage; ascending.
+    pub keys: Vec<usize>,
+    /// The same for the column that they are ordered by, or the first of several.
+    pub by: usize,
+}
+
+/// The orders from which heads want the first rows of a group or partition, each once.
+pub fn orders(pipeline: &Pipeline) -> Vec<Ordered> {
+    let mut found = Vec::new();
+    for stage in &pipeline.stages {
+        for (_, order) in orders_of(stage, pipeline) {
+            if !found.contains(&order) {
+                found.push(order);
+            }
+        }
+    }
+    found
+}
+
+/// Notes in the heads which of their orders have an index.
+pub fn indexed(pipeline: &mut Pipeline, has_index: &dyn Fn(&Ordered) -> bool) {
+    for index in 0..pipeline.stages.len() {
+        let orders = orders_of(&pipeline.stages[index], pipeline).into_iter();
+        let indexed: Vec<usize> = orders.filter(|it| has_index(&it.1)).map(|it| it.0).collect();
+        match &mut pipeline.stages[index].head {
+            Some(Head::Group(group)) => group.indexed = indexed,
+            Some(Head::Window(Window { first: Some(first), .. })) => {
+                first.is_indexed = !indexed.is_empty();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The orders that a stage's head wants of one leaf, with the numbers of their calls: with several
+/// leaves no index has them all.
+fn orders_of(stage: &Stage, pipeline: &Pipeline) -> Vec<(usize, Ordered)> {
+    match stage.body.scans().as_slice() {
+        [Scan { source: Source::Stage(index), .. }] if pipeline.is_deferred(*index) => {
+            return Vec::new();
+        }
+        [_] => {}
+        _ => return Vec::new(),
+    }
+    let origins = origins(&stage.body, pipeline);
+    let origin = |column: usize| match origins[column].as_slice() {
+        [only] => Some(only.clone()),
+        _ => None,
+    };
+    let order = |keys: &[usize], by: usize| {
+        let (source, by) = origin(by)?;
+        let keys = keys.iter().map(|it| Some(origin(*it)?.1)).collect::<Option<Vec<usize>>>();
+        let mut keys = keys?;
+        keys.sort_unstable();
+        keys.dedup();
+        Some(Ordered { source, keys, by })
+    };
+    match &stage.head {
+        Some(Head::Group(group)) => {
+            let calls = group.calls.iter().enumerate();
+            let of_call = |(index, call): (usize, &AggregateCall)| match &call.function {
+                AggregateFunction::Extremum { argument, .. } => {
+                    Some((index, order(&group.keys, argument.as_column()?)?))
+                }
+                _ => None,
+            };
+            calls.filter_map(of_call).collect()
+        }
+        Some(Head::Window(Window { first: Some(first), partition, .. })) => {
+            let Some(Segment::Column(by)) = first.order.segments.first() else {
+                return Vec::new();
+            };
+            order(partition, *by).map(|it| (0, it)).into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The columns of leaves that an output column shows: one for each branch of a UNION ALL.
@@ -181,11 +264,11 @@ fn origins(plan: &Plan, pipeline: &Pipeline) -> Vec<Origins> {
 
 #[cfg(test)]
 mod tests {
-    use super::{equalities_among_others, look_ups};
+    use super::{equalities_among_others, look_ups, orders};
     use crate::{
         plan::{Plan, Source},
         stage::stage,
-        testing::{aggregate, join, project, scan, union_all},
+        testing::{aggregate, filter, join, project, scan, union_all, window},
     };
 
     #[test]
@@ -222,6 +305,32 @@ mod tests {
         let both = union_all([scan("a"), project(scan("b"), &["#0", "#0"])]);
         let plan = join(both, scan("c"), "(#0 = #2)");
         assert_eq!(found(plan), ["public.a [1]", "public.b [1]", "public.c [1]"]);
+    }
+
+    #[test]
+    fn an_extremum_and_the_first_rows_want_an_order() {
+        let wanted = |plan: Plan| {
+            let orders = orders(&stage(plan)).into_iter();
+            orders.map(|it| format!("{:?} {}", it.keys, it.by)).collect::<Vec<_>>()
+        };
+        assert_eq!(wanted(aggregate(scan("a"), &[1], &["max(#0)", "min(#1)"])), ["[2] 1", "[2] 2"]);
+        assert_eq!(wanted(aggregate(filter(scan("a"), "#0 > 1"), &[], &["max(#0)"])), ["[] 1"]);
+        assert!(wanted(aggregate(scan("a"), &[1], &["max(#0 + 1)", "sum(#0)"])).is_empty());
+        let pairs = || join(scan("a"), scan("b"), "#0 = #2");
+        assert!(wanted(aggregate(pairs(), &[1], &["max(#0)"])).is_empty());
+        let best = |plan| window(plan, &[], &["row_number() OVER (ORDER BY #1)"], Some("#2 = 1"));
+        assert!(wanted(best(project(pairs(), &["#0", "#3"]))).is_empty());
+        assert_eq!(wanted(best(aggregate(pairs(), &[1], &["count(*)"]))), ["[] 1"]);
+        let first = |filter| {
+            window(
+                scan("a"),
+                &[0],
+                &["row_number() OVER (PARTITION BY #0 ORDER BY #1 DESC)"],
+                filter,
+            )
+        };
+        assert_eq!(wanted(first(Some("#2 <= 3"))), ["[1] 2"]);
+        assert!(wanted(first(None)).is_empty());
     }
 
     #[test]

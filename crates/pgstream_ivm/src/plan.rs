@@ -111,6 +111,17 @@ pub enum AggregateFunction {
         /// Which end.
         end: End,
     },
+    /// `bool_and(argument)` or `bool_or(argument)`.
+    Decided {
+        /// What is looked at where it is not NULL.
+        argument: Scalar,
+        /// The value that decides as soon as there is one: `false` for `bool_and`.
+        by: bool,
+    },
+    /// `Count`, `Sum` or `Average` of the different values of the argument, whose type has equality
+    /// and can be stored. Equal values must count as much in a sum: they have the same image.
+    /// Staging takes it apart where that pays, otherwise it is as `Rescan`.
+    Distinct(Box<AggregateFunction>),
     /// Anything else: evaluated again over each affected group.
     Rescan,
 }
@@ -135,6 +146,15 @@ pub struct AggregateCall {
     pub filter: Option<Scalar>,
     /// A hint for people.
     pub name: String,
+}
+
+/// The order in which the calls of a window number its rows, each being `row_number()` or `rank()`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ranking {
+    /// The list of ORDER BY over the input's columns. It need not have the columns of PARTITION BY.
+    pub order: Scalar,
+    /// For each call whether equal rows have the same number: `rank()`.
+    pub has_ties: Vec<bool>,
 }
 
 /// A relational operator with its inputs.
@@ -230,6 +250,8 @@ pub enum Plan {
         /// Whole calls over the input's columns, e.g. `pg_catalog.rank() OVER (PARTITION BY #0
         /// ORDER BY #1)`, with their names.
         calls: Vec<(Scalar, String)>,
+        /// When all calls number the rows in one order: that order.
+        ranking: Option<Ranking>,
         /// Boolean, over the output; `None` for true. Rows that it drops need not be stored.
         filter: Option<Scalar>,
     },
@@ -409,8 +431,8 @@ impl Plan {
             Self::Expand { input, item, columns, outer } => {
                 Self::Expand { input: Box::new(f(*input)), item, columns, outer }
             }
-            Self::Window { input, partition, calls, filter } => {
-                Self::Window { input: Box::new(f(*input)), partition, calls, filter }
+            Self::Window { input, partition, calls, ranking, filter } => {
+                Self::Window { input: Box::new(f(*input)), partition, calls, ranking, filter }
             }
             Self::Recurse { base, step, is_set } => {
                 Self::Recurse { base: Box::new(f(*base)), step: Box::new(f(*step)), is_set }

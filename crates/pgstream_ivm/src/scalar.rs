@@ -38,6 +38,11 @@ impl Type {
             exact: true,
         }
     }
+
+    /// `bigint`.
+    pub fn bigint() -> Self {
+        Self { oid: 20, sql: "bigint".to_owned(), ..Self::boolean() }
+    }
 }
 
 /// A piece of a scalar's template.

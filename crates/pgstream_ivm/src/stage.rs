@@ -9,6 +9,7 @@
 //! stage is deferred: its change is computed once, but its content is stored nowhere. Who reads
 //! that evaluates its body.
 
+mod distinct;
 mod window;
 
 use crate::{
@@ -38,6 +39,8 @@ pub struct Group {
     pub keys: Vec<usize>,
     /// The aggregates, over the body's columns.
     pub calls: Vec<AggregateCall>,
+    /// Extrema among the calls that an index finds; see [`crate::look_up::indexed`].
+    pub indexed: Vec<usize>,
 }
 
 /// Window functions over the partitions of a body's rows. The output is the body's columns, then
@@ -50,6 +53,23 @@ pub struct Window {
     pub calls: Vec<Scalar>,
     /// Which rows are kept, over the output.
     pub filter: Option<Scalar>,
+    /// When only the first rows of a partition can be kept: which.
+    pub first: Option<First>,
+}
+
+/// The first rows of each partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct First {
+    /// The list of ORDER BY, over the body's columns.
+    pub order: Scalar,
+    /// How many rows, those included that are not kept because they are too far in front.
+    pub count: u64,
+    /// Whether rows that are equal to the last of these are kept as well.
+    pub has_ties: bool,
+    /// When so many are kept, rows behind them are not.
+    pub kept: u64,
+    /// Whether an index has their order; see [`crate::look_up::indexed`].
+    pub is_indexed: bool,
 }
 
 /// The two parts of a body that is a recursion.
@@ -189,16 +209,27 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
         if needs_leaf { defer(input, stages) } else { input }
     };
     match plan.map_inputs(cut_input) {
+        Plan::Aggregate { input, keys, calls } if distinct::is_taken_apart(&calls) => {
+            // Several stages read it.
+            let input = if input.has_join() { defer(*input, stages) } else { *input };
+            cut(distinct::taken_apart(&input, &keys, calls), stages)
+        }
         Plan::Aggregate { input, keys, calls } => {
             let key = Some((0..keys.len()).collect());
-            let head = Some(Head::Group(Group { keys, calls }));
+            let head = Some(Head::Group(Group { keys, calls, indexed: Vec::new() }));
             add(Stage { body: *input, head, output, key }, stages)
         }
-        Plan::Window { input, partition, calls, filter } => {
+        Plan::Window { input, partition, calls, ranking, filter } => {
+            let width = input.schema().len();
+            let first = ranking.zip(filter.as_ref());
+            let first = first.and_then(|(ranking, filter)| window::first(ranking, filter, width));
+            // Its change is read more than once.
+            let input =
+                if first.is_some() && input.has_join() { defer(*input, stages) } else { *input };
             let key = input.key();
             let calls = calls.into_iter().map(|it| it.0).collect();
-            let head = Some(Head::Window(Window { partition, calls, filter }));
-            add(Stage { body: *input, head, output, key }, stages)
+            let head = Some(Head::Window(Window { partition, calls, filter, first }));
+            add(Stage { body: input, head, output, key }, stages)
         }
         Plan::Recurse { base, step, is_set } => {
             let key = is_set.then(|| (0..output.len() - 1).collect::<Vec<_>>());

@@ -5,7 +5,9 @@
 
 use crate::{
     model::{Call, Content, Database, Expression, History, Token, Value, expression, tokens},
-    plan::{AggregateCall, AggregateFunction, Column, End, Plan, Scan, Schema, Source, Version},
+    plan::{
+        AggregateCall, AggregateFunction, Column, End, Plan, Ranking, Scan, Schema, Source, Version,
+    },
     recursion::{ITSELF, recurse},
     scalar::{Scalar, Segment, Type},
     sql::delta_name,
@@ -255,12 +257,37 @@ fn recursion(base: Plan, step: impl Fn(Plan) -> Plan, is_set: bool) -> Plan {
 /// these columns, and a condition on the output.
 pub fn window(input: Plan, partition: &[usize], calls: &[&str], filter: Option<&str>) -> Plan {
     let schema = input.schema();
-    let calls = calls.iter().map(|it| (scalar(it, &schema), (*it).to_owned())).collect();
+    let calls: Vec<(Scalar, String)> =
+        calls.iter().map(|it| (scalar(it, &schema), (*it).to_owned())).collect();
     let partition = partition.to_vec();
-    let plan = Plan::Window { input: Box::new(input), partition, calls, filter: None };
+    let ranking = ranking(&calls, &schema);
+    let plan = Plan::Window { input: Box::new(input), partition, calls, ranking, filter: None };
     let condition = filter.map(|it| scalar(it, &plan.schema()));
-    let Plan::Window { input, partition, calls, .. } = plan else { unreachable!("just made") };
-    Plan::Window { input, partition, calls, filter: condition }
+    let Plan::Window { input, partition, calls, ranking, .. } = plan else {
+        unreachable!("just made")
+    };
+    Plan::Window { input, partition, calls, ranking, filter: condition }
+}
+
+/// The order of calls such as `rank() OVER (PARTITION BY #0 ORDER BY #1)`.
+fn ranking(calls: &[(Scalar, String)], schema: &Schema) -> Option<Ranking> {
+    let order = |text: &str| Some(text.split_once("ORDER BY ")?.1.strip_suffix(')')?.to_owned());
+    let first = order(&calls.first()?.1)?;
+    let has_ties = calls.iter().map(|(_, text)| {
+        let has_ties = match text.split_once('(')?.0 {
+            "rank" => true,
+            "row_number" => false,
+            _ => return None,
+        };
+        (order(text)? == first).then_some(has_ties)
+    });
+    let has_ties = has_ties.collect::<Option<Vec<bool>>>()?;
+    let order = Scalar { segments: cut(&first), ..Scalar::column(0, &schema[0]) };
+    Some(Ranking { order, has_ties })
+}
+
+fn has_images(argument: &Scalar) -> bool {
+    !(argument.ty.exact || argument.scale.is_some())
 }
 
 fn aggregate_call(sql: &str, schema: &Schema) -> AggregateCall {
@@ -269,19 +296,29 @@ fn aggregate_call(sql: &str, schema: &Schema) -> AggregateCall {
         Some((head, filter)) => (head, filter.strip_suffix(')')),
         None => (sql, None),
     };
+    let head = head.replacen("(DISTINCT ", "(", 1);
     let argument = || {
         let (_, argument) = head.split_once('(').expect("a call has parentheses");
         scalar(argument.strip_suffix(')').expect("a call has parentheses"), schema)
     };
     let function = match call.name.as_str() {
-        _ if call.is_distinct => AggregateFunction::Rescan,
         "count" if call.arguments.is_empty() => AggregateFunction::CountRows,
         "count" => AggregateFunction::Count { argument: argument() },
         "sum" => AggregateFunction::Sum { argument: argument() },
         "avg" => AggregateFunction::Average { argument: argument() },
         "min" => AggregateFunction::Extremum { argument: argument(), end: End::Least },
         "max" => AggregateFunction::Extremum { argument: argument(), end: End::Greatest },
+        "bool_and" => AggregateFunction::Decided { argument: argument(), by: false },
+        "bool_or" => AggregateFunction::Decided { argument: argument(), by: true },
         _ => AggregateFunction::Rescan,
+    };
+    let is_the_same =
+        matches!(function, AggregateFunction::Extremum { .. } | AggregateFunction::Decided { .. });
+    let function = match call.is_distinct && !is_the_same {
+        // What is stored of equal values with several images is left open.
+        true if !has_images(&argument()) => AggregateFunction::Distinct(Box::new(function)),
+        true => AggregateFunction::Rescan,
+        false => function,
     };
     let filter = filter.map(|it| scalar(it, schema));
     AggregateCall { call: scalar(sql, schema), function, filter, name: call.name }
@@ -340,7 +377,10 @@ fn infer(expression: &Expression, schema: &Schema) -> Column {
         }
         Expression::Call(call) => infer_call(call, schema),
         Expression::Over(over) => Column { nullable: true, ..infer_call(&over.call, schema) },
-        Expression::Column(..) | Expression::Record(_) | Expression::Exists(_) => {
+        Expression::Column(..)
+        | Expression::Record(_)
+        | Expression::Exists(_)
+        | Expression::Scalar(_) => {
             panic!("{expression:?} in a plan")
         }
     }

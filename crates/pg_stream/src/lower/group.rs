@@ -389,10 +389,16 @@ fn classify(call: Aggregate<'_>, schema: &[Column]) -> AggregateFunction {
         argument: scalar(argument, schema),
         end,
     };
+    let decided = |argument: Node<'_>, by| AggregateFunction::Decided {
+        argument: scalar(argument, schema),
+        by,
+    };
     match (name.as_str(), arguments.as_slice()) {
         ("min", [argument]) => extremum(*argument, End::Least),
         ("max", [argument]) => extremum(*argument, End::Greatest),
-        _ if call.is_distinct() => AggregateFunction::Rescan,
+        ("bool_and" | "every", [argument]) => decided(*argument, false),
+        ("bool_or", [argument]) => decided(*argument, true),
+        _ if call.is_distinct() => distinct(&name, &arguments, schema),
         ("count", []) => AggregateFunction::CountRows,
         ("count", [argument]) => AggregateFunction::Count { argument: scalar(*argument, schema) },
         ("sum", [argument]) if types::is_exact_number(argument.type_oid()) => {
@@ -403,6 +409,27 @@ fn classify(call: Aggregate<'_>, schema: &[Column]) -> AggregateFunction {
         }
         _ => AggregateFunction::Rescan,
     }
+}
+
+/// An aggregate of different values.
+fn distinct(name: &str, arguments: &[Node<'_>], schema: &[Column]) -> AggregateFunction {
+    let [argument] = arguments else { return AggregateFunction::Rescan };
+    let ty = argument.type_oid();
+    if types::equality(ty).is_none() || !types::is_storable(ty) {
+        return AggregateFunction::Rescan;
+    }
+    let argument = scalar(*argument, schema);
+    // Of equal values with different scales, any one may be added.
+    let has_one_image = argument.ty.exact || argument.scale.is_some();
+    let function = match name {
+        "count" => AggregateFunction::Count { argument },
+        "sum" if types::is_exact_number(ty) && has_one_image => AggregateFunction::Sum { argument },
+        "avg" if types::is_exact_number(ty) && has_one_image => {
+            AggregateFunction::Average { argument }
+        }
+        _ => return AggregateFunction::Rescan,
+    };
+    AggregateFunction::Distinct(Box::new(function))
 }
 
 /// Any of the values that a column has in the group, for one where they are all the same.

@@ -152,8 +152,8 @@ fn numbered<'a>(
         scale: None,
     };
     match plan {
-        Plan::Window { input, partition, calls, filter: None } => {
-            Ok(Plan::Window { input, partition, calls, filter: Some(condition) })
+        Plan::Window { input, partition, calls, ranking, filter: None } => {
+            Ok(Plan::Window { input, partition, calls, ranking, filter: Some(condition) })
         }
         _ => unreachable!("one window was added"),
     }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use pgstream_ivm::lex;
-use pgstream_ivm::plan::{Column, Plan};
+use pgstream_ivm::plan::{Column, Plan, Ranking};
 use pgstream_ivm::scalar::Scalar;
 
 use super::expression::scalar;
@@ -129,20 +129,44 @@ pub fn add<'a>(
         }
     }
     operators.sort_by_key(|(partition, _)| partition.is_empty());
+    let values = input.values.clone();
     let mut plan = input.over(plan);
     let mut width = plan.schema().len();
     let mut places = vec![0; calls.len()];
     for (partition, members) in operators {
         let partition = partition.into_iter().collect();
+        let ranking = ranking(members.iter().map(|it| &calls[it.0]), &values);
         let mut named = Vec::new();
         for (index, scalar) in members {
             places[index] = width;
             width += 1;
             named.push((scalar, calls[index].name.clone()));
         }
-        plan = Plan::Window { input: Box::new(plan), partition, calls: named, filter: None };
+        let input = Box::new(plan);
+        plan = Plan::Window { input, partition, calls: named, ranking, filter: None };
     }
     Ok((plan, places))
+}
+
+/// The order in which calls number the rows, if they all do, and in the same one.
+fn ranking<'a>(
+    calls: impl Iterator<Item = &'a Call<'a>> + Clone,
+    values: &Values<'_>,
+) -> Option<Ranking> {
+    let has_ties = |call: &Call<'_>| match types::builtin_function(call.call.function())?.as_str() {
+        "row_number" => Some(false),
+        "rank" => Some(true),
+        _ => None,
+    };
+    let has_ties = calls.clone().map(has_ties).collect::<Option<Vec<bool>>>()?;
+    let mut orders = calls.map(|it| window::order_text(it.window, values));
+    let order = orders.next()??;
+    if !orders.all(|it| it.as_ref() == Some(&order)) {
+        return None;
+    }
+    let ty = types::describe(types::BIGINT, -1, types::NO_COLLATION);
+    let order = Scalar { segments: lex::segments(&order), ty, nullable: true, scale: None };
+    Some(Ranking { order, has_ties })
 }
 
 fn check_offset(offset: Node<'_>) -> Result<(), Refusal> {

@@ -294,6 +294,32 @@ pub fn is_hashable(ty: Oid) -> bool {
     }
 }
 
+/// Whether a B-tree begins with the columns `keys`, in any order, and goes on with `by`, so that it
+/// finds the first rows by `by` of those with equal keys.
+pub fn has_ordered_index(relation: Oid, keys: &[i16], by: i16) -> bool {
+    let mut keys = keys.to_vec();
+    keys.sort_unstable();
+    let list: Vec<String> = keys.iter().map(i16::to_string).collect();
+    super::spi::get_one::<bool>(
+        "SELECT true FROM pg_catalog.pg_index AS i \
+         JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid \
+         JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname = 'btree' \
+         JOIN pg_catalog.pg_class AS t ON t.oid = i.indrelid \
+         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = $3::int2 \
+         CROSS JOIN LATERAL (SELECT cardinality($2::int2[]) AS keys, \
+             string_to_array(i.indkey::text, ' ')::int2[] AS columns) AS x \
+         WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL \
+         AND (t.relkind = 'p' OR NOT t.relhassubclass) \
+         AND i.indnkeyatts > x.keys AND x.columns[x.keys + 1] = $3::int2 \
+         AND i.indcollation[x.keys] = a.attcollation \
+         AND (SELECT o.opcdefault FROM pg_catalog.pg_opclass AS o WHERE o.oid = i.indclass[x.keys]) \
+         AND (SELECT coalesce(array_agg(k ORDER BY k), '{}') FROM unnest(x.columns[1:x.keys]) AS k) \
+             = $2::int2[] LIMIT 1",
+        &[relation.into(), format!("{{{}}}", list.join(",")).into(), by.to_string().into()],
+    )
+    .is_some()
+}
+
 /// The columns of a relation as a store holds them.
 pub fn store_columns(relation: Oid) -> Vec<super::store::StoreColumn> {
     let mut columns = Vec::new();

@@ -129,6 +129,17 @@ impl<'a> Query<'a> {
     }
 }
 
+/// The list of ORDER BY of a window whose items refer to `values`; `None` where there is none.
+pub fn order_text(window: Window<'_>, values: &[(u32, Node<'_>)]) -> Option<String> {
+    if window.order().is_empty() {
+        return None;
+    }
+    let order = Window::new(std::ptr::null_mut(), window.0.orderClause);
+    let text = call_text(Ranking::RowNumber.call(), order, values, &[]);
+    let list = text.strip_prefix("row_number() OVER (ORDER BY ")?.strip_suffix(')')?;
+    Some(list.to_owned())
+}
+
 /// The text of `call` over `window`, whose items refer to `values`. Columns are inputs.
 pub fn call_text(
     call: WindowCall<'_>,

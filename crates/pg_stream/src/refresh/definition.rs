@@ -6,6 +6,7 @@ use std::{cell::RefCell, collections::HashMap, ffi::CString, mem::ManuallyDrop, 
 use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
     aggregate,
+    look_up::{self, Ordered},
     plan::Source,
     sql::{Storage, quote, quote_qualified},
     stage::{self, Pipeline, Stage},
@@ -15,7 +16,7 @@ use crate::{
     catalog,
     error::Error,
     lower::{self, Relation},
-    pg::{relation, security::LocalSettings, spi, store::StoreColumn},
+    pg::{name, relation, security::LocalSettings, spi, store::StoreColumn},
     refresh::{seal, statements::Statements},
     settings,
 };
@@ -220,7 +221,7 @@ fn differential(
     plan: pgstream_ivm::plan::Plan,
     depends_on_moment: bool,
 ) -> Differential {
-    let pipeline = stage::stage(plan);
+    let mut pipeline = stage::stage(plan);
     let last = pipeline.stages.len() - 1;
     let storages: Vec<Storage> = pipeline
         .stages
@@ -247,7 +248,21 @@ fn differential(
         "{:016x}",
         xxhash_rust::xxh3::xxh3_64(format!("1 {pipeline:?} {storages:?}").as_bytes(),)
     );
+    // What is stored does not depend on the indexes that there are.
+    look_up::indexed(&mut pipeline, &|order| has_index(order, &storages));
     Differential { pipeline, storages, sources, depends_on_moment, fingerprint, seal: None }
+}
+
+/// Whether an index finds the first rows in an order.
+pub fn has_index(order: &Ordered, storages: &[Storage]) -> bool {
+    let attribute = |it: &usize| i16::try_from(*it).expect("an attribute number");
+    let (table, first) = match &order.source {
+        Source::Table { oid, .. } => (Some(Oid::from(*oid)), 0),
+        // The row id stands before the columns of a stage.
+        Source::Stage(stage) => (name::resolve(&storages[*stage].table), 2),
+    };
+    let keys: Vec<i16> = order.keys.iter().map(|it| attribute(&(it + first))).collect();
+    table.is_some_and(|it| relation::has_ordered_index(it, &keys, attribute(&(order.by + first))))
 }
 
 /// The hidden table of an inner stage.

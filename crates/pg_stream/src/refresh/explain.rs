@@ -3,7 +3,7 @@
 use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
     aggregate, derive,
-    look_up::look_ups,
+    look_up::{Ordered, look_ups, orders},
     plan::{AggregateFunction, Plan, Source},
     sql::{self, delta_name},
     stage::{Group, Head, Recursion, Stage, Window},
@@ -117,8 +117,21 @@ fn is_passed_on(stage: &Stage) -> bool {
 /// that starts with one of the columns.
 fn missing_indexes(differential: &Differential) -> Vec<String> {
     let mut missing = Vec::new();
+    let orders = orders(&differential.pipeline).into_iter();
+    let orders: Vec<Ordered> =
+        orders.filter(|it| !definition::has_index(it, &differential.storages)).collect();
+    for order in &orders {
+        let Source::Table { oid, sql } = &order.source else { continue };
+        let columns: Vec<String> =
+            order.keys.iter().chain([&order.by]).map(|it| column_name(*oid, *it)).collect();
+        missing.push(format!("CREATE INDEX ON {sql} ({})", columns.join(", ")));
+    }
     for look_up in look_ups(&differential.pipeline) {
         let Source::Table { oid, sql } = &look_up.source else { continue };
+        // Such an index serves here as well.
+        if orders.iter().any(|it| it.source == look_up.source && it.keys == look_up.attributes) {
+            continue;
+        }
         let attributes: Vec<String> = look_up.attributes.iter().map(usize::to_string).collect();
         let columns: Option<String> = spi::get_one(
             "SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) \
@@ -132,6 +145,14 @@ fn missing_indexes(differential: &Differential) -> Vec<String> {
         }
     }
     missing
+}
+
+fn column_name(table: u32, attribute: usize) -> String {
+    spi::get_one(
+        "SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = $1 AND attnum = $2::int2",
+        &[Oid::from(table).into(), attribute.to_string().into()],
+    )
+    .expect("a column that the query reads")
 }
 
 fn operator_tree(differential: &Differential) -> String {
@@ -337,8 +358,8 @@ fn strategy(stage: &Stage) -> (String, String) {
     if head.calls.iter().any(|it| matches!(it.function, AggregateFunction::Extremum { .. })) {
         return (
             format!("algebraic, with rescan of a group whose minimum or maximum left; {reads}"),
-            "follows the change; a group whose extremum left is read again, through an index on \
-             the grouping columns of the sources where there is one"
+            "follows the change; where an extremum left, the next one is found by an index on the \
+             grouping columns and the argument, if there is one; otherwise the group is read again"
                 .to_owned(),
         );
     }
@@ -347,6 +368,26 @@ fn strategy(stage: &Stage) -> (String, String) {
 }
 
 fn window_strategy(stage: &Stage, window: &Window, reads: &str) -> (String, String) {
+    if window.first.is_some() {
+        let by: Vec<&str> =
+            window.partition.iter().map(|it| stage.output[*it].name.as_str()).collect();
+        let (of, by) = match by.as_slice() {
+            [] => ("all rows", "ORDER BY".to_owned()),
+            by => {
+                ("affected partitions", format!("PARTITION BY ({}), then ORDER BY", by.join(", ")))
+            }
+        };
+        return (
+            format!(
+                "first rows of {of}: evaluated again unless all changes are behind the rows that \
+                 are kept; {reads}"
+            ),
+            format!(
+                "follows the number of kept rows, through an index on the columns of {by}; without \
+                 one, {of} are read when the first rows change"
+            ),
+        );
+    }
     if window.partition.is_empty() {
         return (
             format!("window functions over all rows are evaluated again; {reads}"),

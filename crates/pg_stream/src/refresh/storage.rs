@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
-    look_up::look_ups,
+    look_up::{Ordered, look_ups, orders},
     plan::Source,
     sql::{COUNT, ROW_ID, Storage, quote_qualified},
     stage::{Head, Stage},
@@ -15,7 +15,7 @@ use crate::{
     fault::{self, Step},
     pg::{
         member, relation, security::Identity, snapshot::Snapshot, spi, spi::Session,
-        store::type_length, time::Stopwatch,
+        store::type_length, time::Stopwatch, types,
     },
     refresh::{
         self, Action, InitiatedBy, Occasion, advance, definition,
@@ -173,14 +173,47 @@ fn create_stages(definition: &Definition, differential: &Differential, owner: Oi
     fault::point(Step::StagesCreated);
 }
 
-/// Indexes the inner stages for the rows that later ones look up.
+/// Indexes the inner stages for the rows that later ones look up, and for those that are the first
+/// ones in an order.
 fn index_stages(differential: &Differential) {
-    for look_up in look_ups(&differential.pipeline) {
-        if let Source::Stage(index) = look_up.source {
-            let stage = &differential.pipeline.stages[index];
-            index_look_up(stage, &differential.storages[index], &look_up.attributes);
+    let Differential { pipeline, storages, .. } = differential;
+    let mut ordered = Vec::new();
+    for order in orders(pipeline) {
+        if let Source::Stage(index) = order.source
+            && index_order(&pipeline.stages[index], &storages[index], &order)
+        {
+            ordered.push(order);
         }
     }
+    for look_up in look_ups(pipeline) {
+        if let Source::Stage(index) = look_up.source {
+            // Such an index serves here as well.
+            let is_there =
+                |it: &Ordered| it.source == look_up.source && it.keys == look_up.attributes;
+            if !ordered.iter().any(is_there) {
+                index_look_up(&pipeline.stages[index], &storages[index], &look_up.attributes);
+            }
+        }
+    }
+}
+
+/// Indexes a stage for the first rows in an order, unless its columns may be too long for that.
+fn index_order(stage: &Stage, storage: &Storage, order: &Ordered) -> bool {
+    let is_short = |it: &usize| {
+        let column = &stage.output[*it];
+        let ty = Oid::from(column.ty.oid);
+        // With a scale it has a type modifier, and so not too many digits.
+        let is_bounded = types::is_numeric(ty) && column.scale.is_some();
+        relation::is_sortable(ty) && (type_length(ty).1 > 0 || is_bounded)
+    };
+    let columns: Vec<usize> = order.keys.iter().copied().chain([order.by]).collect();
+    if columns.len() > 32 || !columns.iter().all(is_short) {
+        return false;
+    }
+    let names: Vec<&str> = columns.iter().map(|it| storage.columns[*it].as_str()).collect();
+    let sql = format!("CREATE INDEX ON {} ({})", storage.table, names.join(", "));
+    spi::run(&sql, &[], |_| {});
+    true
 }
 
 fn create_stage(stage: &Stage, storage: &Storage) {

@@ -18,7 +18,7 @@ use pgrx::pg_sys::{Datum, Oid};
 use pgstream_ivm::{
     plan::AggregateFunction,
     sql::{self, ROW_ID, quote, quote_qualified},
-    stage::{Head, Stage},
+    stage::{Head, Stage, Window},
 };
 
 use crate::{
@@ -207,6 +207,8 @@ fn is_determined(stage: &Stage, column: usize) -> bool {
                 _ => true,
             },
         },
+        // Of rows that are equal in the order of a ranking, a filter keeps any.
+        Some(Head::Window(Window { filter: Some(_), .. })) => false,
         Some(Head::Window(head)) => is_exact && column + head.calls.len() < stage.output.len(),
         Some(Head::Whole) => false,
         Some(Head::Recursion(_)) | None => is_exact,

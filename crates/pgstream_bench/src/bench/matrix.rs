@@ -18,7 +18,7 @@ struct Methods {
 
 /// Applies the changes and consumes just those, in one round trip. A change that comes in between
 /// must stay: hence the isolation level.
-const BY_HAND: &str =
+pub const BY_HAND: &str =
     "BEGIN ISOLATION LEVEL REPEATABLE READ; EXECUTE by_hand; EXECUTE consume; COMMIT";
 
 pub fn run(client: &mut Client, options: &Options, report: &mut Report) -> Result<()> {

@@ -46,6 +46,8 @@ pub enum Expression {
     Record(Vec<Expression>),
     /// `EXISTS (…)`.
     Exists(Box<Query>),
+    /// A sub-select in the place of a value.
+    Scalar(Box<Query>),
     /// A function or an aggregate.
     Call(Call),
     /// A window function.
@@ -177,6 +179,7 @@ impl Expression {
             | Self::Hole(_)
             | Self::Column(..)
             | Self::Exists(_)
+            | Self::Scalar(_)
             | Self::Over(_) => false,
             Self::Not(it) | Self::Negated(it) | Self::IsNull(it) | Self::Cast(it, _) => {
                 it.has_aggregate()
@@ -210,6 +213,12 @@ impl Expression {
             Self::Exists(query) => {
                 let scope = Scope { outer: Some(&context), ..context.scope };
                 Value::Bool(!query.run(scope).rows.is_empty())
+            }
+            Self::Scalar(query) => {
+                let scope = Scope { outer: Some(&context), ..context.scope };
+                let mut rows = query.run(scope).rows;
+                assert!(rows.len() <= 1, "more than one row returned by a subquery");
+                rows.pop().map_or(Value::Null, |row| row[0].clone())
             }
             Self::Not(it) => match of(it) {
                 Value::Bool(it) => Value::Bool(!it),
@@ -288,7 +297,7 @@ impl Over {
 }
 
 /// NULLs last.
-fn sort_order(a: &Value, b: &Value) -> Ordering {
+pub(super) fn sort_order(a: &Value, b: &Value) -> Ordering {
     a.compare(b).unwrap_or_else(|| a.is_null().cmp(&b.is_null()))
 }
 

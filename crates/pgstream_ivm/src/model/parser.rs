@@ -210,6 +210,11 @@ impl Parser {
 
     fn primary(&mut self) -> Expression {
         match self.take() {
+            Token::Symbol("(") if matches!(self.peek(), Some(Token::Word(it)) if it == "SELECT") => {
+                let query = self.query();
+                self.expect(")");
+                Expression::Scalar(Box::new(query))
+            }
             Token::Symbol("(") => {
                 let inner = self.expression();
                 self.expect(")");

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{
     Row,
-    expression::{Context, Expression, Scope},
+    expression::{Context, Expression, Scope, sort_order},
     lexer::Token,
     parser::Parser,
     value::Value,
@@ -45,6 +45,9 @@ struct Select {
     condition: Option<Expression>,
     grouping: Vec<Expression>,
     having: Option<Expression>,
+    /// The columns of ORDER BY, and whether their order is descending; how many rows are fetched,
+    /// and whether with ties.
+    first: Option<(Vec<(Expression, bool)>, usize, bool)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,8 +88,6 @@ impl Parser {
             if self.accept("(") {
                 // A branch that the planner shall leave alone.
                 branches.push(self.select());
-                self.expect_words(&["OFFSET"]);
-                assert_eq!(self.take(), Token::Number("0".to_owned()));
                 self.expect(")");
             } else {
                 branches.push(self.select());
@@ -111,7 +112,23 @@ impl Parser {
             Vec::new()
         };
         let having = self.accept_words(&["HAVING"]).then(|| self.expression());
-        Select { items, from, condition, grouping, having }
+        let first = self.accept_words(&["ORDER", "BY"]).then(|| self.first());
+        if self.accept_words(&["OFFSET"]) {
+            assert_eq!(self.take(), Token::Number("0".to_owned()));
+        }
+        Select { items, from, condition, grouping, having, first }
+    }
+
+    fn first(&mut self) -> (Vec<(Expression, bool)>, usize, bool) {
+        let order = self.comma_separated(|it| (it.expression(), it.accept_words(&["DESC"])));
+        self.expect_words(&["FETCH", "FIRST"]);
+        let Token::Number(count) = self.take() else { panic!("a number expected") };
+        self.expect_words(&["ROWS"]);
+        let has_ties = self.accept_words(&["WITH", "TIES"]);
+        if !has_ties {
+            self.expect_words(&["ONLY"]);
+        }
+        (order, count.parse().expect("a number"), has_ties)
     }
 
     fn ends_select_list(&self) -> bool {
@@ -346,6 +363,7 @@ impl Select {
                 .filter(|it| product.value(condition, it) == Value::Bool(true))
                 .collect();
         }
+        self.fetch_first(&mut product);
         let items = self.expanded_items(&product);
         let columns = items.iter().map(|(_, name)| name.clone()).collect();
         let is_grouped = !self.grouping.is_empty()
@@ -364,6 +382,24 @@ impl Select {
             (0..rows.len()).map(row).collect()
         };
         Relation { columns, rows }
+    }
+
+    /// What ORDER BY leaves open follows the rows' images, as it does in windows.
+    fn fetch_first(&self, product: &mut Product<'_>) {
+        let Some((order, count, has_ties)) = &self.first else { return };
+        let mut rows = std::mem::take(&mut product.rows);
+        let compare = |a: &Row, b: &Row| {
+            order.iter().fold(std::cmp::Ordering::Equal, |before, (it, is_descending)| {
+                let order = sort_order(&product.value(it, a), &product.value(it, b));
+                before.then(if *is_descending { order.reverse() } else { order })
+            })
+        };
+        rows.sort_by(|a, b| compare(a, b).then_with(|| a.cmp(b)));
+        if let Some(last) = count.checked_sub(1).and_then(|it| rows.get(it)).cloned() {
+            let ties = rows[*count..].iter().take_while(|it| compare(it, &last).is_eq()).count();
+            rows.truncate(count + if *has_ties { ties } else { 0 });
+        }
+        product.rows = rows;
     }
 
     /// Expressions with their names.

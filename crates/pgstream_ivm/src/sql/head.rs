@@ -82,6 +82,10 @@ impl Writer<'_> {
                 None => format!("s.{}", self.storage.columns[keys + index]),
                 Some(state) => format!("s.{}", self.storage.state[first_state + state].0),
             };
+            let look_up = aggregate::LookUp {
+                select: &|value, conditions| self.look_up(value, conditions),
+                condition: self.has_no_null_key(),
+            };
             all.push(aggregate::maintain(
                 call,
                 &Operands {
@@ -89,10 +93,35 @@ impl Writer<'_> {
                     stored: &stored,
                     change: &|change| format!("g.d{index}_{change}"),
                     new_count: &self.new_count(),
+                    look_up: self.head.indexed.contains(&index).then_some(&look_up),
                 },
             ));
         }
         all
+    }
+
+    /// An aggregate over the rows of group `g` for which the conditions hold.
+    fn look_up(&self, aggregate: &str, conditions: &[String]) -> String {
+        let body = Printer::new(self.storages).unweighted(&self.stage.body);
+        let mut all = self.same_keys(
+            &|it| format!("b.c{}", self.head.keys[it]),
+            &|it| format!("g.k{it}"),
+            false,
+        );
+        all.extend(conditions.iter().cloned());
+        let condition =
+            if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) };
+        format!("(SELECT {aggregate} FROM {body} AS b{condition})")
+    }
+
+    /// `None` where no key can be NULL.
+    fn has_no_null_key(&self) -> Option<String> {
+        let keys = self.head.keys.iter().map(|it| &self.schema[*it]).enumerate();
+        let nullable = keys.filter(|(_, column)| column.nullable);
+        let conditions: Vec<String> = nullable
+            .map(|(it, column)| format!("NOT ({})", is_null(&format!("g.k{it}"), &column.ty)))
+            .collect();
+        (!conditions.is_empty()).then(|| conditions.join(" AND "))
     }
 
     fn new_count(&self) -> String {
@@ -165,7 +194,22 @@ impl Writer<'_> {
             &|it| format!("{from}.k{it}"),
             true,
         ));
-        format!("LEFT JOIN {} AS s ON {}", self.storage.table, conditions.join(" AND "))
+        let table = &self.storage.table;
+        if from != "g" || !expands(&self.stage.body) {
+            return format!("LEFT JOIN {table} AS s ON {}", conditions.join(" AND "));
+        }
+        // PostgreSQL expects a thousand rows of a set-returning function, and would rather read the
+        // whole storage than look that many groups up.
+        let state = self.storage.state.iter().map(|it| &it.0);
+        let names = self.storage.columns.iter().chain(state).map(String::as_str);
+        let names: Vec<&str> = ["ctid", COUNT].into_iter().chain(names).collect();
+        let columns: Vec<String> = names.iter().map(|it| format!("s.{it}")).collect();
+        format!(
+            "LEFT JOIN LATERAL (SELECT {} FROM {table} AS s WHERE {} OFFSET 0) AS s({}) ON true",
+            columns.join(", "),
+            conditions.join(" AND "),
+            names.join(", "),
+        )
     }
 
     fn group_row_id(&self, prefix: &str) -> String {
@@ -342,6 +386,11 @@ fn sums_joins(plan: &Plan) -> bool {
         Plan::MarkChange { .. } => true,
         _ => plan.inputs().into_iter().any(sums_joins),
     }
+}
+
+/// Whether set-returning functions are called.
+fn expands(plan: &Plan) -> bool {
+    matches!(plan, Plan::Expand { .. }) || plan.inputs().into_iter().any(expands)
 }
 
 /// Conditions for the keys of `left` and `right` to be the same, given names of both.

@@ -221,7 +221,9 @@ fn heads() {
     let pairs = || join(scan("a"), scan("a"), "#0 = #2");
     assert_head!("extrema_over_a_self_join", aggregate(pairs(), &[1], &["min(#3)"]), [A]);
     assert_head!("extremum_of_a_constant", aggregate(pairs(), &[], &["min(1)"]), [A]);
-    assert_head!("rescan", aggregate(scan("a"), &[0], &["count(DISTINCT #1)"]), [A]);
+    assert_head!("rescan", aggregate(scan("a"), &[0], &["any_value(#1)"]), [A]);
+    let flags = project(scan("a"), &["#0", "#1 > 0"]);
+    assert_head!("decided", aggregate(flags, &[0], &["bool_and(#1)", "bool_or(#1 IS NULL)"]), [A]);
     assert_head!("distinct", scan("c").distinct(), [C]);
     assert_head!(
         "inexact_keys",
@@ -231,11 +233,39 @@ fn heads() {
 }
 
 #[test]
+fn aggregates_of_distinct_values() {
+    let calls = ["count(*)", "count(DISTINCT #1)", "count(DISTINCT #1) FILTER (WHERE #1 > 1)"];
+    let (stages, storages) = storages(&aggregate(scan("a"), &[0], &calls));
+    let changed = |index: usize| {
+        let of_head = stages[index].group().expect("a head");
+        let delta = delta(&stages[index].body, &|_| true);
+        head(&stages[index], of_head, &delta, &storages[index], &storages).changed
+    };
+    assert_sql!("aggregate_of_distinct_values",
+        "values" => changed(0),
+        "aggregate" => changed(1),
+    );
+}
+
+#[test]
 fn windows() {
     let rank = "rank() OVER (PARTITION BY #1, #0 ORDER BY #1)";
     for (name, plan) in [
         ("window", window(scan("b"), &[1, 0], &[rank], Some("#2 <= 3"))),
         ("window_over_all_rows", window(scan("c"), &[], &["count(*) OVER ()"], None)),
+        (
+            "first_rows_of_partitions",
+            window(
+                scan("a"),
+                &[0],
+                &["rank() OVER (PARTITION BY #0 ORDER BY #1 DESC)"],
+                Some("#2 <= 3"),
+            ),
+        ),
+        (
+            "first_rows",
+            window(scan("a"), &[], &["row_number() OVER (ORDER BY #1, #0)"], Some("#2 <= 3")),
+        ),
     ] {
         let (stages, storages) = storages(&plan);
         let of_head = stages[0].window().expect("a window");

@@ -5,11 +5,16 @@
 //! the key), those with a NULL in the key apart from the others. Of each, the stored rows are taken
 //! away and the rows as they are now come instead; what is in both is no change.
 //!
+//! Where only the first rows of a partition are kept (see [`First`]), changed rows that come behind
+//! enough kept ones touch nothing: which rows are in front is what it was. Changed and stored rows are
+//! ranked together to find that out.
+//!
 //! # Cost
 //!
 //! Follows the size of the affected partitions: their stored rows are found by the hash, and the
 //! body's through indexes of the leaves on the columns of PARTITION BY. Without PARTITION BY it
-//! follows the size of the whole.
+//! follows the size of the whole; with the first rows only, it ends after those where an index has their
+//! order.
 
 use crate::{
     plan::{Plan, Schema},
@@ -19,7 +24,7 @@ use crate::{
         select::Printer,
         select::row_id,
     },
-    stage::{Stage, Window},
+    stage::{First, Stage, Window},
 };
 
 /// SQL for a stage with window functions.
@@ -71,6 +76,9 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn touched(&self, delta: &Plan) -> String {
         let body = Printer::new(self.storages).weighted(delta);
+        if let Some(first) = &self.head.first {
+            return self.touched_first(first, &body);
+        }
         if self.keys.is_empty() {
             return format!("SELECT 0::int8 AS rid FROM {body} AS b HAVING count(*) > 0");
         }
@@ -84,6 +92,68 @@ impl Writer<'_> {
             row_id(Some(&all), &self.keys, "h.k"),
             keys.join(", "),
             group_by(&columns),
+        )
+    }
+
+    /// The partitions among whose first rows the delta can have some.
+    fn touched_first(&self, first: &First, body: &str) -> String {
+        let partition = &self.head.partition;
+        let mut columns = partition.clone();
+        columns.extend(first.order.columns());
+        columns.sort_unstable();
+        columns.dedup();
+        let named = |name: &dyn Fn(usize) -> String| {
+            list(columns.iter().map(|it| format!("{} AS c{it}", name(*it))))
+        };
+        let keys =
+            |alias: &str| partition.iter().map(|it| format!("{alias}.c{it}")).collect::<Vec<_>>();
+        let as_keys = |alias: &str| {
+            let keys = keys(alias).into_iter().enumerate();
+            keys.map(|(i, it)| format!("{it} AS k{i}")).collect::<Vec<_>>().join(", ")
+        };
+        let all: Vec<usize> = (0..partition.len()).collect();
+        let id = row_id(Some(&all), &self.keys, "h.k");
+        let changed = named(&|it| format!("b.c{it}"));
+        let stored = named(&|it| format!("s.{}", self.storage.columns[it]));
+        let mut storage = format!("{} AS s", self.storage.table);
+        if !self.keys.is_empty() {
+            let mut conditions = vec![format!("s.{} = t.rid", self.storage.state[0].0)];
+            conditions.extend(same_keys(
+                &self.keys,
+                &|it| format!("s.{}", self.storage.columns[partition[it]]),
+                &|it| format!("t.k{it}"),
+                true,
+            ));
+            storage = format!(
+                "(SELECT {id} AS rid, h.* FROM (SELECT {} FROM {body} AS b{}) AS h) AS t \
+                 JOIN {storage} ON {}",
+                as_keys("b"),
+                group_by(&keys("b")),
+                conditions.join(" AND "),
+            );
+        }
+        let by = keys("u").join(", ");
+        let by = if by.is_empty() { by } else { format!("PARTITION BY {by} ") };
+        let ranked = format!(
+            "(SELECT {}u.m, rank() OVER ({by}ORDER BY {}) AS n FROM \
+             (SELECT {changed}true AS m FROM {body} AS b \
+             UNION ALL SELECT {stored}false AS m FROM {storage}) AS u) AS r",
+            list(partition.iter().map(|it| format!("u.c{it} AS c{it}"))),
+            first.order.print(|it| format!("u.c{it}")),
+        );
+        let having = format!(
+            "HAVING count(*) FILTER (WHERE r.m) > 0 \
+             AND (count(*) FILTER (WHERE NOT r.m) < {} \
+             OR min(r.n) FILTER (WHERE r.m) <= max(r.n) FILTER (WHERE NOT r.m))",
+            first.kept
+        );
+        if self.keys.is_empty() {
+            return format!("SELECT 0::int8 AS rid FROM {ranked} {having}");
+        }
+        format!(
+            "SELECT {id} AS rid, h.* FROM (SELECT {} FROM {ranked}{} {having}) AS h",
+            as_keys("r"),
+            group_by(&keys("r")),
         )
     }
 
@@ -107,14 +177,22 @@ impl Writer<'_> {
         )
     }
 
+    /// All rows of the body, as far as they can be kept.
     fn body(&self) -> String {
-        format!("{} AS b", Printer::new(self.storages).unweighted(&self.stage.body))
+        let body = format!("{} AS b", Printer::new(self.storages).unweighted(&self.stage.body));
+        let (Some(first), true) = (&self.head.first, self.keys.is_empty()) else { return body };
+        format!("({}) AS b", self.first(first, &body))
     }
 
     /// The body's rows in the partitions of `__pgs_keys`, each once.
     fn body_of_keys(&self, null_keys: bool) -> String {
         if self.keys.is_empty() {
             return self.body();
+        }
+        if let (Some(first), false) = (&self.head.first, null_keys)
+            && first.is_indexed
+        {
+            return self.first_of_keys(first);
         }
         let column = |it: usize| format!("b.c{}", self.head.partition[it]);
         let key = |it: usize| format!("q.k{it}");
@@ -130,6 +208,29 @@ impl Writer<'_> {
             _ => same_keys(&self.keys, &column, &key, false),
         };
         format!("__pgs_keys AS q JOIN {} ON {}", self.body(), same.join(" AND "))
+    }
+
+    /// The first rows of the partitions in `__pgs_keys`, through an index that has their order.
+    fn first_of_keys(&self, first: &First) -> String {
+        let column = |it: usize| format!("b.c{}", self.head.partition[it]);
+        let same = same_keys(&self.keys, &column, &|it| format!("q.k{it}"), false);
+        let body = Printer::new(self.storages).unweighted(&self.stage.body);
+        let rows = self.first(first, &format!("{body} AS b WHERE {}", same.join(" AND ")));
+        let width = self.stage.body.schema().len();
+        let names: Vec<String> = (0..width).map(|it| format!("c{it}")).collect();
+        format!("__pgs_keys AS q, LATERAL ({rows}) AS b({})", names.join(", "))
+    }
+
+    /// A SELECT of the first of these rows, which are named `b`.
+    fn first(&self, first: &First, rows: &str) -> String {
+        let columns = (0..self.stage.body.schema().len()).map(|it| format!("b.c{it}"));
+        let ties = if first.has_ties { "ROWS WITH TIES" } else { "ROWS ONLY" };
+        format!(
+            "SELECT {} FROM {rows} ORDER BY {} FETCH FIRST {} {ties}",
+            columns.collect::<Vec<_>>().join(", "),
+            first.order.print(|it| format!("b.c{it}")),
+            first.count,
+        )
     }
 
     /// Row id, output and hash of the partition, from the rows `from`, which are named `b`.

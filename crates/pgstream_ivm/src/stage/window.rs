@@ -6,10 +6,17 @@
 //! there should be, rows that the filter drops being neither here nor there. So "the first three
 //! of each group" stores three rows a group.
 //!
+//! Where the filter asks for the first rows of a partition, that is noted ([`First`]): rows behind them
+//! need not be read.
+//!
 //! A window that occurs several times stays as it is: each occurrence must show the same order of
 //! rows that ORDER BY leaves open, so all read one stage.
 
-use crate::{plan::Plan, scalar::Scalar};
+use crate::{
+    plan::{Plan, Ranking},
+    scalar::Scalar,
+    stage::First,
+};
 
 /// `plan` with filters moved below projections into the windows there.
 pub(super) fn with_filters(plan: Plan) -> Plan {
@@ -45,10 +52,10 @@ fn pushed(input: Plan, predicate: Scalar, windows: &[Plan]) -> Plan {
             Plan::Project { input: Box::new(pushed(*input, predicate, windows)), columns }
         }
         plan @ Plan::Window { filter: None, .. } if stands_on_window(&plan, windows) => {
-            let Plan::Window { input, partition, calls, .. } = plan else {
+            let Plan::Window { input, partition, calls, ranking, .. } = plan else {
                 unreachable!("a window")
             };
-            Plan::Window { input, partition, calls, filter: Some(predicate) }
+            Plan::Window { input, partition, calls, ranking, filter: Some(predicate) }
         }
         input => Plan::Filter { input: Box::new(input), predicate },
     }
@@ -61,6 +68,63 @@ fn stands_on_window(plan: &Plan, windows: &[Plan]) -> bool {
         Plan::Project { input, .. } => stands_on_window(input, windows),
         _ => false,
     }
+}
+
+/// The first rows, when a filter over the output of a window keeps only some of those. The window's
+/// calls are the columns from `width` on. A filter that is more than a conjunction of comparisons of
+/// columns and numbers may ask for anything.
+pub(super) fn first(ranking: Ranking, filter: &Scalar, width: usize) -> Option<First> {
+    let text = filter.print(|it| format!("#{it}")).replace(['(', ')', '\n'], " ");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    // Of each call: the numbers that are too low, and the highest.
+    let mut limits = vec![(0_u64, None::<u64>); ranking.has_ties.len()];
+    for comparison in words.chunks(4) {
+        let [left, operator, right] = match comparison {
+            [left, operator, right, "AND"] | [left, operator, right] => [left, operator, right],
+            _ => return None,
+        };
+        if !["=", "<>", "<", "<=", ">", ">="].contains(operator) {
+            return None;
+        }
+        let (column, number) = (column(left), number(right));
+        if !(column.is_some() || self::number(left).is_some())
+            || !(number.is_some() || self::column(right).is_some())
+        {
+            return None;
+        }
+        let call = column.and_then(|it| it.checked_sub(width));
+        let (Some((low, high)), Some(number)) = (call.and_then(|it| limits.get_mut(it)), number)
+        else {
+            continue;
+        };
+        let highest = match *operator {
+            "=" | "<=" => Some(number),
+            "<" => Some(number.saturating_sub(1)),
+            _ => None,
+        };
+        *high = high.map_or(highest, |it| Some(highest.map_or(it, |highest| highest.min(it))));
+        *low = (*low).max(match *operator {
+            "=" | ">=" => number.saturating_sub(1),
+            ">" => number,
+            _ => 0,
+        });
+    }
+    let limits = limits.into_iter().zip(ranking.has_ties);
+    let limits = limits.filter_map(|((low, high), has_ties)| Some((high?, low, has_ties)));
+    let (count, low, has_ties) = limits.min()?;
+    let kept = count.saturating_sub(low).max(1);
+    let order = ranking.order;
+    (count > 0).then_some(First { order, count, has_ties, kept, is_indexed: false })
+}
+
+fn column(word: &str) -> Option<usize> {
+    word.strip_prefix('#')?.parse().ok()
+}
+
+/// The value of a literal such as `3` or `'3'::bigint`.
+fn number(word: &str) -> Option<u64> {
+    let literal = word.split_once("::").map_or(word, |(literal, _)| literal);
+    u64::try_from(literal.trim_matches('\'').parse::<i64>().ok()?).ok()
 }
 
 #[cfg(test)]
@@ -91,6 +155,29 @@ mod tests {
         let renamed = project(project(ranks(), &["#0", "#2", "#1 + 1"]), &["#2", "#1"]);
         assert_eq!(filters(filter(renamed.clone(), "#1 = 1")), [first()]);
         assert_eq!(filters(filter(renamed, "#0 = 1")), [None]);
+    }
+
+    #[test]
+    fn a_filter_on_the_number_of_a_row_asks_for_the_first_rows() {
+        let numbers = |predicate: &str| {
+            let calls =
+                ["row_number() OVER (ORDER BY #1, #0 DESC)", "rank() OVER (ORDER BY #1, #0 DESC)"];
+            let stages = stage(filter(window(scan("a"), &[], &calls, None), predicate)).stages;
+            let first = stages[0].window().expect("a window").first.clone();
+            first.map(|it| (it.order.to_string(), it.count, it.kept, it.has_ties))
+        };
+        let first = |count, kept, has_ties| Some(("#1, #0 DESC".to_owned(), count, kept, has_ties));
+        assert_eq!(numbers("(#2 <= '3'::bigint)"), first(3, 3, false));
+        assert_eq!(numbers("#2 < 3"), first(2, 2, false));
+        assert_eq!(numbers("#2 = 3"), first(3, 1, false));
+        assert_eq!(numbers("#2 > 2::bigint AND #3 <= 7::bigint"), first(7, 7, true));
+        assert_eq!(numbers("((#2 > 2) AND (#2 <= 7)) AND #0 = #1"), first(7, 5, false));
+        assert_eq!(numbers("#2 <= 3 AND #2 > 5"), first(3, 1, false));
+        for all in
+            ["#2 > 3", "#2 <= 3 OR #0 = 1", "#0 <= 3", "NOT #2 <= 3", "#2 + 1 <= 3", "#2 <= 0"]
+        {
+            assert_eq!(numbers(all), None, "{all}");
+        }
     }
 
     #[test]

@@ -176,6 +176,58 @@ fn each_aggregate_alone() {
 }
 
 #[test]
+fn aggregates_of_distinct_values() {
+    let several = [
+        "count(DISTINCT #1)",
+        "count(*)",
+        "sum(DISTINCT #0) FILTER (WHERE #1 > 0)",
+        "count(DISTINCT #1) FILTER (WHERE #0 = 1)",
+        "avg(DISTINCT #1)",
+        "sum(#1)",
+        "count(#0) FILTER (WHERE #1 IS NULL)",
+        "min(#1)",
+        "max(DISTINCT #0) FILTER (WHERE #1 < 2)",
+        "avg(#0)",
+        "count(DISTINCT #0)",
+    ];
+    for keys in [&[][..], &[0], &[1], &[0, 0]] {
+        check(&aggregate(scan("a"), keys, &several));
+        check(&aggregate(scan("a"), keys, &several[..1]));
+        check(&aggregate(scan("a"), keys, &several[2..3]));
+        check(&aggregate(scan("a"), keys, &["bool_or(#1 > 1)", "count(DISTINCT #0)"]));
+    }
+    check(&aggregate(scan("d"), &[0], &["sum(DISTINCT #1)", "avg(DISTINCT #1)", "sum(#1)"]));
+    check(&aggregate(scan("c"), &[0], &["count(DISTINCT #1)", "max(#1)"]));
+    check(&aggregate(scan("c"), &[1], &["sum(DISTINCT #0)"]));
+    let pairs = || join(scan("a"), scan("a"), "#0 = #2");
+    check(&aggregate(pairs(), &[1], &["count(DISTINCT #3)", "count(DISTINCT #0)", "count(*)"]));
+    let outer = left_join(scan("a"), scan("b"), "#0 = #2");
+    check(&aggregate(outer, &[0], &["count(DISTINCT #2)", "max(#1)", "count(DISTINCT #1)"]));
+    let either = || union_all([scan("a"), scan("a")]);
+    check(&aggregate(either(), &[0], &["count(DISTINCT #1)", "count(#1)"]));
+    let inner = aggregate(either(), &[0], &["count(DISTINCT #1)", "max(#1)"]);
+    check(&aggregate(inner, &[1], &["sum(DISTINCT #2)", "count(*)"]));
+}
+
+#[test]
+fn truths_are_counted() {
+    let calls = [
+        "bool_and(#1 > 0)",
+        "bool_or(#1 > 0)",
+        "bool_or(#0 IS NULL)",
+        "bool_and(#1 = #0) FILTER (WHERE #1 > 0)",
+        "bool_or(DISTINCT #1 = #0) FILTER (WHERE NOT #0 IS NULL)",
+    ];
+    for call in calls {
+        check(&aggregate(scan("a"), &[], &[call]));
+        check(&aggregate(scan("a"), &[0], &[call]));
+        check(&aggregate(scan("d"), &[0], &[call]));
+    }
+    check(&aggregate(scan("a"), &[1], &calls));
+    check(&aggregate(join(scan("a"), scan("a"), "#0 = #2"), &[1], &calls));
+}
+
+#[test]
 fn aggregates_over_joins() {
     let pairs = || join(scan("a"), scan("a"), "#0 = #2");
     check(&aggregate(pairs(), &[1], &["min(#3)", "max(#3)"]));
@@ -297,6 +349,35 @@ fn windows() {
             check(&window(scan(input), partition, &calls, filter));
         }
     }
+}
+
+#[test]
+fn the_first_rows_of_partitions() {
+    let number = |by: &str, order: &str| format!("row_number() OVER ({by}ORDER BY {order})");
+    let rank = |by: &str, order: &str| format!("rank() OVER ({by}ORDER BY {order})");
+    for (partition, by) in
+        [(&[][..], ""), (&[0], "PARTITION BY #0 "), (&[1, 0], "PARTITION BY #0, #1 ")]
+    {
+        for order in ["#1", "#1 DESC, #0", "#0 DESC"] {
+            let both = [number(by, order), rank(by, order)];
+            let both: Vec<&str> = both.iter().map(String::as_str).collect();
+            let first = |input: Plan, calls: &[&str], condition: &str| {
+                check(&window(input, partition, calls, Some(condition)));
+            };
+            first(scan("a"), &both[..1], "#2 <= 1");
+            first(scan("a"), &both[1..], "#2 < 3");
+            first(scan("a"), &both, "#2 > 1 AND #3 <= 2");
+            first(scan("b"), &both, "#2 = 2 AND #3 = 2");
+            first(scan("c"), &both[..1], "#2 <= 2 AND #0 > 0");
+            first(union_all([scan("a"), scan("a")]), &both[1..], "#2 <= 2");
+            let pairs = project(join(scan("a"), scan("b"), "#0 = #2"), &["#1", "#3"]);
+            first(pairs, &both[..1], "#2 > 1 AND #2 <= 3");
+            first(project(scan("b"), &["#1", "- #0"]), &both[..1], "#2 <= 2");
+        }
+    }
+    let first = window(scan("a"), &[], &["row_number() OVER (ORDER BY #1)"], Some("#2 <= 2"));
+    check(&aggregate(first.clone(), &[0], &["count(*)", "max(#1)"]));
+    check(&join(first, scan("c"), "#0 = #3"));
 }
 
 #[test]

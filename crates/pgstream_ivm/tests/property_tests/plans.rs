@@ -109,13 +109,16 @@ fn grouped(tape: &mut Tape<'_>, input: Plan) -> Plan {
     let calls: Vec<String> = (0..=tape.pick(3))
         .map(|_| {
             let any = tape.pick(input.schema().len());
-            let mut call = match tape.pick(8) {
+            let mut call = match tape.pick(11) {
                 1 => format!("count(#{any})"),
                 2 | 3 if !addable.is_empty() => format!("sum(#{})", tape.choose(&addable)),
                 4 if !addable.is_empty() => format!("avg(#{})", tape.choose(&addable)),
                 5 if !groupable.is_empty() => format!("min(#{})", tape.choose(&groupable)),
                 6 if !groupable.is_empty() => format!("max(#{})", tape.choose(&groupable)),
                 7 => format!("count(DISTINCT #{any})"),
+                8 if !addable.is_empty() => format!("sum(DISTINCT #{})", tape.choose(&addable)),
+                9 => format!("bool_and({})", predicate(tape, &input, 1)),
+                10 => format!("bool_or({})", predicate(tape, &input, 1)),
                 _ => "count(*)".to_owned(),
             };
             if tape.pick(4) == 3 {

@@ -26,6 +26,8 @@ pub struct Table {
     pub partition_by: Option<usize>,
     /// Whether `<name>_c` inherits from it.
     pub has_child: bool,
+    /// The columns of an index: a key, and what is looked for in its order.
+    pub index: Option<[usize; 2]>,
     /// The first rows.
     pub rows: Vec<Vec<String>>,
 }
@@ -64,7 +66,10 @@ impl Table {
         // The child has no key.
         let has_child = partition_by.is_none() && key == Key::None && random.chance(20);
         let name = format!("t{number}");
-        let mut table = Self { name, columns, key, partition_by, has_child, rows: Vec::new() };
+        let index =
+            random.chance(40).then(|| [random.below(columns.len()), random.below(columns.len())]);
+        let rows = Vec::new();
+        let mut table = Self { name, columns, key, partition_by, has_child, index, rows };
         for _ in 0..random.between(0, 10) {
             let row = table.row(random);
             table.rows.push(row);
@@ -142,6 +147,11 @@ impl Table {
                 self.name,
                 rows.join(", ")
             ));
+        }
+        if let Some(index) = self.index {
+            let [key, by] = index.map(|it| self.columns[it].0.as_str());
+            statements.push(format!("CREATE INDEX ON {} ({key}, {by})", self.name));
+            statements.push(format!("CREATE INDEX ON {} ({by})", self.name));
         }
         if self.has_child && !self.rows.is_empty() {
             let copy = "INSERT INTO {0}_c SELECT * FROM ONLY {0} LIMIT 2";

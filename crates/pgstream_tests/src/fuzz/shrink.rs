@@ -168,12 +168,15 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
         if table.has_child {
             add(&|it| it.tables[at].has_child = false);
         }
+        if table.index.is_some() {
+            add(&|it| it.tables[at].index = None);
+        }
         if table.partition_by.is_some() {
             add(&|it| it.tables[at].partition_by = None);
         }
         if table.key != Key::None {
             add(&|it| it.tables[at].key = Key::None);
-        } else if table.partition_by.is_none() {
+        } else if table.partition_by.is_none() && table.index.is_none() {
             for column in (0..table.columns.len()).rev() {
                 add(&|it| {
                     it.tables[at].columns.remove(column);

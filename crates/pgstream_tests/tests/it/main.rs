@@ -6,6 +6,7 @@ mod capture;
 mod chain;
 mod contract;
 mod core;
+mod cost;
 mod crash;
 mod ddl;
 mod distinct;
