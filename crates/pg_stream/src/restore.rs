@@ -20,7 +20,14 @@ use serde_json::Value;
 
 use crate::{
     capture, catalog,
-    pg::{dump, member, name, relation, security::Identity, spi, wake},
+    pg::{
+        dump,
+        lock::Lock,
+        member, name, relation,
+        security::Identity,
+        source::{Source, command_done},
+        spi, wake,
+    },
 };
 
 /// The trigger `pg_stream_describe`, after a change of what a comment says.
@@ -279,6 +286,23 @@ pub fn accepts_write(table: Oid, operation: PgTriggerOperation) -> bool {
         capture::buffer::mark_rewritten(table);
     }
     is_restored
+}
+
+/// The event trigger `pgstream_keep_own_triggers`: those of our own tables always fire.
+#[pg_extern(sql = false)]
+fn keep_own_triggers() {
+    if dump::is_binary_upgrade() {
+        return;
+    }
+    let _superuser = Identity::superuser();
+    let mut changed = Vec::new();
+    spi::run(include_str!("restore/changed_triggers.sql"), &[], |row| {
+        changed.extend(row.get::<Oid>(0).zip(row.get::<String>(1)));
+    });
+    for (table, trigger) in changed {
+        Source::open(table, Lock::ShareRowExclusive).set_trigger(&trigger, b'A');
+        command_done();
+    }
 }
 
 /// The event trigger `pgstream_before_drop_owned`: what belongs to the extension could not be dropped.

@@ -282,6 +282,26 @@ fn data_come_into_a_schema_that_is_there() {
 }
 
 #[test]
+fn rows_of_the_catalog_come_in_without_oids_even_if_triggers_are_to_be_disabled() {
+    let source = filled();
+    let file = format!("{}.disabled.sql", source.name());
+    let tables = ["-t", "pgstream.pgs_stream_tables", "-t", "pgstream.pgs_refresh_history"];
+    let how = ["--data-only", "--disable-triggers", "-f", &file, source.name()];
+    source.server().program("pg_dump", &[&tables[..], &how].concat());
+    let target = Database::new();
+    psql(&target, &file);
+    let mut session = target.session();
+    assert_eq!(
+        session.value(
+            "SELECT count(*), count(pgs_relid), count(consumed) FROM pgstream.pgs_stream_tables"
+        ),
+        "7|0|0"
+    );
+    psql(&target, &file);
+    assert_eq!(session.value("SELECT count(*) FROM pgstream.pgs_stream_tables"), "7");
+}
+
+#[test]
 fn a_read_only_user_can_dump() {
     let source = filled();
     let role = format!("reader_{}", source.name());
