@@ -35,6 +35,13 @@ CREATE EVENT TRIGGER pgstream_on_create_trigger ON ddl_command_end
     WHEN TAG IN ('CREATE TRIGGER') EXECUTE FUNCTION pgstream.on_create_trigger();
 ALTER EVENT TRIGGER pgstream_on_create_trigger ENABLE ALWAYS;
 
+-- pg_restore --disable-triggers would load rows of the catalog as they are.
+CREATE FUNCTION pgstream.keep_own_triggers()
+    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'keep_own_triggers_wrapper';
+CREATE EVENT TRIGGER pgstream_keep_own_triggers ON ddl_command_end
+    WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION pgstream.keep_own_triggers();
+ALTER EVENT TRIGGER pgstream_keep_own_triggers ENABLE ALWAYS;
+
 -- Hidden state belongs to the extension, which keeps DROP OWNED from dropping it.
 CREATE FUNCTION pgstream.before_drop_owned()
     RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'before_drop_owned_wrapper';

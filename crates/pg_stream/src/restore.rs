@@ -20,7 +20,14 @@ use serde_json::Value;
 
 use crate::{
     capture, catalog,
-    pg::{dump, member, name, relation, security::Identity, spi, wake},
+    pg::{
+        dump,
+        lock::Lock,
+        member, name, relation,
+        security::Identity,
+        source::{Source, command_done},
+        spi, wake,
+    },
 };
 
 /// The trigger `pg_stream_describe`, after a change of what a comment says.
@@ -139,6 +146,7 @@ fn on_restored_row<'a>(
     }
     row.set_by_name("frontier", None::<pgrx::JsonB>)?;
     row.set_by_name("needs_reinit", true)?;
+    row.set_by_name("reinit_reason", "it was restored from a dump".to_owned())?;
     Ok(Some(row))
 }
 
@@ -227,7 +235,7 @@ fn insert_described(table: Oid) {
     }
     let (schema, name) = relation::name(table);
     let mut found = None;
-    spi::run(include_str!("restore/described.sql"), &[], |row| {
+    spi::run(include_str!("restore/described.sql"), &[table.into()], |row| {
         let (Some(id), Some(comment)) = (row.get::<i64>(0), row.get::<String>(1)) else { return };
         let description = Description::parse(&comment);
         let wanted = description.filter(|it| it.schema == schema && it.name == name);
@@ -274,15 +282,27 @@ pub fn accepts_write(table: Oid, operation: PgTriggerOperation) -> bool {
     };
     if is_restored {
         let _superuser = Identity::superuser();
-        spi::run(
-            "UPDATE pgstream.pgs_stream_tables SET needs_reinit = true \
-             WHERE pgs_id = $1 AND NOT needs_reinit",
-            &[stream_table.id.into()],
-            |_| {},
-        );
+        catalog::mark_for_rebuild(stream_table.id, "rows were restored from a dump");
         capture::buffer::mark_rewritten(table);
     }
     is_restored
+}
+
+/// The event trigger `pgstream_keep_own_triggers`: those of our own tables always fire.
+#[pg_extern(sql = false)]
+fn keep_own_triggers() {
+    if dump::is_binary_upgrade() {
+        return;
+    }
+    let _superuser = Identity::superuser();
+    let mut changed = Vec::new();
+    spi::run(include_str!("restore/changed_triggers.sql"), &[], |row| {
+        changed.extend(row.get::<Oid>(0).zip(row.get::<String>(1)));
+    });
+    for (table, trigger) in changed {
+        Source::open(table, Lock::ShareRowExclusive).set_trigger(&trigger, b'A');
+        command_done();
+    }
 }
 
 /// The event trigger `pgstream_before_drop_owned`: what belongs to the extension could not be dropped.

@@ -182,7 +182,7 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
         }
         if table.key != Key::None {
             add(&|it| it.tables[at].key = Key::None);
-        } else if table.partition_by.is_none() {
+        } else if table.partition_by.is_none() && table.index.is_none() {
             for column in (0..table.columns.len()).rev() {
                 add(&|it| {
                     it.tables[at].columns.remove(column);

@@ -282,6 +282,26 @@ fn data_come_into_a_schema_that_is_there() {
 }
 
 #[test]
+fn rows_of_the_catalog_come_in_without_oids_even_if_triggers_are_to_be_disabled() {
+    let source = filled();
+    let file = format!("{}.disabled.sql", source.name());
+    let tables = ["-t", "pgstream.pgs_stream_tables", "-t", "pgstream.pgs_refresh_history"];
+    let how = ["--data-only", "--disable-triggers", "-f", &file, source.name()];
+    source.server().program("pg_dump", &[&tables[..], &how].concat());
+    let target = Database::new();
+    psql(&target, &file);
+    let mut session = target.session();
+    assert_eq!(
+        session.value(
+            "SELECT count(*), count(pgs_relid), count(consumed) FROM pgstream.pgs_stream_tables"
+        ),
+        "7|0|0"
+    );
+    psql(&target, &file);
+    assert_eq!(session.value("SELECT count(*) FROM pgstream.pgs_stream_tables"), "7");
+}
+
+#[test]
 fn a_read_only_user_can_dump() {
     let source = filled();
     let role = format!("reader_{}", source.name());
@@ -352,6 +372,44 @@ fn owners_are_restored() {
         assert_eq!(session.value("SELECT count(*) FROM pgstream.pgs_status()"), "0");
     }
     session.run(&format!("DROP ROLE {owner}"));
+}
+
+#[test]
+fn a_forged_comment_gives_nobody_another_query() {
+    let source = Database::new();
+    let [mallory, victim] = ["mallory", "victim"].map(|it| format!("{it}_{}", source.name()));
+    let mut session = source.session();
+    session.run(&format!(
+        "CREATE ROLE {mallory}; CREATE ROLE {victim}; GRANT CREATE ON SCHEMA public TO PUBLIC;
+         CREATE TABLE t (id int); GRANT SELECT ON t TO PUBLIC;
+         SET ROLE {mallory}; SELECT pgstream.create_stream_table('other', 'SELECT id + 1 AS id FROM t', '2h');
+         RESET ROLE; SET ROLE {victim}; SELECT pgstream.create_stream_table('st', 'SELECT id FROM t', '2h'); RESET ROLE"
+    ));
+    let forged = session.value(
+        "SELECT replace(obj_description(view_relid), 'SELECT id', 'SELECT id + 1 AS id')
+         FROM pgstream.pgs_stream_tables WHERE pgs_name = 'st'",
+    );
+    let view = session.value(
+        "SELECT view_relid::regclass FROM pgstream.pgs_stream_tables WHERE pgs_name = 'other'",
+    );
+    session.run(&format!(
+        "SET ROLE {mallory}; COMMENT ON VIEW {view} IS {}; RESET ROLE",
+        literal(&forged)
+    ));
+    let file = format!("{}.forged.sql", source.name());
+    source.server().program("pg_dump", &["--schema-only", "-f", &file, source.name()]);
+    let target = Database::empty(Server::shared());
+    psql(&target, &file);
+    let mut restored = target.session();
+    restored.run("INSERT INTO t VALUES (1)");
+    restored.refresh("st");
+    assert_eq!(restored.rows("SELECT id FROM st"), ["1"]);
+    drop(restored);
+    drop((target, session));
+    let mut admin = Server::shared().session("postgres");
+    let name = source.name().to_owned();
+    drop(source);
+    admin.run(&format!("DROP ROLE mallory_{name}; DROP ROLE victim_{name}"));
 }
 
 #[test]
