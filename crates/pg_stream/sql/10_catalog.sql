@@ -1,5 +1,8 @@
 -- The catalog: what stream tables exist, what they read, and how their refreshes went.
 
+-- What is not qualified below must not be found where others can put objects.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 -- CREATE SCHEMA is spelled out instead of `schema = pgstream` in the control file, because the
 -- extension has several schemas.
 CREATE SCHEMA pgstream;

@@ -17,3 +17,8 @@ CREATE EVENT TRIGGER pgstream_on_replacement ON ddl_command_end
                  'ALTER OPERATOR')
     EXECUTE FUNCTION pgstream.on_replacement();
 ALTER EVENT TRIGGER pgstream_on_replacement ENABLE ALWAYS;
+CREATE FUNCTION pgstream.on_trigger()
+    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'on_trigger_wrapper';
+CREATE EVENT TRIGGER pgstream_on_trigger ON ddl_command_end
+    WHEN TAG IN ('CREATE TRIGGER', 'ALTER TRIGGER') EXECUTE FUNCTION pgstream.on_trigger();
+ALTER EVENT TRIGGER pgstream_on_trigger ENABLE ALWAYS;

@@ -28,6 +28,7 @@ pub mod api;
 pub extern "C-unwind" fn _PG_init() {
     pg::hide_backtraces();
     settings::define();
+    pg::access::install();
     if pg::is_preloading() {
         scheduler::install();
     } else if !pg::shmem::is_available() {

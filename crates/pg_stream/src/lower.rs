@@ -14,6 +14,7 @@ mod limit;
 mod opaque;
 mod recursion;
 mod refusal;
+mod rights;
 mod select;
 mod set_operation;
 mod sub_link;
@@ -24,10 +25,12 @@ use std::ffi::CString;
 
 use pgstream_ivm::plan::{Column, Plan};
 
+use crate::pg::access::Permission;
 use crate::pg::deparse::{self, PortableSettings};
 use crate::pg::node::{Arena, Query};
 use crate::pg::query::{self, NotSelect};
 use crate::pg::relation;
+use crate::pg::security::{Identity, LocalSettings};
 use crate::pg::types::Oid;
 
 pub use inventory::{Relation, RelationKind};
@@ -67,6 +70,13 @@ pub struct Lowered {
     pub depends_on_moment: bool,
     /// Aggregates whose result depends on an order that the query leaves open.
     pub unordered_aggregates: Vec<String>,
+    /// What is read with whose rights.
+    pub permissions: Vec<Permission>,
+    /// Who reads each table.
+    pub readers: Vec<(Oid, Oid)>,
+    /// Whether the plan can be another one for reasons that no source tells: who has which rights,
+    /// and what the owner is called.
+    pub depends_on_role: bool,
 }
 
 /// Analyzes a user's text, and refuses what no mode can take.
@@ -87,12 +97,15 @@ pub fn analyze_user_query(text: &str) -> Result<Analyzed, Refusal> {
     })
 }
 
-/// Lowers the query of a view, which its owner will run.
+/// Lowers the query of a view, as its owner, who will run it: to look at a query is to evaluate parts of
+/// it, such as expressions of constants and of indexes.
 pub fn lower_view(view: Oid) -> Result<Lowered, Refusal> {
+    let _owner = Identity::restricted(relation::owner(view));
+    let _settings = LocalSettings::with_row_security();
     let arena = Arena::enter();
     let query = query::of_view(&arena, view).and_then(query::rewritten);
     let query = query.ok_or_else(|| Refusal::differential("a relation without a query"))?;
-    lower(query, Some(relation::owner(view)))
+    lower(query)
 }
 
 /// What the query of a view reads, in sub-queries and behind views too.
@@ -104,12 +117,13 @@ pub fn relations_of_view(view: Oid) -> Vec<Relation> {
 
 /// Lowers a user's text.
 pub fn lower_text(text: &str) -> Result<Lowered, Refusal> {
+    let _settings = LocalSettings::with_row_security();
     let arena = Arena::enter();
     let query = analyzed(&arena, text)?;
     let rewritten = query::rewritten(query).unwrap_or(query);
     let inventory = inventory::take(rewritten);
     refusal::check_both_modes(query, rewritten, &inventory)
-        .and_then(|()| lower(rewritten, None))
+        .and_then(|()| lower(rewritten))
         .map_err(|it| it.in_text(text))
 }
 
@@ -127,13 +141,15 @@ fn analyzed<'a>(arena: &'a Arena, text: &str) -> Result<Query<'a>, Refusal> {
     })
 }
 
-/// Lowers a rewritten query, which `role`, or else the current user, will run.
-fn lower(query: Query<'_>, role: Option<Oid>) -> Result<Lowered, Refusal> {
+/// Lowers a rewritten query, which the current user will run.
+fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
     let inventory = inventory::take(query);
     refusal::check_differential(&inventory)?;
     let _settings = PortableSettings::enter();
-    let mut lowering = Lowering { role, ..Lowering::default() };
+    rights::check_barriers(query)?;
+    let mut lowering = Lowering::default();
     let plan = select::lower(&mut lowering, query, None, None)?;
+    let (readers, depends_on_role) = rights::readers(&lowering.tables, &inventory.permissions)?;
     let views = inventory.relations.iter().filter(|it| it.kind == RelationKind::View).cloned();
     Ok(Lowered {
         plan,
@@ -142,6 +158,9 @@ fn lower(query: Query<'_>, role: Option<Oid>) -> Result<Lowered, Refusal> {
         uses_stable: inventory.uses_stable(),
         depends_on_moment: inventory.depends_on_moment(),
         unordered_aggregates: inventory.unordered_aggregates,
+        readers,
+        depends_on_role: depends_on_role || inventory.names_user,
+        permissions: inventory.permissions,
     })
 }
 
@@ -150,8 +169,6 @@ fn lower(query: Query<'_>, role: Option<Oid>) -> Result<Lowered, Refusal> {
 struct Lowering {
     /// The tables scanned so far, by OID.
     tables: BTreeMap<u32, Relation>,
-    /// Who will read the tables; `None` is the current user.
-    role: Option<Oid>,
     /// The WITH item whose recursive part is being lowered.
     recursive: Option<Recursive>,
     /// How many leaves the plan has so far.

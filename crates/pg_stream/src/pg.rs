@@ -1,5 +1,6 @@
 //! Safe views and guards over PostgreSQL. The only module that names `pg_sys`.
 
+pub mod access;
 pub mod buffer;
 pub mod deparse;
 pub mod dump;

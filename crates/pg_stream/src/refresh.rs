@@ -58,9 +58,10 @@ use crate::{
     fault::{self, Step},
     monitor::alert,
     pg::{
+        access::{self, Quiet},
         progress::{Phase, Progress},
         relation,
-        security::{Identity, LocalSettings},
+        security::Identity,
         snapshot::Snapshot,
         spi::Session,
         store::Store,
@@ -209,6 +210,7 @@ impl Ready {
         snapshot: &Snapshot,
         cause: Option<Cause>,
     ) -> Result<Self, Error> {
+        check_permissions(&definition);
         let state = State::read(definition.pgs_id, snapshot)?;
         fault::point(Step::StateRead);
         let cause = cause.or_else(|| state.cause_to_rebuild(&definition));
@@ -289,7 +291,8 @@ impl Done {
 
     /// Whether only changes of its sources, which are captured, can change the stream table.
     pub fn follows_changes(&self) -> bool {
-        self.definition.differential.as_ref().is_some_and(|it| !it.depends_on_moment)
+        let differential = self.definition.differential.as_ref();
+        differential.is_some_and(|it| !it.depends_on_moment && !it.depends_on_role)
     }
 }
 
@@ -298,6 +301,7 @@ impl Done {
 pub fn announce(pgs_id: i64, may_change: bool) -> Result<Option<i64>, Error> {
     let snapshot = Snapshot::latest();
     let state = State::read(pgs_id, &snapshot)?;
+    definition::recheck(pgs_id)?;
     let definition = definition::of(pgs_id)?;
     let action = if state.cause_to_rebuild(&definition).is_some() {
         Action::Reinitialize
@@ -318,6 +322,13 @@ pub fn announce(pgs_id: i64, may_change: bool) -> Result<Option<i64>, Error> {
     Ok(Some(advance::announce(pgs_id, action)))
 }
 
+/// Raises the error that the query would raise if its owner ran it.
+fn check_permissions(definition: &Definition) {
+    if let Some(differential) = &definition.differential {
+        access::check(&differential.permissions, relation::owner(definition.relation));
+    }
+}
+
 /// Tells everybody who might want to know.
 fn warn_of_damage(definition: &Definition, what: &str) {
     alert::reinitialize_needed(definition.relation, what);
@@ -335,6 +346,7 @@ fn warn_of_damage(definition: &Definition, what: &str) {
 /// Locks what the query reads. Locking lets changes of definition in, so it repeats until the
 /// definition that was locked is the current one.
 pub fn lock_sources(pgs_id: i64) -> Result<Rc<Definition>, Error> {
+    definition::recheck(pgs_id)?;
     let mut definition = definition::of(pgs_id)?;
     loop {
         for source in &definition.locked {
@@ -467,7 +479,7 @@ impl Refresh<'_> {
             let _settings = self.definition.enter_settings();
             let _writing = guard::writing(self.definition);
             let is_quiet = settings::user_triggers() == UserTriggers::Off;
-            let _quiet = is_quiet.then(LocalSettings::without_triggers);
+            let _quiet = is_quiet.then(|| Quiet::enter(self.definition.relation));
             differential::run(
                 self.definition,
                 differential,

@@ -82,6 +82,10 @@ pub struct Scan {
     pub key: Option<Vec<usize>>,
     /// Which content.
     pub version: Version,
+    /// The row-level security policies on a table, as a condition over `columns`; `None` where every
+    /// row may be seen. PostgreSQL applies them to the table itself, behind a barrier that no
+    /// expression of the query looks through; the statements of a refresh do the same for its change.
+    pub policy: Option<Scalar>,
 }
 
 /// What an aggregate computes, as far as maintaining it is concerned.

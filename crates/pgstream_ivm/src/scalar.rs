@@ -86,6 +86,12 @@ impl Scalar {
         Self { segments, ty: ty.clone(), nullable: true, scale: None }
     }
 
+    /// A condition that only tells itself from others: nobody evaluates it.
+    pub fn opaque_condition(text: String) -> Self {
+        let segments = vec![Segment::Text(text)];
+        Self { segments, ty: Type::boolean(), nullable: true, scale: None }
+    }
+
     /// A mark (see [`crate::plan::Plan::Mark`]) at `position`, or with `wanted` false its opposite.
     pub fn is_marked(position: usize, wanted: bool) -> Self {
         let mut segments = vec![Segment::Column(position)];

@@ -273,6 +273,7 @@ fn add(stage: Stage, stages: &mut Vec<Stage>) -> Plan {
         columns: output.clone(),
         key: key.clone(),
         version: Version::New,
+        policy: None,
     })
 }
 

@@ -148,6 +148,7 @@ pub fn scan_columns(name: &str, positions: &[usize]) -> Plan {
         attributes: positions.iter().map(|it| it + 1).collect(),
         key: table.key.and_then(|key| key.iter().map(place).collect()),
         version: Version::New,
+        policy: None,
     })
 }
 
@@ -247,6 +248,7 @@ fn recursion(base: Plan, step: impl Fn(Plan) -> Plan, is_set: bool) -> Plan {
         columns,
         key: None,
         version: Version::New,
+        policy: None,
     });
     let plan = recurse(base, step(itself), &bigint(), is_set).expect("a linear step");
     let columns: Vec<String> = (0..width).map(|it| format!("#{it}")).collect();

@@ -62,7 +62,7 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
         schedule: request.schedule,
         mode: request.mode,
     });
-    let view = create_view(id, &analyzed.qualified_sql, owner);
+    let view = create_view(id, &analyzed.qualified_sql, (owner, &name.schema));
     catalog::set_view(id, view, &analyzed.functions_used);
     fault::point(Step::QueryStored);
     match request.mode {
@@ -115,13 +115,21 @@ fn check_privileges(analyzed: &Analyzed) {
     spi::run(&format!("SELECT FROM ({}) AS q LIMIT 0", analyzed.qualified_sql), &[], |_| {});
 }
 
-/// The hidden view keeps the query, follows renames, and holds on to what it uses.
-fn create_view(id: i64, sql: &str, owner: pg_sys::Oid) -> pg_sys::Oid {
-    let view = quote_qualified("pgstream_state", &format!("query_{id}"));
-    spi::run(&format!("CREATE VIEW {view} AS {sql}"), &[], |_| {});
-    let owner: String =
-        spi::get_one("SELECT quote_ident(rolname) FROM pg_roles WHERE oid = $1", &[owner.into()])
-            .expect("the current role exists");
-    spi::run(&format!("ALTER VIEW {view} OWNER TO {owner}"), &[], |_| {});
-    name::resolve(&view).expect("just created")
+/// The hidden view keeps the query, follows renames, and holds on to what it uses. To analyze a query
+/// is to evaluate parts of it, such as literals of types with conditions, so its owner makes the view
+/// beside the table that is to come, and then it is moved.
+fn create_view(id: i64, sql: &str, (owner, schema): (pg_sys::Oid, &str)) -> pg_sys::Oid {
+    let hidden = format!("pg_stream_query_{id}");
+    let beside = quote_qualified(schema, &hidden);
+    let view = {
+        let _owner = Identity::restricted(owner);
+        spi::run(&format!("CREATE VIEW {beside} AS {sql}"), &[], |_| {});
+        name::resolve(&beside).expect("just created")
+    };
+    let moved = quote_qualified("pgstream_state", &hidden);
+    spi::run(&format!("ALTER VIEW {beside} SET SCHEMA pgstream_state"), &[], |_| {});
+    spi::run(&format!("ALTER VIEW {moved} RENAME TO query_{id}"), &[], |_| {});
+    let there = quote_qualified("pgstream_state", &format!("query_{id}"));
+    assert_eq!(name::resolve(&there), Some(view), "the schema {schema} stays what it was");
+    view
 }

@@ -7,7 +7,7 @@ use crate::{
     api::options,
     catalog,
     error::Error,
-    pg::{relation, security::Identity, spi},
+    pg::{relation, spi},
 };
 
 #[pg_extern(sql = false)]
@@ -15,11 +15,10 @@ fn drop_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
     Ok(drop_by_name(options::required(name, "name")?)?)
 }
 
-/// Drops the table; the event trigger in `ddl::drop` removes everything else, as it does after a
+/// Drops the table in the caller's name; the event trigger in `ddl::drop` removes everything else, as it does after a
 /// plain DROP TABLE.
 fn drop_by_name(name: &str) -> Result<(), Error> {
     let table = catalog::find_owned(name)?;
-    let _superuser = Identity::superuser();
     relation::lock_stream_table(table.id);
     let readers = catalog::readers(&table);
     if !readers.is_empty() {

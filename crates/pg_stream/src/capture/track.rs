@@ -108,14 +108,20 @@ fn drop_trigger(name: &str, table: &str) {
 /// The triggers on a relation that capture `source`, without those that belong to one on a
 /// partitioned table.
 fn own_triggers(on: &Source, source: Oid) -> Vec<Trigger> {
-    let names: Vec<String> = ["", "_upd", "_del", "_replica"]
-        .iter()
-        .map(|suffix| trigger_name(source, suffix))
-        .chain([truncate_name(source)])
-        .collect();
+    let function = capture_function();
+    let argument = source.to_u32().to_string();
     let mut triggers = on.triggers();
-    triggers.retain(|it| !it.is_clone && names.contains(&it.name));
+    triggers.retain(|it| {
+        !it.is_clone && it.function == function && it.arguments == [argument.as_str()]
+    });
     triggers
+}
+
+/// The function of every trigger that captures. Names tell nothing: who owns a table can give any to
+/// a trigger on it.
+fn capture_function() -> Oid {
+    spi::get_one("SELECT 'pgstream.capture()'::pg_catalog.regprocedure::pg_catalog.oid", &[])
+        .expect("a function of the extension")
 }
 
 /// Trigger and table of what captures `source` from relations that belong to it no longer.

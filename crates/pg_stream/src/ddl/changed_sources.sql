@@ -23,8 +23,8 @@ captured AS MATERIALIZED (
     FROM touched c
     JOIN pg_catalog.pg_trigger g ON g.tgrelid = c.relid
     JOIN pgstream.pgs_change_tracking t
-      ON g.tgname LIKE 'pg\_stream\_cdc\_%' AND t.source_relid <> c.relid
-     AND t.source_relid::text = pg_catalog.regexp_replace(g.tgname::text, '^pg_stream_cdc_(truncate_)?([0-9]+).*$', '\2')
+      ON g.tgfoid = 'pgstream.capture()'::pg_catalog.regprocedure AND t.source_relid <> c.relid
+     AND pg_catalog.encode(g.tgargs, 'escape') = t.source_relid::text || '\000'
 ),
 marked AS (
     UPDATE pgstream.pgs_stream_tables s SET needs_reinit = true
@@ -36,4 +36,5 @@ FROM (SELECT DISTINCT source_relid FROM captured WHERE is_tree) AS trees
 UNION ALL
 SELECT g.tgrelid::regclass::text, NULL
 FROM pg_catalog.pg_trigger g JOIN touched c ON c.relid = g.tgrelid
-WHERE g.tgname LIKE 'pg\_stream\_%' AND g.tgenabled = 'D'
+WHERE g.tgfoid = 'pgstream.capture()'::pg_catalog.regprocedure AND g.tgenabled = 'D'
+   OR g.tgfoid = 'pgstream.guard_stream_table()'::pg_catalog.regprocedure AND g.tgenabled <> 'A'

@@ -1,6 +1,9 @@
 //! After DROP: what was dropped may be a stream table, its query, or its source.
 
-use pgrx::{pg_sys::Oid, prelude::*};
+use pgrx::{
+    pg_sys::{Oid, panic::ErrorReport},
+    prelude::*,
+};
 use pgstream_core::status::Status;
 use pgstream_ivm::sql::quote_qualified;
 
@@ -19,9 +22,22 @@ enum Dropped {
 
 /// The event trigger `pgstream_on_drop`.
 #[pg_extern(sql = false)]
-fn on_sql_drop() {
+fn on_sql_drop() -> Result<(), ErrorReport> {
     let is_replaced = dump::is_restoring();
     let _superuser = Identity::superuser();
+    // A dump that replaces a stream table takes it apart first.
+    let unguarded = match is_replaced {
+        true => None,
+        false => spi::get_one::<String>(include_str!("dropped_guard.sql"), &[]),
+    };
+    if let Some(table) = unguarded {
+        let report = ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+            format!("cannot drop the trigger that protects \"{table}\""),
+            "on_sql_drop",
+        );
+        return Err(report.set_hint("Drop the stream table instead."));
+    }
     let mut dropped = Vec::new();
     spi::run(include_str!("dropped.sql"), &[], |row| {
         let id = row.get::<i64>(1);
@@ -52,6 +68,7 @@ fn on_sql_drop() {
     if !dropped.is_empty() {
         wake::scheduler_at_commit();
     }
+    Ok(())
 }
 
 /// Removes what belonged to a stream table that is gone. A dump that replaces it drops its view too.

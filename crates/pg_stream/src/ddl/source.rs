@@ -39,6 +39,22 @@ fn on_source_change() -> Result<(), ErrorReport> {
     Ok(())
 }
 
+/// The event trigger `pgstream_on_trigger`, after CREATE TRIGGER and ALTER TRIGGER. When a trigger is
+/// dropped, its name is all that tells what it was, so nobody else may use ours.
+#[pg_extern(sql = false)]
+fn on_trigger() -> Result<(), ErrorReport> {
+    let _superuser = Identity::superuser();
+    let Some(name) = spi::get_one::<String>(include_str!("misnamed_trigger.sql"), &[]) else {
+        return Ok(());
+    };
+    Err(ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_RESERVED_NAME,
+        format!("unacceptable trigger name \"{name}\""),
+        "on_trigger",
+    )
+    .set_detail("Names that begin with \"pg_stream_\" are those of the triggers of pg_stream."))
+}
+
 /// The event trigger `pgstream_on_rewrite`.
 #[pg_extern(sql = false)]
 fn on_table_rewrite() {

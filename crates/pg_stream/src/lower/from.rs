@@ -550,7 +550,7 @@ fn lower_leaf<'a>(
         attributes.iter().filter_map(|it| usize::try_from(*it - 1).ok()).collect();
     let plan = match entry.kind() {
         EntryKind::Relation { oid, kind: 'r' | 'p', children } => {
-            let named = NamedTable { entry, oid, children };
+            let named = NamedTable { entry, oid, children, is_evaluated: false };
             return lower_table(lowering, &named, position, attributes);
         }
         EntryKind::SubQuery(query) => select::lower(lowering, query, Some(scope), Some(&needed))?,
@@ -641,6 +641,8 @@ pub struct NamedTable<'a> {
     pub oid: Oid,
     /// Whether rows of its children count as its own: not so with ONLY.
     pub children: bool,
+    /// Whether PostgreSQL evaluates a query with it as a whole: then it is only the changes that count.
+    pub is_evaluated: bool,
 }
 
 /// Lowers a table, which is entry `position` of the range table, with these columns and its key.
@@ -650,9 +652,18 @@ pub fn lower_table(
     position: usize,
     attributes: &BTreeSet<i16>,
 ) -> Result<From, Refusal> {
-    let &NamedTable { entry, oid, children } = named;
+    let &NamedTable { entry, oid, children, is_evaluated } = named;
     let table = table::look(oid);
-    check_table(lowering, entry, &table, (oid, children))?;
+    check_table(entry, &table, (oid, children))?;
+    let policy = entry.policy();
+    let of_policy: Vec<ColumnRef> = policy
+        .filter(|it| !sub_link::is_in(*it))
+        .map_or(Vec::new(), Node::free_columns)
+        .into_iter()
+        .filter(|it| it.levels_up == 0)
+        .collect();
+    let attributes: BTreeSet<i16> =
+        attributes.iter().copied().chain(of_policy.iter().map(|it| it.attribute)).collect();
     // Neither keys nor NOT NULL hold for inheriting tables.
     let inherits = table.has_children && !table.is_partitioned;
     let key = table.key.clone().filter(|_| !inherits);
@@ -676,7 +687,7 @@ pub fn lower_table(
         .enumerate()
         .map(|(at, column)| (column_ref(position, column.number), at))
         .collect();
-    let columns = read
+    let columns: Vec<Column> = read
         .iter()
         .map(|it| Column {
             name: it.name.clone(),
@@ -685,6 +696,23 @@ pub fn lower_table(
             scale: types::is_numeric(it.ty).then(|| types::numeric_scale(it.typmod)).flatten(),
         })
         .collect();
+    let policy = match policy {
+        None => None,
+        Some(policy) if sub_link::is_in(policy) => {
+            if !is_evaluated {
+                let words = format!("row-level security with a sub-query on {}", table.sql);
+                return Err(Refusal::without_rule(words));
+            }
+            // Nobody prints it, but another policy is another plan.
+            Some(Scalar::opaque_condition(format!("policy {:016x}", policy.digest())))
+        }
+        Some(policy) => {
+            check_expression(policy)?;
+            let place_of = |it: &ColumnRef| Some((*it, place_of(it.attribute)?));
+            let places: Places = of_policy.iter().filter_map(place_of).collect();
+            Some(scalar(place(policy, &places)?, &columns))
+        }
+    };
     let sql = if children { table.sql.clone() } else { format!("ONLY {}", table.sql) };
     let scan = Scan {
         source: Source::Table { oid: oid.to_u32(), sql },
@@ -692,20 +720,18 @@ pub fn lower_table(
         attributes: read.iter().map(|it| it.number.cast_unsigned().into()).collect(),
         key: key.as_ref().and_then(|key| key.iter().map(|it| place_of(*it)).collect()),
         version: Version::New,
+        policy,
     };
     note_table(lowering, oid, &table, read.iter().map(|it| (it.number, it.name.clone())));
     Ok(From { plan: Plan::Scan(scan), places })
 }
 
 fn check_table(
-    lowering: &Lowering,
     entry: Entry<'_>,
     table: &Table,
     (oid, children): (Oid, bool),
 ) -> Result<(), Refusal> {
-    let is_secured = entry.is_row_secured() || table::is_row_secured(oid, lowering.role);
     let obstacles = [
-        (is_secured, "row-level security on"),
         (entry.is_sampled(), "TABLESAMPLE of"),
         (types::is_builtin(oid), "the system catalog"),
         (table.is_temporary, "the temporary table"),

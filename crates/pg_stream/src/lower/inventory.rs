@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use crate::pg::access::Permission;
 use crate::pg::node::{Aggregate, EntryKind, Kind, Node, Query, Step, SubLinkKind};
 use crate::pg::table;
 use crate::pg::types::{self, Oid, Volatility};
@@ -44,6 +45,10 @@ pub struct Inventory {
     pub volatile: Option<(String, Option<i32>)>,
     /// Names of aggregates without ORDER BY whose result depends on one.
     pub unordered_aggregates: Vec<String>,
+    /// What is read with whose rights.
+    pub permissions: Vec<Permission>,
+    /// CURRENT_USER, which is the owner in every refresh.
+    pub names_user: bool,
     functions: HashSet<Oid>,
     session_values: bool,
 }
@@ -59,6 +64,7 @@ impl Inventory {
     /// Whether a function is STABLE.
     pub fn uses_stable(&self) -> bool {
         self.session_values
+            || self.names_user
             || self.functions.iter().any(|it| types::volatility(*it) == Volatility::Stable)
     }
 }
@@ -111,6 +117,7 @@ pub fn take(query: Query<'_>) -> Inventory {
             for (oid, read) in query.columns_read() {
                 columns.entry(oid.to_u32()).or_default().extend(read);
             }
+            inventory.permissions.extend(query.permissions());
             note_relations(&mut inventory, query);
         } else {
             note_functions(&mut inventory, node);
@@ -193,7 +200,8 @@ fn note_functions(inventory: &mut Inventory, node: Node<'_>) {
         let is_open = link.kind == SubLinkKind::Array && link.query.order().is_empty();
         note_unordered(inventory, is_open, "ARRAY(sub-query)");
     }
-    inventory.session_values |= node.is_session_value();
+    inventory.names_user |= node.is_current_user();
+    inventory.session_values |= node.is_session_value() && !node.is_current_user();
     if node.is_next_value() && inventory.volatile.is_none() {
         inventory.volatile = Some(("nextval".to_owned(), node.location()));
     }

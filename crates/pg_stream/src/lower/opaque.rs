@@ -58,7 +58,7 @@ fn reads(lowering: &mut Lowering, query: Query<'_>) -> Result<Vec<Plan>, Refusal
     for (entry, oid, children) in tables {
         let read = columns.get(&oid.to_u32()).cloned().unwrap_or_default();
         let attributes = with_implied(oid, &read)?;
-        let table = NamedTable { entry, oid, children };
+        let table = NamedTable { entry, oid, children, is_evaluated: true };
         let plan = from::lower_table(lowering, &table, 0, &attributes)?.plan;
         if !plans.contains(&plan) {
             plans.push(plan);

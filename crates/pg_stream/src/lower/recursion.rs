@@ -104,5 +104,6 @@ pub fn reference(lowering: &Lowering, needed: &[usize]) -> Result<Plan, Refusal>
         attributes: needed.to_vec(),
         key: None,
         version: Version::New,
+        policy: None,
     }))
 }

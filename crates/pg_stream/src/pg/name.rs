@@ -72,6 +72,12 @@ pub fn current_role() -> Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// The name of a role that exists.
+pub fn of_role(role: Oid) -> String {
+    // SAFETY: a syscache look-up; an ERROR if there is no such role.
+    unsafe { relation::text(pg_sys::GetUserNameFromId(role, false)) }
+}
+
 /// Whether the role owns the relation, by itself, by membership, or as a superuser.
 pub fn is_owned_by(relation: Oid, role: Oid) -> bool {
     // SAFETY: a syscache look-up; the caller knows that the relation exists.

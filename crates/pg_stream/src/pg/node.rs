@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 use pgrx::prelude::*;
 
+use super::access::Permission;
 use super::item;
 use super::types::Oid;
 use super::window::WindowCall;
@@ -476,6 +477,25 @@ impl<'a> Node<'a> {
     /// Whether the node is `CURRENT_DATE`, `SESSION_USER` and such.
     pub fn is_session_value(self) -> bool {
         self.tag() == NodeTag::T_SQLValueFunction
+    }
+
+    /// CURRENT_USER and the like: the owner of the stream table, whoever refreshes it.
+    pub fn is_current_user(self) -> bool {
+        self.tag() == NodeTag::T_SQLValueFunction
+            && matches!(
+                // SAFETY: the tag says what it is.
+                unsafe { self.cast::<pg_sys::SQLValueFunction>() }.op,
+                pg_sys::SQLValueFunctionOp::SVFOP_CURRENT_ROLE
+                    | pg_sys::SQLValueFunctionOp::SVFOP_CURRENT_USER
+                    | pg_sys::SQLValueFunctionOp::SVFOP_USER
+            )
+    }
+
+    /// A digest of the tree, the same for equal trees.
+    pub fn digest(self) -> u64 {
+        // SAFETY: a valid node in, a C string out.
+        let text = unsafe { text(pg_sys::nodeToString(self.as_ptr())) };
+        xxhash_rust::xxh3::xxh3_64(text.unwrap_or_default().as_bytes())
     }
 
     /// Whether the node draws from a sequence.
@@ -997,6 +1017,16 @@ impl<'a> Query<'a> {
         }
     }
 
+    /// What is read with the rights of whom, as the rewriter left it.
+    pub fn permissions(self) -> Vec<Permission> {
+        // SAFETY: the list holds permission infos.
+        unsafe {
+            pointers::<pg_sys::RTEPermissionInfo>(self.get().rteperminfos)
+                .map(|it| Permission::of(&*it))
+                .collect()
+        }
+    }
+
     /// For each relation that this query itself names, the columns that it reads; 0 stands for
     /// the whole row.
     pub fn columns_read(self) -> Vec<(Oid, Vec<i16>)> {
@@ -1157,9 +1187,15 @@ impl<'a> Entry<'a> {
         !self.0.tablesample.is_null()
     }
 
-    /// Whether a row security policy restricts it.
-    pub fn is_row_secured(self) -> bool {
-        !self.0.securityQuals.is_null()
+    /// The conditions that row-level security puts on it.
+    pub fn policy(self) -> Option<Node<'a>> {
+        // SAFETY: a list of expressions of a rewritten query.
+        super::query::all_of(&unsafe { nodes(self.0.securityQuals) })
+    }
+
+    /// Whether it was a view that promises to show nothing of the rows that it leaves out.
+    pub fn is_barrier(self) -> bool {
+        self.0.security_barrier
     }
 
     /// The name of its column `attribute`.

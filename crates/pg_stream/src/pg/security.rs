@@ -79,15 +79,15 @@ impl LocalSettings {
         }
     }
 
+    /// Row-level security applies, instead of raising an error.
+    pub fn with_row_security() -> Self {
+        Self::new(&[(c"row_security".to_owned(), c"on".to_owned())])
+    }
+
     /// Joins that look up one side for each row of the other, in the statements planned meanwhile.
     pub fn only_look_ups() -> Self {
         let off = |name: &std::ffi::CStr| (name.to_owned(), c"off".to_owned());
         Self::new(&[off(c"enable_hashjoin"), off(c"enable_mergejoin")])
-    }
-
-    /// No triggers of users and no rules.
-    pub fn without_triggers() -> Self {
-        Self::new(&[(c"session_replication_role".to_owned(), c"replica".to_owned())])
     }
 }
 

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::{lock::Lock, store::StoreColumn, tuple};
+use super::{lock::Lock, relation::text, store::StoreColumn, tuple};
 
 /// The sorts of relations whose changes can be captured, or why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub struct Column {
 #[derive(Clone, Debug)]
 pub struct Trigger {
     pub name: String,
+    /// Its function.
+    pub function: Oid,
+    pub arguments: Vec<String>,
     pub per_row: bool,
     pub is_clone: bool,
     /// `O`, `R`, `A` or `D`, as in `pg_trigger`.
@@ -141,6 +144,10 @@ impl Source {
                 .iter()
                 .map(|it| Trigger {
                     name: CStr::from_ptr(it.tgname).to_string_lossy().into_owned(),
+                    function: it.tgfoid,
+                    arguments: (0..usize::try_from(it.tgnargs).unwrap_or(0))
+                        .map(|at| text(*it.tgargs.add(at)))
+                        .collect(),
                     per_row: it.tgtype.cast_unsigned() & pg_sys::TRIGGER_TYPE_ROW as u16 != 0,
                     is_clone: it.tgisclone,
                     enabled: it.tgenabled.cast_unsigned(),

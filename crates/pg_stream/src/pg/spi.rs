@@ -11,7 +11,7 @@ use pgrx::{
     pg_sys::{self, Datum, Oid, PgOid},
 };
 
-use super::snapshot::Snapshot;
+use super::{access, node::pointers, snapshot::Snapshot};
 
 /// A connection to the SPI, closed when dropped.
 pub struct Session {
@@ -77,6 +77,8 @@ impl Row<'_> {
 /// A statement that was planned once and is kept until dropped.
 pub struct Prepared {
     plan: pg_sys::SPIPlanPtr,
+    /// PostgreSQL's copy of the text.
+    text: *const std::ffi::c_char,
     args: Vec<Oid>,
 }
 
@@ -87,7 +89,7 @@ impl Prepared {
         let text = CString::new(sql).expect("SQL text has no NUL");
         let mut types = args.to_vec();
         // SAFETY: the text and the types outlive the call, which copies them.
-        let plan = unsafe {
+        let plan = access::ours(text.as_ptr(), || unsafe {
             pg_sys::SPI_prepare_cursor(
                 text.as_ptr(),
                 i32::try_from(types.len()).expect("few arguments"),
@@ -95,12 +97,18 @@ impl Prepared {
                 // A plan is kept per size of the change, so it never depends on parameters.
                 pg_sys::CURSOR_OPT_GENERIC_PLAN as i32,
             )
-        };
+        });
         assert!(!plan.is_null(), "SPI_prepare reports errors by ERROR, not by NULL: {sql}");
         // SAFETY: `plan` was just prepared.
         let code = unsafe { pg_sys::SPI_keepplan(plan) };
         assert_eq!(code, 0, "a fresh plan can be kept");
-        Self { plan, args: types }
+        // SAFETY: a kept plan of one statement has one source, which lives as long as the plan.
+        let text = unsafe {
+            let sources = pg_sys::SPI_plan_get_plan_sources(plan);
+            let source = pointers::<pg_sys::CachedPlanSource>(sources).next();
+            (*source.expect("one statement")).query_string
+        };
+        Self { plan, text, args: types }
     }
 
     /// Runs a statement that changes data, at `snapshot` plus this transaction's own changes, and
@@ -108,7 +116,7 @@ impl Prepared {
     pub fn execute(&self, args: &[Arg], snapshot: &Snapshot) -> u64 {
         let (mut values, nulls) = self.bind(args);
         // SAFETY: the plan is kept, the arguments match its types, the snapshot is registered.
-        let code = unsafe {
+        let code = access::ours(self.text, || unsafe {
             pg_sys::SPI_execute_snapshot(
                 self.plan,
                 values.as_mut_ptr(),
@@ -119,7 +127,7 @@ impl Prepared {
                 true,
                 0,
             )
-        };
+        });
         assert!(code > 0, "SPI reports errors by ERROR, not by code {code}");
         // SAFETY: set by the call above.
         unsafe { pg_sys::SPI_processed }
@@ -147,7 +155,9 @@ impl Prepared {
         };
         snapshot.with_own_changes(|| {
             // SAFETY: the plan is kept, the receiver and the parameters outlive the call.
-            let code = unsafe { pg_sys::SPI_execute_plan_extended(self.plan, &raw const options) };
+            let code = access::ours(self.text, || unsafe {
+                pg_sys::SPI_execute_plan_extended(self.plan, &raw const options)
+            });
             assert!(code > 0, "SPI reports errors by ERROR, not by code {code}");
         });
     }

@@ -8,9 +8,6 @@ use super::node::text;
 use super::source;
 use super::types::{self, Oid};
 
-/// What `check_enable_rls` answers when policies apply.
-const RLS_ENABLED: i32 = 2;
-
 /// A column of a table.
 #[derive(Clone, Debug)]
 pub struct Attribute {
@@ -86,13 +83,6 @@ pub fn look(oid: Oid) -> Table {
                 .any(|it| pg_sys::get_rel_relkind(*it) as u8 == pg_sys::RELKIND_FOREIGN_TABLE),
         }
     }
-}
-
-/// Whether row security policies restrict what `role` reads of a table.
-pub fn is_row_secured(oid: Oid, role: Option<Oid>) -> bool {
-    let role = role.unwrap_or(pg_sys::InvalidOid);
-    // SAFETY: a look-up by OID; without a role it is about the current user.
-    unsafe { pg_sys::check_enable_rls(oid, role, true) == RLS_ENABLED }
 }
 
 /// A relation's name, qualified and quoted; empty if there is no such relation.

@@ -105,7 +105,11 @@ pub fn begin(database: Option<Oid>, name: &CStr) {
     }
     for (setting, value) in [
         (c"application_name", name),
-        // What may have been set for the database suits sessions of users, not us.
+        // What may have been set for the database suits sessions of users, not us, who are a superuser.
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"standard_conforming_strings", c"on"),
+        (c"row_security", c"on"),
+        (c"statement_timeout", c"0"),
         (c"default_transaction_isolation", c"read committed"),
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_deferrable", c"off"),

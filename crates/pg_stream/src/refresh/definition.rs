@@ -16,7 +16,13 @@ use crate::{
     catalog,
     error::Error,
     lower::{self, Relation},
-    pg::{name, relation, security::LocalSettings, spi, store::StoreColumn},
+    pg::{
+        access::{self, Permission},
+        name, relation,
+        security::LocalSettings,
+        spi,
+        store::StoreColumn,
+    },
     refresh::{seal, statements::Statements},
     settings,
 };
@@ -55,6 +61,12 @@ pub struct Differential {
     pub depends_on_moment: bool,
     /// Changes whenever what is stored would have to be laid out differently.
     pub fingerprint: String,
+    /// What the query reads, and with whose rights.
+    pub permissions: Vec<Permission>,
+    /// Who reads each source.
+    readers: Vec<(Oid, Oid)>,
+    /// Whether the plan can be another one although nothing tells so: see [`recheck`].
+    pub depends_on_role: bool,
     /// The seal of the tables as they were when this was loaded: see [`super::seal`].
     pub seal: Option<String>,
 }
@@ -115,6 +127,25 @@ pub fn of(pgs_id: i64) -> Result<Rc<Definition>, Error> {
     Ok(definition)
 }
 
+/// Loads the definition again if rights can have changed it, which no message tells of. What is
+/// cached stays if it is the same.
+pub fn recheck(pgs_id: i64) -> Result<(), Error> {
+    let cached = of(pgs_id)?;
+    let Some(old) = cached.differential.as_ref().filter(|it| it.depends_on_role) else {
+        return Ok(());
+    };
+    let loaded = load(pgs_id)?;
+    let is_same = loaded.differential.as_ref().is_some_and(|new| {
+        new.fingerprint == old.fingerprint
+            && new.readers == old.readers
+            && new.permissions == old.permissions
+    });
+    if !is_same {
+        CACHE.with(|cache| cache.borrow_mut().insert(pgs_id, Rc::new(loaded)));
+    }
+    Ok(())
+}
+
 /// Forgets what is cached about a stream table.
 pub fn forget(pgs_id: i64) {
     CACHE.with(|cache| cache.borrow_mut().remove(&pgs_id));
@@ -130,6 +161,7 @@ impl Definition {
             (c"from_collapse_limit".to_owned(), c"16".to_owned()),
             (c"join_collapse_limit".to_owned(), c"16".to_owned()),
             (c"jit".to_owned(), c"off".to_owned()),
+            (c"row_security".to_owned(), c"on".to_owned()),
             (c"random_page_cost".to_owned(), c"1.1".to_owned()),
             (c"work_mem".to_owned(), work_mem.expect("a number has no NUL")),
         ];
@@ -140,6 +172,14 @@ impl Definition {
     /// Whether the user put row triggers on the stream table that can change or skip rows.
     pub fn has_row_triggers(&self) -> bool {
         relation::has_before_row_triggers(self.relation)
+    }
+
+    /// Who reads and writes each table in the statements of a refresh. What a refresh writes to it also
+    /// reads, whatever row-level security the owner has put on it.
+    pub fn roles(&self) -> Vec<(Oid, Oid)> {
+        let tables = self.tables().into_iter().map(|it| (it, access::ANYBODY));
+        let readers = self.differential.iter().flat_map(|it| &it.readers).copied();
+        tables.chain(readers).collect()
     }
 
     /// The tables that a refresh writes to.
@@ -187,8 +227,12 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         if !lowered.uses_stable {
             settings.clear();
         }
+        let name = lowered.depends_on_role.then(|| name::of_role(relation::owner(relation)));
         let mut differential =
-            differential(pgs_id, &table, &columns, lowered.plan, lowered.depends_on_moment);
+            differential(pgs_id, &table, &columns, lowered.plan, lowered.depends_on_moment, name);
+        differential.permissions = lowered.permissions;
+        differential.readers = lowered.readers;
+        differential.depends_on_role = lowered.depends_on_role;
         differential.seal = seal::current(relation, &differential);
         let locked = lowered.dependencies.iter().map(|it| it.oid).collect();
         dependencies = lowered.dependencies;
@@ -220,6 +264,7 @@ fn differential(
     columns: &[String],
     plan: pgstream_ivm::plan::Plan,
     depends_on_moment: bool,
+    owner: Option<String>,
 ) -> Differential {
     let mut pipeline = stage::stage(plan);
     let last = pipeline.stages.len() - 1;
@@ -246,11 +291,21 @@ fn differential(
     let sources = tracked_sources(&pipeline);
     let fingerprint = format!(
         "{:016x}",
-        xxhash_rust::xxh3::xxh3_64(format!("1 {pipeline:?} {storages:?}").as_bytes(),)
+        xxhash_rust::xxh3::xxh3_64(format!("1 {pipeline:?} {storages:?} {owner:?}").as_bytes(),)
     );
     // What is stored does not depend on the indexes that there are.
     look_up::indexed(&mut pipeline, &|order| has_index(order, &storages));
-    Differential { pipeline, storages, sources, depends_on_moment, fingerprint, seal: None }
+    Differential {
+        pipeline,
+        storages,
+        sources,
+        depends_on_moment,
+        fingerprint,
+        permissions: Vec::new(),
+        readers: Vec::new(),
+        depends_on_role: false,
+        seal: None,
+    }
 }
 
 /// Whether an index finds the first rows in an order.

@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     fault::{self, Step},
     pg::{
-        security::LocalSettings,
+        access::Quiet,
         snapshot::Snapshot,
         spi::{self, Prepared, Session},
         store::{Store, StoreColumn},
@@ -35,7 +35,7 @@ pub fn run(
     snapshot: &Snapshot,
     session: &Session,
 ) -> Result<(Counts, Option<Store>), Error> {
-    let _quiet = LocalSettings::without_triggers();
+    let _quiet = Quiet::enter(definition.relation);
     let Some(differential) = differential else {
         return run_view(definition, wants_output, snapshot, session);
     };
@@ -134,7 +134,6 @@ pub fn fill(
     differential: Option<&Differential>,
     snapshot: &Snapshot,
 ) -> Result<u64, Error> {
-    let _quiet = LocalSettings::without_triggers();
     let (columns, rows) = match differential {
         Some(differential) => {
             fill_inner_stages(definition, differential, snapshot)?;

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use pgrx::{pg_sys::Oid, prelude::*};
 
-use crate::{refresh::definition::Definition, restore};
+use crate::{pg::access::Roles, refresh::definition::Definition, restore};
 
 thread_local! {
     /// The tables that this backend's refresh is writing to.
@@ -14,10 +14,14 @@ thread_local! {
 /// Allows writing to one stream table and its hidden state while it lives.
 pub struct Writing {
     previous: Vec<Oid>,
+    _roles: Roles,
 }
 
 pub fn writing(definition: &Definition) -> Writing {
-    Writing { previous: WRITING.replace(definition.tables()) }
+    Writing {
+        previous: WRITING.replace(definition.tables()),
+        _roles: Roles::enter(definition.roles()),
+    }
 }
 
 impl Drop for Writing {

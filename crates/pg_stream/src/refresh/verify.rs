@@ -38,6 +38,7 @@ use crate::{
     refresh::{
         Refresh,
         advance::State,
+        check_permissions,
         definition::{Definition, Differential},
         full::{bigint, rows_of_stage},
         guard, lock_sources,
@@ -61,6 +62,7 @@ pub fn verify(pgs_id: i64) -> Result<Vec<Difference>, Error> {
     let _superuser = Identity::superuser();
     relation::lock_stream_table(pgs_id);
     let definition = lock_sources(pgs_id)?;
+    check_permissions(&definition);
     let snapshot = Snapshot::for_refresh();
     let state = State::read(pgs_id, &snapshot)?;
     if !state.is_populated {

@@ -337,9 +337,17 @@ impl<'a> Printer<'a> {
                 (table, scan.attributes.iter().map(name).collect())
             }
         };
-        let delta = delta_name(&scan.source);
         let delta_columns: Vec<String> =
             scan.attributes.iter().map(|it| delta_column(*it)).collect();
+        let delta = delta_name(&scan.source);
+        let delta = match &scan.policy {
+            None => delta,
+            // OFFSET 0 is the barrier: nothing else looks at rows that may not be seen.
+            Some(policy) => {
+                let policy = policy.print(|it| format!("p.{}", delta_columns[it]));
+                format!("(SELECT * FROM {delta} AS p WHERE {policy} OFFSET 0)")
+            }
+        };
         let width = names.len();
         let alias = self.alias();
         let qualified = |names: &[String]| {
@@ -368,7 +376,7 @@ impl<'a> Printer<'a> {
                     list.join(", ")
                 };
                 let sql = format!(
-                    "SELECT {} FROM {table} UNION ALL (SELECT {} FROM {delta} OFFSET 0)",
+                    "SELECT {} FROM {table} UNION ALL (SELECT {} FROM {delta} AS d OFFSET 0)",
                     list(&names, "1::int8"),
                     list(&delta_columns, "-w"),
                 );

@@ -25,6 +25,7 @@ mod parallel;
 mod recursion;
 mod refusals;
 mod scheduler;
+mod security;
 mod set_operations;
 mod set_returning;
 mod sources;

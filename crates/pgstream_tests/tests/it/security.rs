@@ -1,0 +1,1160 @@
+//! Who may do what, tried as an attacker would.
+
+use pgstream_tests::{Comparison, Database, Server, Session, Watched, difference};
+
+/// Roles are shared by all databases of the server, so their names carry that of the database.
+struct Roles {
+    names: Vec<String>,
+}
+
+impl Drop for Roles {
+    fn drop(&mut self) {
+        // After the database, and with it what the roles own. A failure shows up elsewhere.
+        if let Ok(mut admin) = Server::shared().try_session("postgres") {
+            for name in &self.names {
+                let _ignored = admin.try_run(&format!("DROP ROLE {name}"));
+            }
+        }
+    }
+}
+
+/// A database with a superuser's session; what is declared first is dropped first.
+struct Place {
+    admin: Session,
+    database: Database,
+    roles: Roles,
+}
+
+impl Place {
+    fn new() -> Self {
+        let database = Database::new();
+        let roles = Roles { names: Vec::new() };
+        Self { admin: database.session(), database, roles }
+    }
+
+    /// A new role with a schema of its own, of the same name.
+    fn role(&mut self, name: &str) -> String {
+        let name = format!("{name}_{}", self.database.name());
+        self.admin.run(&format!("CREATE ROLE {name}; CREATE SCHEMA {name} AUTHORIZATION {name}"));
+        self.roles.names.push(name.clone());
+        name
+    }
+
+    /// A session of the role, which finds its own schema first.
+    fn session(&mut self, role: &str) -> Session {
+        let mut session = self.database.session();
+        session.run(&format!("SET SESSION AUTHORIZATION {role}; SET search_path = {role}, public"));
+        session
+    }
+}
+
+const TABLE: &str = "
+    CREATE TABLE public.t (id int PRIMARY KEY, g int, v int);
+    INSERT INTO public.t SELECT i, i % 3, i FROM generate_series(1, 12) AS i;";
+
+/// A function that gives itself away when it runs as a superuser, whatever it pretends to be.
+const SPY: &str = "
+    CREATE FUNCTION spy(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+    BEGIN
+        IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+            RAISE EXCEPTION 'ran as a superuser' USING ERRCODE = 'ZZ001';
+        END IF;
+        RAISE NOTICE 'spy ran';
+        RETURN $1;
+    END$$";
+
+#[track_caller]
+fn assert_right(session: &mut Session, table: &str, query: &str) {
+    let found = difference(session, table, query, Comparison::Text).expect("comparable");
+    if let Some(found) = found {
+        panic!("{table} differs from {query}\n{found}");
+    }
+}
+
+#[track_caller]
+fn last_action(session: &mut Session) -> String {
+    session
+        .value("SELECT action FROM pgstream.pgs_refresh_history ORDER BY refresh_id DESC LIMIT 1")
+}
+
+const DENIED: &str = "42501";
+
+#[test]
+fn select_on_the_sources_and_create_on_the_schema_are_needed_and_suffice() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    for mode in ["DIFFERENTIAL", "FULL"] {
+        let create = format!(
+            "SELECT pgstream.create_stream_table('st_{mode}', 'SELECT g, count(*) AS n FROM public.t GROUP BY g', '1d', '{mode}')"
+        );
+        assert_eq!(session.error(&create).code, DENIED);
+    }
+    let in_public = "SELECT pgstream.create_stream_table('public.st', 'SELECT g FROM public.t')";
+    place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
+    assert_eq!(session.error(in_public).code, DENIED);
+    session.create("st", "SELECT g, count(*) AS n FROM public.t GROUP BY g");
+    assert_eq!(
+        session.value("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'st'::regclass"),
+        alice
+    );
+    place.admin.run("INSERT INTO t VALUES (100, 1, 1)");
+    session.refresh("st");
+    assert_right(&mut session, "st", "SELECT g, count(*) AS n FROM public.t GROUP BY g");
+}
+
+#[test]
+fn columns_that_may_be_read_suffice_although_a_refresh_reads_the_key_too() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let alice = place.role("alice");
+    place.admin.run(&format!("GRANT SELECT (g, v) ON t TO {alice}"));
+    let mut session = place.session(&alice);
+    let error = session.try_create("st", "SELECT id, g FROM public.t").expect_err("no right to id");
+    assert_eq!(error.code, DENIED);
+    let query = "SELECT a.g, b.v FROM public.t AS a JOIN public.t AS b USING (g)";
+    session.create("st", query);
+    place.admin.run("UPDATE t SET v = 0 WHERE id < 4; DELETE FROM t WHERE id = 5");
+    session.refresh("st");
+    assert_eq!(last_action(&mut session), "DIFFERENTIAL");
+    assert_right(&mut session, "st", query);
+    place.admin.run(&format!("REVOKE SELECT (v) ON t FROM {alice}"));
+    let error = session.error("SELECT pgstream.refresh_stream_table('st')");
+    assert_eq!(error.code, DENIED, "{error}");
+}
+
+#[test]
+fn a_right_that_is_revoked_later_stops_the_refresh_as_it_would_stop_the_query() {
+    for mode in ["DIFFERENTIAL", "FULL"] {
+        let mut place = Place::new();
+        place.admin.run(TABLE);
+        let alice = place.role("alice");
+        place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
+        let mut session = place.session(&alice);
+        let query = "SELECT g, sum(v) AS s FROM public.t GROUP BY g";
+        session
+            .run(&format!("SELECT pgstream.create_stream_table('st', '{query}', '1d', '{mode}')"));
+        let before = session.rows("SELECT * FROM st ORDER BY 1");
+        place
+            .admin
+            .run(&format!("REVOKE SELECT ON t FROM {alice}; INSERT INTO t VALUES (50, 1, 50)"));
+        for refresh in ["pgstream.refresh_stream_table('st')", "pgstream.repair_stream_table('st')"]
+        {
+            let error = session.error(&format!("SELECT {refresh}"));
+            assert_eq!(error.code, DENIED, "{mode} {error}");
+        }
+        // A superuser's refresh is the owner's.
+        let error =
+            place.admin.error(&format!("SELECT pgstream.refresh_stream_table('{alice}.st')"));
+        assert_eq!(error.code, DENIED, "{mode} {error}");
+        assert_eq!(session.rows("SELECT * FROM st ORDER BY 1"), before);
+        place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
+        session.refresh("st");
+        assert_right(&mut session, "st", query);
+    }
+}
+
+#[test]
+fn tables_behind_a_view_are_read_with_the_rights_of_the_view_owner() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let (alice, bob) = (place.role("alice"), place.role("bob"));
+    place.admin.run(&format!("GRANT SELECT ON t TO {bob}; GRANT USAGE ON SCHEMA {bob} TO {alice}"));
+    let mut owner = place.session(&bob);
+    owner.run(&format!(
+        "CREATE VIEW v AS SELECT g, v FROM public.t WHERE v > 3; GRANT SELECT ON v TO {alice}"
+    ));
+    let mut session = place.session(&alice);
+    assert_eq!(session.error("SELECT FROM public.t").code, DENIED);
+    let queries = [
+        format!("SELECT g, count(*) AS n, sum(v) AS s FROM {bob}.v GROUP BY g"),
+        format!("SELECT a.v, b.g FROM {bob}.v AS a LEFT JOIN {bob}.v AS b ON a.v = b.v + 1"),
+        format!("SELECT g FROM {bob}.v WHERE v = (SELECT max(v) FROM {bob}.v)"),
+        format!("SELECT g, array_agg(v ORDER BY v) AS a FROM {bob}.v GROUP BY g"),
+        format!("SELECT v, rank() OVER (PARTITION BY g ORDER BY v) AS r FROM {bob}.v"),
+    ];
+    for (number, query) in queries.iter().enumerate() {
+        session.create(&format!("st_{number}"), query);
+    }
+    place.admin.run(
+        "INSERT INTO t VALUES (50, 1, 50), (51, 2, 1); UPDATE t SET v = v + 1 WHERE id % 2 = 0;
+         DELETE FROM t WHERE id = 7",
+    );
+    for (number, query) in queries.iter().enumerate() {
+        let table = format!("st_{number}");
+        session.refresh(&table);
+        assert_eq!(last_action(&mut session), "DIFFERENTIAL");
+        assert_right(&mut session, &table, query);
+    }
+    assert_eq!(session.error("SELECT FROM public.t").code, DENIED);
+    // The view owner's right goes, then comes back; then the right to the view goes.
+    for (revoke, grant) in [
+        (format!("REVOKE SELECT ON t FROM {bob}"), format!("GRANT SELECT ON t TO {bob}")),
+        (
+            format!("REVOKE SELECT ON {bob}.v FROM {alice}"),
+            format!("GRANT SELECT ON {bob}.v TO {alice}"),
+        ),
+    ] {
+        place.admin.run(&revoke);
+        for number in 0..queries.len() {
+            let error =
+                session.error(&format!("SELECT pgstream.refresh_stream_table('st_{number}')"));
+            assert_eq!(error.code, DENIED, "{revoke}: {error}");
+        }
+        place.admin.run(&grant);
+        session.refresh("st_0");
+    }
+}
+
+#[test]
+fn a_view_with_the_rights_of_its_invoker_needs_them() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let alice = place.role("alice");
+    place.admin.run(&format!(
+        "CREATE VIEW v WITH (security_invoker) AS SELECT id, g FROM t; GRANT SELECT ON v TO {alice}"
+    ));
+    let mut session = place.session(&alice);
+    let error = session.try_create("st", "SELECT g FROM public.v").expect_err("no right to t");
+    assert_eq!(error.code, DENIED);
+    place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
+    session.create("st", "SELECT g FROM public.v");
+    place.admin.run("INSERT INTO t VALUES (50, 9, 50)");
+    session.refresh("st");
+    assert_right(&mut session, "st", "SELECT g FROM public.v");
+    place.admin.run(&format!("REVOKE SELECT ON t FROM {alice}"));
+    assert_eq!(session.error("SELECT pgstream.refresh_stream_table('st')").code, DENIED);
+}
+
+#[test]
+fn functions_of_the_query_get_no_rights_to_what_is_behind_its_views() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let alice = place.role("alice");
+    place.admin.run(&format!("CREATE VIEW v AS SELECT g FROM t; GRANT SELECT ON v TO {alice}"));
+    let mut session = place.session(&alice);
+    session.run(
+        "CREATE FUNCTION peek(int) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS
+           $$BEGIN RETURN (SELECT sum(v) FROM public.t); END$$;
+         CREATE FUNCTION inlined(int) RETURNS bigint LANGUAGE sql STABLE AS
+           $$SELECT sum(v) FROM public.t$$",
+    );
+    for function in ["peek", "inlined"] {
+        let query = format!("SELECT g, {function}(g) AS p FROM public.v");
+        let error = session.try_create("st", &query).expect_err("no right to t");
+        assert_eq!(error.code, DENIED, "{function}: {error}");
+        // Not from a refresh either.
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('st_{function}', '{query}', '1d', initialize => false)"
+        ));
+        let error =
+            session.error(&format!("SELECT pgstream.refresh_stream_table('st_{function}')"));
+        assert_eq!(error.code, DENIED, "{function}: {error}");
+    }
+}
+
+#[test]
+fn a_view_that_promises_to_hide_rows_is_refused_unless_they_are_no_secret() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let alice = place.role("alice");
+    place.admin.run(&format!(
+        "CREATE VIEW v WITH (security_barrier) AS SELECT g, v FROM t WHERE v > 3;
+         GRANT SELECT ON v TO {alice}"
+    ));
+    let mut session = place.session(&alice);
+    let query = "SELECT g, v FROM public.v";
+    let error = session.try_create("st", query).expect_err("hidden rows");
+    assert_eq!(error.code, "0A000", "{error}");
+    assert!(error.message.contains("security_barrier view public.v"), "{error}");
+    session
+        .run(&format!("SELECT pgstream.create_stream_table('st_full', '{query}', '1d', 'FULL')"));
+    place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
+    session.create("st", query);
+    place.admin.run("UPDATE t SET v = v - 2");
+    session.refresh("st");
+    session.refresh("st_full");
+    assert_right(&mut session, "st", query);
+    assert_right(&mut session, "st_full", query);
+}
+
+#[test]
+fn only_the_owner_members_and_superusers_manage_a_stream_table() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let (alice, member, reader) = (place.role("alice"), place.role("member"), place.role("reader"));
+    place.admin.run(&format!(
+        "GRANT SELECT ON t TO {alice}; GRANT {alice} TO {member};
+         GRANT USAGE ON SCHEMA {alice} TO {reader}"
+    ));
+    let mut owner = place.session(&alice);
+    owner.create("st", "SELECT g FROM public.t");
+    let calls = |table: &str| {
+        [
+            format!("SELECT pgstream.refresh_stream_table('{table}')"),
+            format!("SELECT pgstream.alter_stream_table('{table}', schedule => '2d')"),
+            format!("SELECT * FROM pgstream.verify_stream_table('{table}')"),
+            format!("SELECT pgstream.repair_stream_table('{table}')"),
+            format!("SELECT pgstream.resume_stream_table('{table}')"),
+            format!("SELECT pgstream.drop_stream_table('{table}')"),
+        ]
+    };
+    let table = format!("{alice}.st");
+    let mut other = place.session(&reader);
+    for call in calls(&table) {
+        assert_eq!(other.error(&call).code, DENIED, "{call}");
+    }
+    assert_eq!(other.error(&format!("SELECT * FROM {table}")).code, DENIED);
+    owner.run(&format!("GRANT SELECT ON st TO {reader}"));
+    assert_eq!(other.rows(&format!("SELECT * FROM {table}")).len(), 12);
+    assert_eq!(other.error(&format!("DELETE FROM {table}")).code, DENIED);
+    owner.run(&format!("GRANT ALL ON st TO {reader}"));
+    assert_eq!(other.error(&format!("DELETE FROM {table}")).code, "42809");
+    for call in calls(&table) {
+        assert_eq!(other.error(&call).code, DENIED, "{call}");
+    }
+    let mut by_membership = place.session(&member);
+    for call in calls(&table) {
+        by_membership.run(&call);
+    }
+    owner.create("st", "SELECT g FROM public.t");
+    calls(&table).iter().for_each(|call| place.admin.run(call));
+}
+
+#[test]
+fn a_dropped_stream_table_is_dropped_in_the_name_of_who_drops_it() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let (alice, bob) = (place.role("alice"), place.role("bob"));
+    place.admin.run(&format!("GRANT SELECT ON t TO {alice}; GRANT ALL ON SCHEMA {alice} TO {bob}"));
+    let mut owner = place.session(&alice);
+    owner.create("st", "SELECT g FROM public.t");
+    owner.run(&format!("GRANT SELECT ON st TO {bob}"));
+    let mut other = place.session(&bob);
+    other.run(&format!("CREATE VIEW mine AS SELECT * FROM {alice}.st"));
+    assert_eq!(owner.error("SELECT pgstream.drop_stream_table('st')").code, "2BP01");
+    other.run("DROP VIEW mine");
+    owner.run("SELECT pgstream.drop_stream_table('st')");
+    assert_eq!(place.admin.value("SELECT count(*) FROM pgstream.pgs_change_tracking"), "0");
+}
+
+#[test]
+fn nothing_that_an_owner_plants_runs_as_the_superuser_who_refreshes() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    session.run(&format!(
+        "{SPY};
+         CREATE TABLE s (id int PRIMARY KEY, g int, v int);
+         INSERT INTO s SELECT i, i % 3, i FROM generate_series(1, 9) AS i;
+         CREATE INDEX ON s ((v + spy(1)));
+         CREATE UNIQUE INDEX ON s (g, id) WHERE v > spy(-100);
+         ALTER TABLE s ADD CHECK (spy(v) = v);
+         CREATE DOMAIN d AS int CHECK (spy(VALUE) > -1000);
+         CREATE TYPE pair AS (a d, b int);
+         CREATE FUNCTION t_spy() RETURNS trigger LANGUAGE plpgsql AS
+           $$BEGIN EXECUTE format('SELECT %I.spy(1)', TG_TABLE_SCHEMA); RETURN NEW; END$$"
+    ));
+    let queries = [
+        "SELECT g, count(*) AS n, spy(g) AS p FROM s GROUP BY g",
+        "SELECT s.id, x FROM s, unnest('{1,2}'::d[]) AS x WHERE s.v > spy(2)",
+        "SELECT id, '(1,2)'::pair AS p FROM s",
+        "SELECT id, v::d AS v FROM s WHERE g = ANY ('{1,2}'::d[])",
+        "SELECT g, max(v) AS m FROM (SELECT * FROM s ORDER BY v LIMIT spy(5)) AS q GROUP BY g",
+        "SELECT id, rank() OVER (ORDER BY spy(v)) AS r FROM s",
+    ];
+    for (number, query) in queries.iter().enumerate() {
+        let table = format!("st_{number}");
+        session.create(&table, query);
+        session.run(&format!(
+            "CREATE INDEX ON {table} ((spy(1))); ALTER TABLE {table} ADD CHECK (spy(1) = 1);
+             CREATE TRIGGER a AFTER INSERT OR UPDATE OR DELETE ON {table}
+               FOR EACH ROW EXECUTE FUNCTION t_spy()"
+        ));
+    }
+    session.run("INSERT INTO s VALUES (20, 1, 20); UPDATE s SET v = v + 1 WHERE id < 3; DELETE FROM s WHERE id = 5");
+    let mut fresh = place.database.session();
+    for (number, query) in queries.iter().enumerate() {
+        let table = format!("{alice}.st_{number}");
+        fresh.refresh(&table);
+        fresh.run(&format!("SELECT * FROM pgstream.explain_st('{table}')"));
+        fresh.run(&format!("SELECT * FROM pgstream.verify_stream_table('{table}')"));
+        assert_right(&mut session, &table, query);
+        session.run(&format!("UPDATE s SET v = v + 1 WHERE id = {number} + 1"));
+        fresh.run(&format!(
+            "UPDATE pgstream.pgs_stream_tables SET needs_reinit = true WHERE pgs_relid = '{table}'::regclass"
+        ));
+        fresh.refresh(&table);
+        assert_eq!(last_action(&mut fresh), "REINITIALIZE");
+        fresh
+            .run(&format!("SELECT pgstream.alter_stream_table('{table}', refresh_mode => 'FULL')"));
+        fresh.refresh(&table);
+        fresh.run(&format!(
+            "SELECT pgstream.alter_stream_table('{table}', refresh_mode => 'DIFFERENTIAL')"
+        ));
+        fresh.refresh(&table);
+        fresh.run(&format!("SELECT pgstream.repair_stream_table('{table}')"));
+    }
+    // It was there all the time.
+    session.run("ALTER FUNCTION spy(int) VOLATILE");
+    assert!(session.take_notices().iter().any(|it| it.contains("spy ran")));
+    place.admin.run("SET client_min_messages = error");
+    let error = place.admin.error(&format!("SELECT {alice}.spy(1)"));
+    assert_eq!(error.code, "ZZ001");
+}
+
+#[test]
+fn what_runs_in_a_refresh_cannot_change_its_role_or_leave_anything_behind() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    session.run(
+        "CREATE TABLE s (id int PRIMARY KEY); INSERT INTO s VALUES (1);
+         CREATE FUNCTION attack() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN EXECUTE current_setting('test.attack'); RETURN NULL; END$$",
+    );
+    session.create("st", "SELECT id FROM s");
+    session.run("CREATE TRIGGER a AFTER INSERT ON st FOR EACH ROW EXECUTE FUNCTION attack()");
+    for attack in [
+        "RESET ROLE",
+        "SET ROLE postgres",
+        "SET SESSION AUTHORIZATION DEFAULT",
+        "CREATE TEMP TABLE pgs_stream_tables (pgs_id int)",
+        "CREATE TEMP VIEW pg_class AS SELECT 1",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "LISTEN everything",
+        "SET session_replication_role = replica",
+        "UPDATE pgstream.pgs_stream_tables SET status = 'ERROR'",
+        "DELETE FROM pgstream.pgs_refresh_history",
+    ] {
+        session.run("INSERT INTO s SELECT max(id) + 1 FROM s");
+        let mut superuser = place.database.session();
+        superuser.run(&format!("SET test.attack = $a${attack}$a$"));
+        let error = superuser.error(&format!("SELECT pgstream.refresh_stream_table('{alice}.st')"));
+        assert!(["42501", "42809"].contains(&error.code.as_str()), "{attack}: {error}");
+    }
+    session.run("INSERT INTO s SELECT max(id) + 1 FROM s");
+    place.admin.run(
+        "SET test.attack = $a$SELECT set_config('search_path', 'nowhere', false), set_config('work_mem', '77kB', false)$a$",
+    );
+    place.admin.refresh(&format!("{alice}.st"));
+    assert_eq!(place.admin.value("SELECT current_user, current_setting('work_mem') = '77kB', current_setting('search_path') = 'nowhere'"), "postgres|f|f");
+    assert_right(&mut session, "st", "SELECT id FROM s");
+}
+
+#[test]
+fn a_full_refresh_fires_no_triggers_of_the_table_and_all_others() {
+    let mut place = Place::new();
+    let (alice, bob) = (place.role("alice"), place.role("bob"));
+    let mut victim = place.session(&bob);
+    victim.run(&format!(
+        "CREATE TABLE checked (x int);
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+           $$BEGIN RAISE EXCEPTION 'not allowed' USING ERRCODE = 'ZZ002'; END$$;
+         CREATE TRIGGER refuse BEFORE INSERT ON checked FOR EACH ROW EXECUTE FUNCTION refuse();
+         GRANT USAGE ON SCHEMA {bob} TO {alice}; GRANT INSERT ON checked TO {alice}"
+    ));
+    let mut session = place.session(&alice);
+    session.run(&format!(
+        "CREATE TABLE s (id int); INSERT INTO s VALUES (1);
+         CREATE FUNCTION sneak(int) RETURNS int LANGUAGE plpgsql VOLATILE AS
+           $$BEGIN INSERT INTO {bob}.checked VALUES (1); RETURN 1; END$$;
+         CREATE FUNCTION harmless(int) RETURNS text LANGUAGE sql VOLATILE AS
+           $$SELECT current_setting('session_replication_role')$$"
+    ));
+    let error = session.error(
+        "SELECT pgstream.create_stream_table('st', 'SELECT sneak(id) FROM s', '1d', 'FULL')",
+    );
+    assert_eq!(error.message, "not allowed", "{error}");
+    session.run("SELECT pgstream.create_stream_table('st', 'SELECT harmless(id) AS r FROM s', '1d', 'FULL')");
+    session.run(
+        "CREATE TABLE fired (x int);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+           $$BEGIN INSERT INTO fired VALUES (1); RETURN NEW; END$$;
+         CREATE TRIGGER a BEFORE INSERT ON st FOR EACH ROW EXECUTE FUNCTION note();
+         CREATE TRIGGER b AFTER INSERT ON st REFERENCING NEW TABLE AS new
+           FOR EACH STATEMENT EXECUTE FUNCTION note();
+         INSERT INTO s VALUES (2)",
+    );
+    session.run("SET search_path = pg_catalog");
+    session.refresh(&format!("{alice}.st"));
+    session.run(&format!("SET search_path = {alice}"));
+    assert_eq!(session.rows("SELECT r FROM st"), ["origin", "origin"]);
+    assert_eq!(session.value("SELECT count(*) FROM fired"), "0");
+}
+
+#[test]
+fn shadowed_names_change_nothing() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    session.run(
+        "CREATE TABLE s (id int PRIMARY KEY, g int, v int, x text);
+         INSERT INTO s SELECT i, i % 3, i, 'x' || i FROM generate_series(1, 9) AS i",
+    );
+    let queries = [
+        "SELECT g, count(*) AS n, sum(v) AS s, max(x) AS m FROM s GROUP BY g",
+        "SELECT a.id, b.x FROM s AS a JOIN s AS b ON a.id = b.v WHERE a.v < 8",
+        "SELECT DISTINCT lower(x) AS x FROM s",
+        "SELECT id FROM s WHERE NOT EXISTS (SELECT FROM s AS t WHERE t.id = s.id + 1)",
+    ];
+    let hostile = "
+        CREATE FUNCTION wrong(int, int) RETURNS bool LANGUAGE sql AS 'SELECT false';
+        CREATE FUNCTION wrong(bigint, bigint) RETURNS bool LANGUAGE sql AS 'SELECT false';
+        CREATE FUNCTION wrong(oid, oid) RETURNS bool LANGUAGE sql AS 'SELECT false';
+        CREATE FUNCTION wrong(text, text) RETURNS bool LANGUAGE sql AS 'SELECT false';
+        CREATE OPERATOR = (FUNCTION = wrong, LEFTARG = int, RIGHTARG = int);
+        CREATE OPERATOR = (FUNCTION = wrong, LEFTARG = bigint, RIGHTARG = bigint);
+        CREATE OPERATOR = (FUNCTION = wrong, LEFTARG = oid, RIGHTARG = oid);
+        CREATE OPERATOR = (FUNCTION = wrong, LEFTARG = text, RIGHTARG = text);
+        CREATE OPERATOR < (FUNCTION = wrong, LEFTARG = int, RIGHTARG = int);
+        CREATE OPERATOR <> (FUNCTION = wrong, LEFTARG = bigint, RIGHTARG = bigint);
+        CREATE FUNCTION lower(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT 'hijacked'$$;
+        CREATE FUNCTION array_remove(bigint[], bigint) RETURNS bigint[] LANGUAGE sql AS 'SELECT NULL::bigint[]';
+        CREATE FUNCTION quote_ident(text) RETURNS text LANGUAGE sql AS $$SELECT 'postgres'$$;
+        CREATE AGGREGATE sum(int) (SFUNC = int4pl, STYPE = int, INITCOND = '1000');
+        CREATE AGGREGATE max(text) (SFUNC = textcat, STYPE = text);
+        CREATE TABLE pgs_stream_tables (pgs_id int); CREATE TABLE pg_class (oid int);
+        CREATE TABLE __pgs_removed (x int); CREATE TABLE __pgs_keys (x int);";
+    for (number, query) in queries.iter().enumerate() {
+        session.create(&format!("st_{number}"), query);
+    }
+    session.run(&format!(
+        "{hostile} SET search_path = {alice}, pg_catalog, public;
+         CREATE TEMP TABLE pgs_stream_tables (x int); CREATE TEMP TABLE pgs_dependencies (x int);
+         CREATE TEMP TABLE pg_namespace (x int)"
+    ));
+    session.run("INSERT INTO s VALUES (20, 1, 20, 'New'); UPDATE s SET v = v + 2 WHERE pg_catalog.int4lt(id, 4); DELETE FROM s WHERE pg_catalog.int4eq(id, 5)");
+    let mut honest = place.session(&alice);
+    honest.run("SET search_path = pg_catalog");
+    for (number, query) in queries.iter().enumerate() {
+        session.refresh(&format!("st_{number}"));
+        let query = query
+            .replace("FROM s", &format!("FROM {alice}.s"))
+            .replace("JOIN s", &format!("JOIN {alice}.s"));
+        let query =
+            query.replace("s.id + 1", "q.id + 1").replace(".s WHERE NOT", ".s AS q WHERE NOT");
+        assert_right(&mut honest, &format!("{alice}.st_{number}"), &query);
+    }
+    // What a query means is settled when it is created, as for a view.
+    session
+        .create("st_own", &format!("SELECT lower(x) AS l, sum(v) AS s FROM {alice}.s GROUP BY 1"));
+    session.refresh("st_own");
+    assert_eq!(honest.rows(&format!("SELECT l FROM {alice}.st_own")), ["hijacked"]);
+    session.run("SELECT * FROM pgstream.verify_stream_table('st_own')");
+    session.run("SELECT pgstream.drop_stream_table('st_own')");
+    assert_eq!(
+        place
+            .admin
+            .value("SELECT count(*) FROM pgstream.pgs_stream_tables WHERE pgs_name = 'st_own'"),
+        "0"
+    );
+}
+
+#[test]
+fn names_are_names_whatever_is_in_them() {
+    let mut place = Place::new();
+    let long = "ü".repeat(31) + "x";
+    let names = [
+        "a'; DROP TABLE victim; --",
+        "a\"b",
+        "$$; DROP TABLE victim; $$",
+        "line\nbreak\ttab",
+        "back\\slash",
+        "%s %I $1 {}",
+        "{\"event\":\"fake\"}",
+        "__pgs_row_id'",
+        "SELECT",
+        "тест 😀",
+        long.as_str(),
+    ];
+    place.admin.run("CREATE TABLE victim (x int); LISTEN pg_stream_alert");
+    for name in names {
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        let literal = |it: &str| format!("E'{}'", it.replace('\\', "\\\\").replace('\'', "\\'"));
+        place.admin.run(&format!(
+            "CREATE SCHEMA {quoted}; CREATE TABLE {quoted}.{quoted} ({quoted} int PRIMARY KEY, g text);
+             INSERT INTO {quoted}.{quoted} VALUES (1, {0}), (2, 'b')",
+            literal(name)
+        ));
+        let st = format!(
+            "{quoted}.\"st of {}\"",
+            name.replace('"', "\"\"").chars().take(10).collect::<String>()
+        );
+        let query = format!(
+            "SELECT g AS {quoted}, count(*) AS n, max({quoted}) AS m FROM {quoted}.{quoted} GROUP BY g"
+        );
+        place.admin.run(&format!(
+            "SELECT pgstream.create_stream_table({}, {}, '1d', 'DIFFERENTIAL')",
+            literal(&st),
+            literal(&query)
+        ));
+        place.admin.run(&format!(
+            "INSERT INTO {quoted}.{quoted} VALUES (3, 'b'), (4, 'c'); DELETE FROM {quoted}.{quoted} WHERE {quoted} = 1"
+        ));
+        place.admin.run(&format!("SELECT pgstream.refresh_stream_table({})", literal(&st)));
+        assert_eq!(last_action(&mut place.admin), "DIFFERENTIAL", "{name}");
+        assert_eq!(
+            place.admin.rows(&format!("SELECT {quoted}, n, m FROM {st} ORDER BY 1")),
+            ["b|2|3", "c|1|4"],
+            "{name}"
+        );
+        place.admin.run(&format!("SELECT * FROM pgstream.explain_st({})", literal(&st)));
+        assert_eq!(
+            place
+                .admin
+                .rows(&format!("SELECT * FROM pgstream.verify_stream_table({})", literal(&st))),
+            [""; 0]
+        );
+        for payload in place.admin.notifications("pg_stream_alert") {
+            let read = place.admin.value(&format!(
+                "SELECT j ->> 'event', j ->> 'pgs_schema' = {} FROM (SELECT {}::jsonb) AS q(j)",
+                literal(name),
+                literal(&payload)
+            ));
+            assert_eq!(read, "refresh_completed|t", "{payload}");
+        }
+        place.admin.run(&format!("SELECT pgstream.drop_stream_table({})", literal(&st)));
+    }
+    assert_eq!(place.admin.value("SELECT count(*) FROM victim"), "0");
+    for schedule in
+        ["1m'; DROP TABLE victim; --", "$$", "1m\n; SELECT 1", "* * * * * ; rm", "\u{1}"]
+    {
+        let error = place.admin.error(&format!(
+            "SELECT pgstream.create_stream_table('st', 'SELECT x FROM victim', $q${schedule}$q$)"
+        ));
+        assert!(["22023", "42601"].contains(&error.code.as_str()), "{schedule}: {error}");
+    }
+    for query in [
+        "SELECT x FROM victim; DROP TABLE victim",
+        "SELECT x FROM victim) AS q; DROP TABLE victim; --",
+        "DROP TABLE victim",
+    ] {
+        let error = place.admin.try_create("st", query).expect_err("not one SELECT");
+        assert!(["0A000", "42601"].contains(&error.code.as_str()), "{query}: {error}");
+    }
+}
+
+#[test]
+fn nothing_of_ours_is_writable_by_others() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let alice = place.role("alice");
+    place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
+    let mut session = place.session(&alice);
+    session.create("st", "SELECT n, count(*) AS c FROM (SELECT g, count(*) AS n FROM public.t GROUP BY g) AS q GROUP BY n");
+    // Tables, views and sequences: at most SELECT for everybody.
+    let acls = "
+        SELECT c.oid::regclass, a.privilege_type, a.grantee::regrole
+        FROM pg_class AS c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) AS a
+        WHERE c.relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname LIKE 'pgstream%')
+          AND c.relkind IN ('r', 'v', 'S', 'p', 'm') AND a.grantee <> c.relowner
+          AND NOT (a.grantee = 0 AND a.privilege_type = 'SELECT'
+                   AND c.relnamespace = 'pgstream'::regnamespace)";
+    assert_eq!(place.admin.rows(acls), [""; 0]);
+    let schemas = "
+        SELECT nspname, a.privilege_type FROM pg_namespace AS n,
+               aclexplode(coalesce(nspacl, acldefault('n', nspowner))) AS a
+        WHERE nspname LIKE 'pgstream%' AND a.grantee <> nspowner ORDER BY 1";
+    assert_eq!(place.admin.rows(schemas), ["pgstream|USAGE", "pgstream_state|USAGE"]);
+    // What everybody may call.
+    let functions = "
+        SELECT string_agg(DISTINCT p.proname, ' ' ORDER BY p.proname)
+        FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+        WHERE p.pronamespace = 'pgstream'::regnamespace AND a.grantee = 0
+          AND p.prorettype IN ('trigger'::regtype, 'event_trigger'::regtype)
+           OR p.proname = 'announce_extension' AND a.grantee = 0";
+    assert_eq!(place.admin.value(functions), "NULL");
+    assert_eq!(
+        place.admin.value("SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgstream'::regnamespace AND prosecdef"),
+        "0"
+    );
+    let buffer =
+        place.admin.value("SELECT format('pgstream_changes.changes_%s', 't'::regclass::oid)");
+    let stage = place.admin.value(
+        "SELECT format('pgstream_state.stage_%s_0', pgs_id) FROM pgstream.pgs_stream_tables",
+    );
+    let query = place
+        .admin
+        .value("SELECT format('pgstream_state.query_%s', pgs_id) FROM pgstream.pgs_stream_tables");
+    let bob = place.role("bob");
+    let mut other = place.session(&bob);
+    for statement in [
+        format!("SELECT * FROM {buffer}"),
+        format!("INSERT INTO {buffer} DEFAULT VALUES"),
+        format!("SELECT * FROM {stage}"),
+        format!("DELETE FROM {stage}"),
+        format!("SELECT * FROM {query}"),
+        format!("DROP TABLE {stage}"),
+        format!("DROP VIEW {query}"),
+        "UPDATE pgstream.pgs_stream_tables SET needs_reinit = true".to_owned(),
+        "INSERT INTO pgstream.pgs_refresh_history (pgs_id) VALUES (1)".to_owned(),
+        "DELETE FROM pgstream.pgs_change_tracking".to_owned(),
+        "TRUNCATE pgstream.pgs_dependencies".to_owned(),
+        "SELECT nextval('pgstream.pgs_stream_tables_pgs_id_seq')".to_owned(),
+        "CREATE TABLE pgstream.x (i int)".to_owned(),
+        "CREATE TABLE pgstream_state.stage_1_9 (i int)".to_owned(),
+        "CREATE TABLE pgstream_changes.changes_1 (i int)".to_owned(),
+        "SELECT pgstream.announce_extension()".to_owned(),
+        "SELECT pgstream.on_sql_drop()".to_owned(),
+        "CREATE TABLE mine (i int); CREATE TRIGGER x AFTER INSERT ON mine EXECUTE FUNCTION pgstream.capture('1')".to_owned(),
+        "DROP EVENT TRIGGER pgstream_on_drop".to_owned(),
+        "ALTER EVENT TRIGGER pgstream_on_drop DISABLE".to_owned(),
+        "SET pg_stream.enabled = off".to_owned(),
+        "DROP EXTENSION pg_stream".to_owned(),
+    ] {
+        assert_eq!(other.error(&statement).code, DENIED, "{statement}");
+    }
+    // The owner of the stream table does not get to its sources' changes either.
+    assert_eq!(session.error(&format!("SELECT * FROM {buffer}")).code, DENIED);
+    assert_eq!(session.error(&format!("DELETE FROM {stage}")).code, "42809");
+}
+
+#[test]
+fn functions_of_ours_survive_any_arguments() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    for call in [
+        "pgstream.row_id()",
+        "pgstream.row_id(NULL::text, 1, '{}'::json, ROW(1, NULL)::record)",
+        "pgstream.row_id(VARIADIC ARRAY[1, 2])",
+        "pgstream.key_id(NULL::text, 1)",
+        "pgstream.key_id('{}'::json)",
+        "pgstream.key_id(VARIADIC ARRAY[1, 2])",
+        "pgstream.key_id('unknown')",
+        "pgstream.add_scale_counts(NULL, NULL)",
+        "pgstream.add_scale_counts('{}', '{NULL,1}')",
+        "pgstream.add_scale_counts('{{1,2},{3,4}}', '{9223372036854775807}')",
+        "pgstream.add_scale_counts('[5:6]={1,9223372036854775807}', '{1,1,1}')",
+        "pgstream.max_scale('{NULL,NULL}')",
+        "pgstream.max_scale('{{1,2},{3,4}}')",
+        "pgstream.max_scale('{}')",
+        "(SELECT pgstream.scale_counts(x, 9223372036854775807) FROM (VALUES (1.5), (1.25), (NULL), ('NaN'), ('Infinity')) AS q(x))",
+        "(SELECT pgstream.scale_counts(1.5, NULL))",
+        "pgstream.is_single(-1)",
+        "pgstream.is_single(9223372036854775807)",
+        "pgstream.parse_duration_seconds('99999999999999999999w')",
+        "pgstream.parse_duration_seconds('9223372036854775807s1s')",
+        "pgstream.explain_plan('')",
+        "pgstream.explain_plan('SELECT 1; SELECT 2')",
+        "pgstream.stream_table_id('pg_class')",
+        "pgstream.stream_table_id('')",
+        "pgstream.get_staleness('a.b.c.d')",
+        "pgstream.capture()",
+        "pgstream.scale_count(NULL, 1.0, 1)",
+    ] {
+        let pid = session.pid();
+        let _any = session.try_rows(&format!("SELECT {call}"));
+        assert_eq!(session.pid(), pid, "{call}");
+    }
+}
+
+#[test]
+fn a_trigger_that_only_has_a_name_of_ours_is_none_of_ours() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    place.admin.create("st", "SELECT g, v FROM t");
+    let bob = place.role("bob");
+    let oid = place.admin.value("SELECT 't'::regclass::oid");
+    let mut other = place.session(&bob);
+    other.run("CREATE TABLE mine (x int); CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'");
+    for name in [format!("pg_stream_cdc_{oid}"), format!("pg_stream_cdc_truncate_{oid}")] {
+        let _refused = other.try_run(&format!(
+            "CREATE TRIGGER {name} AFTER INSERT ON mine FOR EACH STATEMENT EXECUTE FUNCTION nothing()"
+        ));
+        let _refused = other.try_run("ALTER TABLE mine ADD COLUMN y int");
+        let _refused = other.try_run("ALTER TABLE mine DROP COLUMN y");
+        let _refused = other.try_run(&format!("DROP TRIGGER {name} ON mine"));
+    }
+    other.run("DROP TABLE mine");
+    assert_eq!(place.admin.value("SELECT needs_reinit FROM pgstream.pgs_stream_tables"), "f");
+}
+
+#[test]
+fn a_capture_trigger_that_its_table_owner_renames_captures_once() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    session.run("CREATE TABLE s (id int PRIMARY KEY, v int); INSERT INTO s VALUES (1, 1), (2, 2)");
+    let watched = Watched::create(
+        &mut session,
+        "st",
+        "SELECT v, count(*) AS n FROM s GROUP BY v",
+        Comparison::Text,
+    );
+    let name = session.value("SELECT format('pg_stream_cdc_%s', 's'::regclass::oid)");
+    let renamed = session.try_run(&format!("ALTER TRIGGER {name} ON s RENAME TO harmless"));
+    session.run("INSERT INTO s VALUES (3, 1), (4, 9)");
+    session.refresh("st");
+    watched.compare(&mut session, "a renamed trigger");
+    session.run("INSERT INTO s VALUES (5, 1), (6, 9); DELETE FROM s WHERE id = 3");
+    session.refresh("st");
+    watched.compare(&mut session, "a renamed trigger, again");
+    assert!(renamed.is_err() || session.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 's'::regclass AND tgfoid = 'pgstream.capture()'::regprocedure") == "5");
+}
+
+#[test]
+fn the_guard_of_a_stream_table_stays() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    session.run("CREATE TABLE s (id int PRIMARY KEY); INSERT INTO s VALUES (1), (2)");
+    let watched = Watched::create(&mut session, "st", "SELECT id FROM s", Comparison::Text);
+    for statement in [
+        "ALTER TABLE st DISABLE TRIGGER pg_stream_guard",
+        "ALTER TABLE st DISABLE TRIGGER ALL",
+        "DROP TRIGGER pg_stream_guard ON st",
+        "ALTER TRIGGER pg_stream_guard ON st RENAME TO x",
+        "ALTER TABLE st ENABLE REPLICA TRIGGER pg_stream_guard",
+    ] {
+        // Refused, or without effect on who may write.
+        let _refused = session.try_run(statement);
+        assert!(session.try_run("DELETE FROM st").is_err(), "{statement}");
+    }
+    session.run("INSERT INTO s VALUES (3)");
+    session.refresh("st");
+    watched.compare(&mut session, "attacks on the guard");
+}
+
+#[test]
+fn row_security_of_a_source_applies_as_to_the_owner() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let (alice, all_seeing) = (place.role("alice"), place.role("seeing"));
+    place.admin.run(&format!(
+        "ALTER ROLE {all_seeing} BYPASSRLS; GRANT SELECT ON t TO {alice}, {all_seeing};
+         ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY odd ON t FOR SELECT TO {alice} USING (v % 2 = 1);
+         CREATE TABLE u (id int PRIMARY KEY, v int); INSERT INTO u SELECT i, i FROM generate_series(1, 30) AS i;
+         GRANT SELECT ON u TO {alice}, {all_seeing}"
+    ));
+    let queries = [
+        "SELECT id, g, v FROM public.t",
+        "SELECT g, count(*) AS n, sum(v) AS s, max(v) AS m FROM public.t GROUP BY g",
+        "SELECT u.id, t.g FROM public.u LEFT JOIN public.t ON u.v = t.v",
+        "SELECT u.id FROM public.u WHERE NOT EXISTS (SELECT FROM public.t WHERE t.v = u.v)",
+        "SELECT a.id, b.v FROM public.t AS a JOIN public.t AS b ON a.g = b.g",
+        "SELECT v, row_number() OVER (PARTITION BY g ORDER BY v) AS r FROM public.t",
+        "SELECT g, array_agg(v ORDER BY v) AS a FROM public.t GROUP BY g",
+        "SELECT DISTINCT g FROM public.t UNION ALL SELECT v FROM public.u WHERE v IN (SELECT v FROM public.t)",
+    ];
+    let mut sessions = [place.session(&alice), place.session(&all_seeing)];
+    for session in &mut sessions {
+        for (number, query) in queries.iter().enumerate() {
+            session.create(&format!("st_{number}"), query);
+        }
+    }
+    let changes = [
+        "INSERT INTO t VALUES (50, 1, 51), (51, 1, 52), (52, 7, 53)",
+        "UPDATE t SET v = v + 1 WHERE id % 3 = 0",
+        "UPDATE t SET g = g + 1 WHERE v % 2 = 0; DELETE FROM t WHERE id IN (2, 3, 51)",
+        "INSERT INTO u VALUES (60, 52), (61, 51); DELETE FROM u WHERE v < 5",
+    ];
+    for change in changes {
+        place.admin.run(change);
+        for session in &mut sessions {
+            for (number, query) in queries.iter().enumerate() {
+                session.refresh(&format!("st_{number}"));
+                assert_eq!(last_action(session), "DIFFERENTIAL", "{change} {query}");
+                assert_right(session, &format!("st_{number}"), query);
+            }
+        }
+    }
+    // Whoever refreshes.
+    place.admin.run("INSERT INTO t VALUES (70, 1, 71), (71, 1, 72); SET row_security = off");
+    place.admin.refresh(&format!("{alice}.st_0"));
+    assert_right(&mut sessions[0], "st_0", queries[0]);
+    // A superuser sees all.
+    place.admin.run("RESET row_security");
+    place.admin.create("st", queries[0]);
+    assert_right(&mut place.admin, "st", queries[0]);
+}
+
+#[test]
+fn changes_of_policies_and_of_who_they_apply_to_are_met_by_a_rebuild() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let (alice, team) = (place.role("alice"), place.role("team"));
+    place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
+    let mut session = place.session(&alice);
+    let query = "SELECT g, count(*) AS n FROM public.t GROUP BY g";
+    session.create("st", query);
+    let changes = [
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY".to_owned(),
+        format!("CREATE POLICY p ON t TO {team} USING (v < 9)"),
+        format!("GRANT {team} TO {alice}"),
+        "ALTER POLICY p ON t USING (v > 4)".to_owned(),
+        format!("CREATE POLICY q ON t AS RESTRICTIVE TO {alice} USING (g <> 1)"),
+        format!("REVOKE {team} FROM {alice}"),
+        format!("GRANT {team} TO {alice}"),
+        "DROP POLICY q ON t".to_owned(),
+        format!("ALTER ROLE {alice} BYPASSRLS"),
+        format!("ALTER ROLE {alice} NOBYPASSRLS"),
+        format!("ALTER POLICY p ON t TO {alice}"),
+        "ALTER TABLE t DISABLE ROW LEVEL SECURITY".to_owned(),
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY".to_owned(),
+        format!("ALTER TABLE t OWNER TO {alice}"),
+        "ALTER TABLE t FORCE ROW LEVEL SECURITY".to_owned(),
+        "ALTER TABLE t NO FORCE ROW LEVEL SECURITY".to_owned(),
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        place.admin.run(change);
+        session.refresh("st");
+        assert_right(&mut session, "st", query);
+        let id = 100 + 2 * number;
+        place.admin.run(&format!("INSERT INTO t VALUES ({id}, {number} % 4, 3), ({id} + 1, {number} % 3, 30); DELETE FROM t WHERE id = {number}"));
+        session.refresh("st");
+        assert_eq!(last_action(&mut session), "DIFFERENTIAL", "after {change}");
+        assert_right(&mut session, "st", query);
+    }
+}
+
+#[test]
+fn policies_about_the_user_are_kept_by_changes_and_follow_a_rename() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    place.admin.run(&format!(
+        "CREATE TABLE doc (id int PRIMARY KEY, who name, v int); GRANT SELECT ON doc TO {alice};
+         INSERT INTO doc VALUES (1, '{alice}', 1), (2, 'nobody', 2);
+         ALTER TABLE doc ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON doc USING (who = current_user)"
+    ));
+    let mut session = place.session(&alice);
+    session.create("st", "SELECT id, v FROM public.doc");
+    assert_eq!(session.rows("SELECT id FROM st"), ["1"]);
+    place.admin.run(&format!(
+        "INSERT INTO doc VALUES (3, '{alice}', 3), (4, 'postgres', 4), (5, '{alice}_renamed', 5)"
+    ));
+    place.admin.refresh(&format!("{alice}.st"));
+    assert_eq!(last_action(&mut session), "DIFFERENTIAL");
+    assert_eq!(session.rows("SELECT id FROM st ORDER BY 1"), ["1", "3"]);
+    place.admin.run(&format!("ALTER ROLE {alice} RENAME TO {alice}_renamed"));
+    place.admin.refresh(&format!("{alice}.st"));
+    assert_eq!(session.rows("SELECT id FROM st ORDER BY 1"), ["5"]);
+    place.admin.run(&format!("ALTER ROLE {alice}_renamed RENAME TO {alice}"));
+}
+
+#[test]
+fn policies_with_sub_queries_are_evaluated_as_a_whole_and_follow_their_tables() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let alice = place.role("alice");
+    place.admin.run(&format!(
+        "CREATE TABLE allowed (g int, who name); GRANT SELECT ON t, allowed TO {alice};
+         INSERT INTO allowed VALUES (1, '{alice}'), (2, 'nobody');
+         ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY p ON t USING (g IN (SELECT a.g FROM public.allowed AS a WHERE a.who = current_user))"
+    ));
+    let mut session = place.session(&alice);
+    let query = "SELECT g, sum(v) AS s FROM public.t GROUP BY g";
+    session.create("st", query);
+    for change in [
+        "INSERT INTO t VALUES (50, 1, 50), (51, 2, 51)".to_owned(),
+        format!("INSERT INTO allowed VALUES (0, '{alice}')"),
+        "DELETE FROM allowed WHERE g = 1".to_owned(),
+        "UPDATE t SET g = 0 WHERE id = 51".to_owned(),
+    ] {
+        place.admin.run(&change);
+        session.refresh("st");
+        assert_eq!(last_action(&mut session), "DIFFERENTIAL", "{change}");
+        assert_right(&mut session, "st", query);
+    }
+    place.admin.run("ALTER POLICY p ON t USING (g NOT IN (SELECT a.g FROM public.allowed AS a))");
+    session.refresh("st");
+    assert_right(&mut session, "st", query);
+}
+
+#[test]
+fn functions_of_the_query_never_see_rows_that_a_policy_hides() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let alice = place.role("alice");
+    place.admin.run(&format!(
+        "GRANT SELECT ON t TO {alice}; ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY small ON t USING (v < 100)"
+    ));
+    let mut session = place.session(&alice);
+    session.run(
+        "CREATE FUNCTION leak(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE COST 0.0001 AS
+           $$BEGIN IF $1 >= 100 THEN RAISE EXCEPTION 'leaked %', $1; END IF; RETURN true; END$$",
+    );
+    let queries = [
+        "SELECT id FROM public.t WHERE leak(v)",
+        "SELECT id, leak(v) AS l FROM public.t",
+        "SELECT count(*) AS n FROM public.t WHERE leak(v)",
+        "SELECT g, bool_and(leak(v)) AS l FROM public.t GROUP BY g",
+        "SELECT a.id FROM public.t AS a JOIN public.t AS b ON a.g = b.g AND leak(a.v) AND leak(b.v)",
+        "SELECT a.id FROM public.t AS a LEFT JOIN public.t AS b ON a.id = b.id AND leak(b.v)",
+        "SELECT a.id FROM public.t AS a WHERE EXISTS (SELECT FROM public.t AS b WHERE b.id = a.id AND leak(b.v))",
+    ];
+    for (number, query) in queries.iter().enumerate() {
+        session.create(&format!("st_{number}"), query);
+    }
+    for change in [
+        "INSERT INTO t VALUES (200, 1, 200), (201, 1, 7), (202, 77, 300)",
+        "UPDATE t SET v = v + 1000 WHERE id < 4",
+        "UPDATE t SET v = v - 1000 WHERE id = 2; DELETE FROM t WHERE id = 200",
+    ] {
+        place.admin.run(change);
+        for (number, query) in queries.iter().enumerate() {
+            session.refresh(&format!("st_{number}"));
+            assert_eq!(last_action(&mut session), "DIFFERENTIAL", "{change} {query}");
+            assert_right(&mut session, &format!("st_{number}"), query);
+        }
+    }
+}
+
+#[test]
+fn row_security_through_views_is_that_of_the_view_owner() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let (alice, bob) = (place.role("alice"), place.role("bob"));
+    place.admin.run(&format!(
+        "GRANT SELECT ON t TO {alice}, {bob}; GRANT USAGE ON SCHEMA {bob} TO {alice};
+         ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY a ON t TO {alice} USING (g = 0); CREATE POLICY b ON t TO {bob} USING (g = 1)"
+    ));
+    let mut owner = place.session(&bob);
+    owner.run(&format!(
+        "CREATE VIEW v AS SELECT id, g, v FROM public.t; GRANT SELECT ON v TO {alice}"
+    ));
+    let mut session = place.session(&alice);
+    let query = format!("SELECT id, g FROM {bob}.v");
+    session.create("st", &query);
+    place.admin.run("INSERT INTO t VALUES (50, 1, 50), (51, 0, 51)");
+    session.refresh("st");
+    assert_eq!(last_action(&mut session), "DIFFERENTIAL");
+    assert_right(&mut session, "st", &query);
+    // As two roles, to whom it shows different rows.
+    let both = format!("SELECT x.id FROM {bob}.v AS x JOIN public.t AS y ON x.v = y.v + 1");
+    let error = session.try_create("both", &both).expect_err("two policies");
+    assert_eq!(error.code, "0A000", "{error}");
+}
+
+#[test]
+fn row_security_that_an_owner_puts_on_the_stream_table_is_for_its_readers() {
+    let mut place = Place::new();
+    place.admin.run(TABLE);
+    let (alice, reader) = (place.role("alice"), place.role("reader"));
+    place
+        .admin
+        .run(&format!("GRANT SELECT ON t TO {alice}; GRANT USAGE ON SCHEMA {alice} TO {reader}"));
+    let mut session = place.session(&alice);
+    let query = "SELECT g, count(*) AS n FROM public.t GROUP BY g";
+    session.create("st", query);
+    session.create("plain", "SELECT id, v FROM public.t");
+    session.run(&format!(
+        "ALTER TABLE st ENABLE ROW LEVEL SECURITY; ALTER TABLE st FORCE ROW LEVEL SECURITY;
+         CREATE POLICY p ON st TO {reader} USING (g = 1); GRANT SELECT ON st TO {reader};
+         ALTER TABLE plain ENABLE ROW LEVEL SECURITY; ALTER TABLE plain FORCE ROW LEVEL SECURITY"
+    ));
+    for change in [
+        "INSERT INTO t VALUES (50, 1, 50), (51, 5, 1)",
+        "DELETE FROM t WHERE g = 0; UPDATE t SET v = 0 WHERE id < 9",
+    ] {
+        place.admin.run(change);
+        for table in ["st", "plain"] {
+            session.refresh(table);
+            assert_eq!(last_action(&mut session), "DIFFERENTIAL");
+        }
+        assert_right(&mut place.admin, &format!("{alice}.st"), query);
+        assert_right(&mut place.admin, &format!("{alice}.plain"), "SELECT id, v FROM public.t");
+    }
+    let mut other = place.session(&reader);
+    assert_eq!(other.rows(&format!("SELECT g FROM {alice}.st")), ["1"]);
+    place.admin.run(&format!("SELECT pgstream.alter_stream_table('{alice}.st', refresh_mode => 'FULL'); INSERT INTO t VALUES (60, 6, 6)"));
+    session.refresh("st");
+    assert_right(&mut place.admin, &format!("{alice}.st"), query);
+}
+
+#[test]
+fn whoever_owns_the_database_but_is_no_superuser_cannot_take_the_extension_over() {
+    let database = Database::new();
+    let roles = Roles { names: vec![format!("boss_{}", database.name())] };
+    let boss = roles.names[0].clone();
+    let mut admin = database.session();
+    admin.run(&format!(
+        "CREATE ROLE {boss} CREATEROLE; ALTER DATABASE {} OWNER TO {boss}; {TABLE} ALTER TABLE t OWNER TO {boss}",
+        database.name()
+    ));
+    let mut session = database.session();
+    session.run(&format!("SET SESSION AUTHORIZATION {boss}"));
+    session.create("st", "SELECT g, count(*) AS n FROM t GROUP BY g");
+    for statement in [
+        "DROP SCHEMA pgstream CASCADE",
+        "DROP SCHEMA pgstream_changes CASCADE",
+        "ALTER SCHEMA pgstream RENAME TO x",
+        "ALTER SCHEMA pgstream_state OWNER TO CURRENT_USER",
+        "CREATE TABLE pgstream_state.x (i int)",
+        "DROP EVENT TRIGGER pgstream_on_drop",
+        "ALTER EVENT TRIGGER pgstream_on_alter DISABLE",
+        "ALTER EXTENSION pg_stream DROP FUNCTION pgstream.capture()",
+        "DROP EXTENSION pg_stream CASCADE",
+        "CREATE EVENT TRIGGER x ON sql_drop EXECUTE FUNCTION pgstream.on_sql_drop()",
+        "SET event_triggers = off",
+        "SET session_replication_role = replica",
+        &format!("ALTER DATABASE {} SET session_replication_role = replica", database.name()),
+        &format!("ALTER DATABASE {} SET event_triggers = off", database.name()),
+        &format!("ALTER DATABASE {} SET pg_stream.enabled = off", database.name()),
+        "CREATE OR REPLACE FUNCTION pgstream.is_single(rows bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+        "ALTER FUNCTION pgstream.capture() SET search_path = evil",
+    ] {
+        assert_eq!(session.error(statement).code, DENIED, "{statement}");
+    }
+    // What this role may do to its database does not reach our superuser's statements.
+    session.run(&format!(
+        "CREATE SCHEMA evil;
+         CREATE FUNCTION evil.wrong(int, int) RETURNS bool LANGUAGE plpgsql AS
+           $$BEGIN RAISE EXCEPTION 'hijacked by %', current_user USING ERRCODE = 'ZZ003'; END$$;
+         CREATE OPERATOR evil.= (FUNCTION = evil.wrong, LEFTARG = int, RIGHTARG = int);
+         CREATE FUNCTION evil.wrong(bigint, bigint) RETURNS bool LANGUAGE plpgsql AS
+           $$BEGIN RAISE EXCEPTION 'hijacked by %', current_user USING ERRCODE = 'ZZ003'; END$$;
+         CREATE OPERATOR evil.= (FUNCTION = evil.wrong, LEFTARG = bigint, RIGHTARG = bigint);
+         CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE plpgsql AS
+           $$BEGIN RAISE EXCEPTION 'hijacked by %', current_user USING ERRCODE = 'ZZ003'; END$$;
+         ALTER DATABASE {} SET search_path = evil, pg_catalog, public",
+        database.name()
+    ));
+    let mut fresh = database.session();
+    fresh.run("INSERT INTO public.t VALUES (50, 1, 50)");
+    fresh.run("SELECT pgstream.refresh_stream_table('public.st')");
+    for report in [
+        "pgstream.pgs_status()",
+        "pgstream.st_refresh_stats()",
+        "pgstream.get_refresh_history('public.st')",
+        "pgstream.check_cdc_health()",
+        "pgstream.slot_health()",
+        "pgstream.pg_stat_stream_tables",
+        "pgstream.stream_tables_info",
+        "pgstream.explain_st('public.st')",
+        "pgstream.verify_stream_table('public.st')",
+    ] {
+        fresh.run(&format!("SELECT * FROM {report}"));
+    }
+    fresh.run("SET search_path = public");
+    assert_right(&mut fresh, "st", "SELECT g, count(*) AS n FROM t GROUP BY g");
+}
+
+#[test]
+fn what_was_planted_before_the_extension_came_is_not_used_by_it() {
+    let mut place = Place::new();
+    place.admin.run(&format!(
+        "DROP EXTENSION pg_stream CASCADE;
+         CREATE FUNCTION public.wrong(numeric, int) RETURNS numeric LANGUAGE plpgsql AS
+           $$BEGIN RAISE EXCEPTION 'hijacked' USING ERRCODE = 'ZZ003'; END$$;
+         CREATE OPERATOR public.* (FUNCTION = public.wrong, LEFTARG = numeric, RIGHTARG = int);
+         CREATE FUNCTION public.starts_with(text, text, int DEFAULT 0) RETURNS bool LANGUAGE sql AS 'SELECT true';
+         CREATE EXTENSION pg_stream; {TABLE}"
+    ));
+    place.admin.create("st", "SELECT g FROM t");
+    place.admin.refresh("st");
+    for report in [
+        "pgstream.st_refresh_stats()",
+        "pgstream.get_refresh_history('st')",
+        "pgstream.pg_stat_stream_tables",
+        "pgstream.check_cdc_health()",
+    ] {
+        place.admin.run(&format!("SELECT * FROM {report}"));
+    }
+}
