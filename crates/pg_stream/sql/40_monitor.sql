@@ -57,6 +57,7 @@ GRANT SELECT ON pgstream.pg_stat_progress_refresh TO PUBLIC;
 -- Announces that a stream table is going to be rebuilt, whatever marked it.
 CREATE FUNCTION pgstream.announce_reinitialize() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'announce_reinitialize_wrapper';
+REVOKE ALL ON FUNCTION pgstream.announce_reinitialize() FROM PUBLIC;
 CREATE TRIGGER announce_reinitialize AFTER UPDATE OF needs_reinit ON pgstream.pgs_stream_tables
     FOR EACH ROW WHEN (new.needs_reinit AND NOT old.needs_reinit)
     EXECUTE FUNCTION pgstream.announce_reinitialize();

@@ -150,8 +150,9 @@ pub fn run(options: Options) -> Report {
         "pg_stream.scheduler_interval_ms=100",
         "pg_stream.min_schedule_seconds=1",
         "pg_stream.max_consecutive_errors=100",
-        "pg_stream.buffer_warning_mb=16",
-        "pg_stream.buffer_limit_mb=64",
+        // So that the one that sleeps is given up.
+        "pg_stream.buffer_warning_mb=1",
+        "pg_stream.buffer_limit_mb=1",
     ]);
     let soak = Soak {
         database: Database::on(server),

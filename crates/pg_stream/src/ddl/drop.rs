@@ -25,7 +25,12 @@ enum Dropped {
 fn on_sql_drop() -> Result<(), ErrorReport> {
     let is_replaced = dump::is_restoring();
     let _superuser = Identity::superuser();
-    if let Some(table) = spi::get_one::<String>(include_str!("dropped_guard.sql"), &[]) {
+    // A dump that replaces a stream table takes it apart first.
+    let unguarded = match is_replaced {
+        true => None,
+        false => spi::get_one::<String>(include_str!("dropped_guard.sql"), &[]),
+    };
+    if let Some(table) = unguarded {
         let report = ErrorReport::new(
             PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             format!("cannot drop the trigger that protects \"{table}\""),

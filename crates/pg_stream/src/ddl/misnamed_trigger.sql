@@ -1,7 +1,9 @@
--- A trigger whose name says that it is ours but is not, or the reverse.
+-- A trigger whose name says that it is ours but is not, or the reverse; not on our own catalog.
 SELECT g.tgname::text
 FROM pg_catalog.pg_event_trigger_ddl_commands() AS c
 JOIN pg_catalog.pg_trigger AS g ON g.oid = c.objid
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+JOIN pg_catalog.pg_class AS t ON t.oid = g.tgrelid
 WHERE c.classid = 'pg_catalog.pg_trigger'::regclass
-  AND g.tgname LIKE 'pg\_stream\_%' <>
-      (g.tgfoid IN ('pgstream.capture()'::regprocedure, 'pgstream.guard_stream_table()'::regprocedure))
+  AND t.relnamespace <> 'pgstream'::regnamespace
+  AND g.tgname LIKE 'pg\_stream\_%' <> (p.pronamespace = 'pgstream'::regnamespace)

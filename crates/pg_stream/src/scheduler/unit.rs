@@ -415,7 +415,7 @@ fn record(
     }
     let name = catalog::display_name(id);
     pgrx::log!("pg_stream: refresh of stream table {name} failed: {}", failure.message);
-    spi::run(
+    let alerts = spi::run(
         include_str!("failed.sql"),
         &[
             id.into(),
@@ -427,6 +427,10 @@ fn record(
         ],
         |_| {},
     );
+    // Of the failure, and of the suspension.
+    if alerts > 1 {
+        pgrx::warning!("pg_stream: stream table {name} is suspended after repeated failures");
+    }
     if is_lasting {
         catalog::set_status(id, Status::Error, Some(&failure.message));
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Soak, pause};
+use super::{Soak, pause, world};
 use crate::{
     oracle::{self, Comparison},
     session::Session,
@@ -79,7 +79,14 @@ fn compare_all(soak: &Soak, session: &mut Session) {
         }
         if status == "SUSPENDED" {
             session.run(&format!("SELECT pgstream.resume_stream_table('{name}')"));
-            soak.done("resumed at a checkpoint");
+            let is_given_up = session.value(&format!(
+                "SELECT needs_reinit AND reinit_reason LIKE '%buffer_limit_mb' FROM pgstream.pgs_stream_tables WHERE pgs_name = '{name}'"
+            ));
+            soak.done(match (name == world::SLEEPER, is_given_up.as_str()) {
+                (true, "t") => "sleeper resumed, whose changes were given up",
+                (true, _) => "sleeper resumed",
+                _ => "other resumed at a checkpoint",
+            });
         }
         let query = session.value(&format!(
             "SELECT replace(defining_query, E'\\n', ' ') FROM pgstream.pgs_stream_tables WHERE pgs_name = '{name}'"
@@ -100,6 +107,7 @@ fn compare_all(soak: &Soak, session: &mut Session) {
             Err(error) => soak.fail(format!("{name} cannot be compared: {error}")),
         }
     }
+    world::sleep(session);
 }
 
 fn summarize(soak: &Soak, session: &mut Session) {

@@ -131,7 +131,10 @@ pub fn sessions(soak: &Soak, end: Instant) {
         } else {
             let function =
                 if random.chance(75) { "pg_cancel_backend" } else { "pg_terminate_backend" };
-            let whom = if random.chance(50) {
+            // In the last third workers live, so that their memory can be watched.
+            let is_calm = Instant::now() + third > end;
+            let patient = if function == "pg_cancel_backend" { 50 } else { 85 };
+            let whom = if is_calm || random.chance(patient) {
                 "backend_type = 'client backend'"
             } else {
                 "backend_type LIKE 'pg_stream%' AND backend_type <> 'pg_stream launcher'"

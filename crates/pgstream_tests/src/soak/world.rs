@@ -117,7 +117,19 @@ pub fn create(session: &mut Session) {
             "SELECT pgstream.create_stream_table('{name}', $q${query}$q$, '{schedule}')"
         ));
     }
+    session.run(&format!(
+        "SELECT pgstream.create_stream_table('{SLEEPER}', $q${SLEEPERS_QUERY}$q$, '1s')"
+    ));
+    sleep(session);
     session.run("CREATE INDEX ON by_customer (customer); CREATE INDEX ON sale_full (region)");
+}
+
+/// It is suspended but for checkpoints.
+pub const SLEEPER: &str = "sleeper";
+const SLEEPERS_QUERY: &str = "SELECT s.customer, count(*) AS n, sum(quantity) AS q, max(note) AS note FROM sale s GROUP BY s.customer";
+
+pub fn sleep(session: &mut Session) {
+    session.run(&format!("SELECT pgstream.alter_stream_table('{SLEEPER}', status => 'SUSPENDED')"));
 }
 
 pub fn names() -> Vec<&'static str> {

@@ -1,6 +1,12 @@
 //! Refreshes that fail for reasons of the world: the query, privileges, limits, full disks, other
 //! sessions. The table stays at its last good state and the next refresh is right.
 
+use std::{
+    fs,
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    process::Command,
+};
+
 use pgstream_tests::{
     Comparison, Database, REFRESH, Server, Session, Sessions, Step, Watched, difference,
 };
@@ -117,6 +123,35 @@ fn temporary_files_are_limited() {
     watched.refresh_and_compare(&mut session, "no limit");
 }
 
+/// The limit of a process's files stands for a full disk: writing beyond it fails.
+#[test]
+fn a_file_cannot_grow() {
+    let (mut session, watched, _database) =
+        with_st("SELECT id, repeat(md5(v::text), 4) AS text FROM t");
+    session.run("INSERT INTO t SELECT i, 1, i FROM generate_series(101, 140000) i");
+    let pid = session.pid();
+    // Above the size of a segment of the WAL.
+    limit_files(&pid, "17000000:");
+    let error = session.error(REFRESH);
+    // PostgreSQL has no code for a file that is too large; a full disk is 53100.
+    assert_eq!(error.code, "XX000", "{error}");
+    assert_eq!(session.value("SELECT count(*) FROM st"), "30");
+    limit_files(&pid, "unlimited:");
+    watched.refresh_and_compare(&mut session, "no limit");
+}
+
+fn limit_files(pid: &str, limit: &str) {
+    // As the server's user, who may not be ours.
+    let server = fs::metadata(format!("/proc/{pid}")).expect("the process runs");
+    let status = Command::new("prlimit")
+        .uid(server.uid())
+        .gid(server.gid())
+        .args(["--pid", pid, &format!("--fsize={limit}")])
+        .status()
+        .expect("prlimit can be run");
+    assert!(status.success(), "prlimit");
+}
+
 #[test]
 fn failures_leave_no_memory_behind() {
     let (mut session, watched, _database) =
@@ -133,6 +168,34 @@ fn failures_leave_no_memory_behind() {
     assert!(used[3] - used[1] < 64 << 10, "{used:?}");
     session.run("DELETE FROM t WHERE id = 100");
     watched.refresh_and_compare(&mut session, "repair");
+}
+
+#[test]
+fn refreshes_leave_no_memory_behind() {
+    let (mut session, watched, _database) = with_st(
+        "SELECT g, n, rank() OVER (ORDER BY n, g) AS r FROM (SELECT g, count(*) AS n FROM t GROUP BY g) AS q",
+    );
+    const USED: &str = "SELECT sum(used_bytes) FROM pg_backend_memory_contexts";
+    let pid = session.pid();
+    let mut used = Vec::new();
+    for round in 0..4 {
+        for step in 0..40 {
+            let number = 1000 + round * 40 + step;
+            session.run(&format!("INSERT INTO t SELECT {number} * 100 + i, i % 7, i FROM generate_series(1, 50) i; DELETE FROM t WHERE id / 100 = {number} - 5"));
+            session.refresh("st");
+        }
+        used.push((session.value(USED).parse::<i64>().expect("a number"), own_memory(&pid)));
+    }
+    let (contexts, memory) = (used[3].0 - used[1].0, used[3].1 - used[1].1);
+    assert!(contexts < 64 << 10 && memory < 2 << 10, "{used:?}");
+    watched.refresh_and_compare(&mut session, "all");
+}
+
+/// The kilobytes that a process does not share with others, those of its allocator included.
+fn own_memory(pid: &str) -> i64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|it| it.strip_prefix("RssAnon:")).expect("it is told");
+    line.trim().trim_end_matches("kB").trim().parse().expect("a number")
 }
 
 #[test]
@@ -261,6 +324,8 @@ fn scheduled_failures_are_recorded_retried_and_end_in_suspension() {
         ]
     );
     assert!(session.error(REFRESH).hint.contains("resume_stream_table"));
+    let log = database.server().log();
+    assert!(log.contains("stream table public.st is suspended"), "{log}");
     session.run("ALTER SYSTEM RESET pg_stream.inject_fault");
     session.run("SELECT pg_reload_conf()");
     session.run("SELECT pgstream.resume_stream_table('st')");

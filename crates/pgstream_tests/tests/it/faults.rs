@@ -276,3 +276,80 @@ fn the_server_crashes_at_every_step() {
         session.run("RESET ALL");
     }
 }
+
+/// Sets the fault of all workers, or none.
+fn inject_everywhere(session: &mut Session, skip: Option<usize>) {
+    match skip {
+        Some(skip) => {
+            session.run("ALTER SYSTEM SET pg_stream.inject_fault = 'every'");
+            session.run(&format!("ALTER SYSTEM SET pg_stream.inject_fault_skip = {skip}"));
+        }
+        None => session.run("ALTER SYSTEM RESET pg_stream.inject_fault"),
+    }
+    session.run("SELECT pg_reload_conf()");
+}
+
+/// Whether all is up to date, or a scheduled refresh has failed since that row of the history; waits
+/// for either.
+fn wait_for_scheduler(session: &mut Session, last: &str) -> bool {
+    let failed = format!(
+        "SELECT count(*) > 0 FROM pgstream.pgs_refresh_history WHERE status = 'FAILED' AND refresh_id > {last}"
+    );
+    for _ in 0..3000 {
+        if session.value(&failed) == "t" {
+            return false;
+        }
+        if is_up_to_date(session) {
+            return true;
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    panic!("the scheduler does nothing");
+}
+
+fn is_up_to_date(session: &mut Session) -> bool {
+    [("st", QUERY), ("above", ABOVE)].iter().all(|(name, query)| {
+        difference(session, name, query, Comparison::Text).expect("comparable").is_none()
+    })
+}
+
+#[test]
+fn scheduled_refreshes_of_connected_tables_fail_at_any_step_and_are_right_afterwards() {
+    let database = Database::on(Server::start(&[
+        "fsync=off",
+        "pg_stream.scheduler_interval_ms=100",
+        "pg_stream.min_schedule_seconds=1",
+        "pg_stream.max_consecutive_errors=100",
+    ]));
+    let mut session = database.session();
+    session.run("SET pg_stream.inject_fault = 'none'");
+    session.run(TABLES);
+    for (name, query) in [("st", QUERY), ("above", ABOVE)] {
+        session.run(&format!("SELECT pgstream.create_stream_table('{name}', $${query}$$, '1s')"));
+    }
+    let mut skip = 0;
+    loop {
+        inject_everywhere(&mut session, Some(skip));
+        let last =
+            session.value("SELECT coalesce(max(refresh_id), 0) FROM pgstream.pgs_refresh_history");
+        session.run(CHANGES);
+        let is_done = wait_for_scheduler(&mut session, &last);
+        inject_everywhere(&mut session, None);
+        if is_done {
+            break;
+        }
+        // Until all is right, whatever else fails before the workers have heard.
+        let mut tries = 0;
+        while !is_up_to_date(&mut session) {
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+            tries += 1;
+            assert!(tries < 3000, "not up to date after a fault at step {skip}");
+        }
+        skip += 4;
+    }
+    assert!(skip > 12, "only {skip} steps");
+    assert_eq!(
+        session.value("SELECT count(*) FROM pgstream.pgs_refresh_history WHERE status = 'RUNNING'"),
+        "0"
+    );
+}

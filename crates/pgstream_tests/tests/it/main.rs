@@ -34,4 +34,5 @@ mod stages;
 mod sub_queries;
 mod trust;
 mod unattended;
+mod watching;
 mod windows;

@@ -1,0 +1,107 @@
+//! What the scheduler's refreshes leave for those who watch: alerts, statements, history.
+
+use std::{thread, time::Duration};
+
+use pgstream_tests::{Database, Server, Session};
+
+const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)";
+
+fn server(more: &[&str]) -> Server {
+    let settings =
+        ["fsync=off", "pg_stream.scheduler_interval_ms=100", "pg_stream.min_schedule_seconds=1"];
+    Server::start(&[&settings[..], more].concat())
+}
+
+/// Asks until the answer comes, as a user would who waits for the scheduler.
+#[track_caller]
+fn eventually(session: &mut Session, sql: &str, expected: &str) {
+    let mut last = String::new();
+    for _ in 0..1500 {
+        last = session.value(sql);
+        if last == expected {
+            return;
+        }
+        thread::park_timeout(Duration::from_millis(20));
+    }
+    panic!("{sql} is still {last}, not {expected}");
+}
+
+fn keys(session: &mut Session, alert: &str) -> String {
+    session.value(&format!(
+        "SELECT m ->> 'event', m ->> 'st', string_agg(k, ',' ORDER BY k)
+         FROM (SELECT $m${alert}$m$::jsonb AS m) AS q, jsonb_object_keys(m) AS k GROUP BY m"
+    ))
+}
+
+#[test]
+fn a_rebuild_to_come_is_announced_with_its_reason() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(&format!("{TABLES}; CREATE VIEW w AS SELECT id, v FROM t; LISTEN pg_stream_alert"));
+    session.create("st", "SELECT id, v FROM w");
+    for (ddl, reason) in [
+        ("CREATE OR REPLACE VIEW w AS SELECT id, v + 1 AS v FROM t", ""),
+        (
+            "SELECT pgstream.alter_stream_table('st', refresh_mode => 'FULL')",
+            "the refresh mode was changed",
+        ),
+    ] {
+        session.run(ddl);
+        let alerts = session.notifications("pg_stream_alert");
+        assert_eq!(alerts.len(), 1, "{ddl}: {alerts:?}");
+        assert_eq!(
+            keys(&mut session, &alerts[0]),
+            "reinitialize_needed|public.st|event,pgs_name,pgs_schema,reason,st"
+        );
+        assert!(alerts[0].contains(reason), "{alerts:?}");
+        session.refresh("st");
+        assert_eq!(session.value("SELECT needs_reinit FROM pgstream.pgs_stream_tables"), "f");
+        let told = session.notifications("pg_stream_alert");
+        assert!(told.iter().all(|it| it.contains("refresh_completed")), "{told:?}");
+    }
+}
+
+#[test]
+fn scheduled_refreshes_are_announced_and_counted_by_pg_stat_statements() {
+    let database = Database::on(server(&[
+        "shared_preload_libraries=pg_stat_statements,pg_stream",
+        "pg_stat_statements.track=all",
+    ]));
+    let mut session = database.session();
+    session.run(&format!("CREATE EXTENSION pg_stat_statements; {TABLES}; LISTEN pg_stream_alert"));
+    session.run(
+        "SELECT pgstream.create_stream_table('st', 'SELECT v % 10 AS g, count(*) AS n FROM t GROUP BY 1', '1s')",
+    );
+    session.run("INSERT INTO t SELECT i, i FROM generate_series(2, 100) i");
+    eventually(&mut session, "SELECT sum(n) FROM st", "100");
+    let alerts = session.notifications("pg_stream_alert");
+    assert_eq!(
+        keys(&mut session, &alerts[0]),
+        "refresh_completed|public.st|action,duration_ms,event,pgs_name,pgs_schema,rows_deleted,rows_inserted,st"
+    );
+    eventually(
+        &mut session,
+        "SELECT count(*) > 0 FROM pg_stat_statements WHERE query LIKE '%__pgs_delta%' OR query LIKE '%\"st\"%'",
+        "t",
+    );
+}
+
+#[test]
+fn old_history_is_removed() {
+    let server = server(&["pg_stream.history_retention_days=7"]);
+    let database = Database::on(server);
+    let mut session = database.session();
+    session.run(TABLES);
+    session.create("st", "SELECT count(*) AS n FROM t");
+    session.run(
+        "INSERT INTO pgstream.pgs_refresh_history (pgs_id, start_time, end_time, action, status, initiated_by)
+         SELECT pgs_id, now() - make_interval(days => d), now() - make_interval(days => d), 'FULL', 'COMPLETED', 'MANUAL'
+         FROM pgstream.pgs_stream_tables, unnest('{6,8,40}'::int[]) d",
+    );
+    drop(session);
+    // It looks when it starts, and every hour.
+    database.server().kill();
+    database.server().start_again();
+    let mut session = database.session_after_crash();
+    eventually(&mut session, "SELECT count(*) FROM pgstream.pgs_refresh_history", "2");
+}
