@@ -162,6 +162,11 @@ impl Stage {
         vec![(name.to_owned(), "bigint".to_owned())]
     }
 
+    /// Whether no two rows put out are the same. Their row ids may be the same all the same.
+    pub fn shows_key(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.iter().all(|it| *it < self.output.len()))
+    }
+
     /// Positions in the output that never change while a group exists: the keys, unless equal keys
     /// can look different. Of a row of a set, that is all but the rank.
     pub fn fixed(&self) -> Vec<usize> {

@@ -246,7 +246,7 @@ fn differential(
     let sources = tracked_sources(&pipeline);
     let fingerprint = format!(
         "{:016x}",
-        xxhash_rust::xxh3::xxh3_64(format!("1 {pipeline:?} {storages:?}").as_bytes(),)
+        xxhash_rust::xxh3::xxh3_64(format!("2 {pipeline:?} {storages:?}").as_bytes(),)
     );
     // What is stored does not depend on the indexes that there are.
     look_up::indexed(&mut pipeline, &|order| has_index(order, &storages));

@@ -327,15 +327,15 @@ impl StageRun<'_> {
         Ok((counts, change.output))
     }
 
-    /// How the rows of a storage without head are found.
+    /// How the rows of a storage without head are found. Rows that look alike can have the same row
+    /// id, unless they show what tells them apart.
     fn matching(&self) -> Matching {
-        let key = self.stage.key.as_ref();
         if !self.definition.has_row_triggers() {
-            return matching(key.is_some());
+            return matching(self.stage.shows_key());
         }
         let shown = |it: &usize| *it < self.stage.output.len();
-        let columns = key.into_iter().flatten().copied().filter(shown).collect();
-        Matching::Key { columns, copies: key.is_none() }
+        let columns = self.stage.key.iter().flatten().copied().filter(shown).collect();
+        Matching::Key { columns, copies: !self.stage.shows_key() }
     }
 
     /// Whether triggers of the user may have changed what is stored, so that it is no state to
@@ -376,8 +376,8 @@ fn identified(values: &[StoreColumn]) -> Vec<StoreColumn> {
 }
 
 /// How the rows of a storage without head are found.
-pub fn matching(is_keyed: bool) -> Matching {
-    if is_keyed { Matching::Content } else { Matching::ContentCopies }
+pub fn matching(shows_key: bool) -> Matching {
+    if shows_key { Matching::Content } else { Matching::ContentCopies }
 }
 
 /// Turns net rows (row id, values) into rows that go, change and come. In a keyed storage a row

@@ -222,7 +222,7 @@ fn explain_stage(
     }
     let how = match stage.is_counted() {
         true => sql::Matching::Ctid,
-        false => matching(stage.key.is_some()),
+        false => matching(stage.shows_key()),
     };
     let apply = sql::apply(storage, &stage.fixed(), &how);
     rows.push((format!("stage_{index}_delete"), apply.delete));

@@ -13,7 +13,8 @@ pub enum Matching {
     Ctid,
     /// By row id and binary content; there is at most one such row.
     Content,
-    /// By row id and binary content; of `n` such rows as many as asked for are taken.
+    /// By row id and binary content; of several such rows as many as asked for are taken: one, or
+    /// `n`.
     ContentCopies,
     /// By row id and the binary content of some columns, where triggers of the user may have
     /// changed the others.
@@ -82,9 +83,16 @@ pub fn apply(storage: &Storage, keys: &[usize], matching: &Matching) -> Apply {
         .collect();
     // A storage whose every value is a key has no updates; the statement is still well formed.
     let settings =
-        if settings.is_empty() { format!("{ROW_ID} = s.{ROW_ID}") } else { settings.join(", ") };
-    let update =
-        format!("UPDATE {table} AS s SET {settings} FROM __pgs_updated AS d WHERE {found}");
+        if settings.is_empty() { format!("{ROW_ID} = {ROW_ID}") } else { settings.join(", ") };
+    let update = if has_copies {
+        format!(
+            "UPDATE {table} AS t SET {settings} FROM __pgs_updated AS d, \
+             LATERAL (SELECT s.ctid FROM {table} AS s WHERE {found} LIMIT 1) AS q \
+             WHERE t.ctid = q.ctid"
+        )
+    } else {
+        format!("UPDATE {table} AS s SET {settings} FROM __pgs_updated AS d WHERE {found}")
+    };
     let values: String = (0..names.len()).map(|it| format!(", d.v{it}")).collect();
     let columns: String = names.iter().map(|name| format!(", {name}")).collect();
     let insert = format!(

@@ -20,6 +20,9 @@ const INT8: u32 = 20;
 const INT2: u32 = 21;
 const INT4: u32 = 23;
 
+/// The row id for a NULL: no integer of less than eight bytes, and a rare one of eight.
+const NO_INTEGER: &str = "-9223372036854775807";
+
 /// The name of the ephemeral relation that holds the delta of `source`.
 pub fn delta_name(source: &Source) -> String {
     match source {
@@ -502,7 +505,7 @@ pub(super) fn row_id(key: Option<&[usize]>, schema: &Schema, prefix: &str) -> St
     if let Some([only]) = key
         && matches!(schema[*only].ty.oid, INT8 | INT2 | INT4)
     {
-        return format!("coalesce({prefix}{only}::int8, 0)");
+        return format!("coalesce({prefix}{only}::int8, {NO_INTEGER})");
     }
     let columns: Vec<String> = positions.iter().map(|it| format!("{prefix}{it}")).collect();
     hash(function, &columns)

@@ -127,3 +127,21 @@ fn other_aggregates_below_a_join() {
         "SELECT d.name, s.ids FROM d JOIN (SELECT g, string_agg(id::text, ',' ORDER BY id) AS ids FROM t GROUP BY g) s ON s.g = d.g",
     );
 }
+
+/// The groups of NULL and of an odd bigint look the same, and have the same row id.
+#[test]
+fn groups_that_look_alike_below_a_projection() {
+    check(Scenario {
+        tables: "CREATE TABLE t (g bigint, x text); INSERT INTO t VALUES (NULL, 'b'), ('-9223372036854775807', 'b'), (1, 'b')",
+        query: "SELECT string_agg(x, '/' ORDER BY x) AS xs FROM t GROUP BY g",
+        changes: &[
+            "DELETE FROM t WHERE g < 0",
+            "INSERT INTO t VALUES ('-9223372036854775807', 'b')",
+            "UPDATE t SET x = 'c' WHERE g IS NULL",
+            "UPDATE t SET x = 'b' WHERE g IS NULL",
+            "UPDATE t SET x = 'c' WHERE g IS NULL; UPDATE t SET x = 'd' WHERE g < 0",
+            "UPDATE t SET x = 'e'",
+            "DELETE FROM t WHERE g IS NULL",
+        ],
+    });
+}
