@@ -14,6 +14,7 @@ mod shrink;
 mod smaller;
 mod sub_query;
 mod syntax;
+mod types;
 mod value;
 mod window;
 

@@ -38,6 +38,10 @@ pub fn difference(
     comparison: Comparison,
 ) -> Result<Option<Difference>, SqlError> {
     let columns = columns_of(session, stream_table)?;
+    let compared = match comparison {
+        Comparison::Text => columns.clone(),
+        Comparison::Value => comparable_columns_of(session, stream_table)?,
+    };
     let sql = match comparison {
         Comparison::Text => format!(
             "SELECT sum(pgs_weight), pgs_text FROM (
@@ -48,10 +52,12 @@ pub fn difference(
         ),
         Comparison::Value => format!(
             "SELECT 1, pgs_missing::text FROM
-               ((\n{query}\n) EXCEPT ALL SELECT {columns} FROM {stream_table}) AS pgs_missing
+               (SELECT {compared} FROM (\n{query}\n) AS pgs_query
+                EXCEPT ALL SELECT {compared} FROM {stream_table}) AS pgs_missing
              UNION ALL
              SELECT -1, pgs_surplus::text FROM
-               (SELECT {columns} FROM {stream_table} EXCEPT ALL (\n{query}\n)) AS pgs_surplus"
+               (SELECT {compared} FROM {stream_table}
+                EXCEPT ALL SELECT {compared} FROM (\n{query}\n) AS pgs_query) AS pgs_surplus"
         ),
     };
     let rows: Vec<_> = session
@@ -70,6 +76,19 @@ pub fn columns_of(session: &mut Session, stream_table: &str) -> Result<String, S
     let literal = stream_table.replace('\'', "''");
     let columns = session.try_rows(&format!(
         "SELECT quote_ident(attname) FROM pg_attribute
+         WHERE attrelid = '{literal}'::regclass AND attnum > 0 AND NOT attisdropped
+           AND attname NOT IN ('__pgs_row_id', '__pgs_count') ORDER BY attnum"
+    ))?;
+    Ok(columns.join(", "))
+}
+
+/// The same with columns as text whose types have no equality.
+fn comparable_columns_of(session: &mut Session, stream_table: &str) -> Result<String, SqlError> {
+    let literal = stream_table.replace('\'', "''");
+    let columns = session.try_rows(&format!(
+        "SELECT quote_ident(attname) || CASE WHEN t.typname = ANY ('{{json,xml,point,box,circle,line,lseg,path,polygon,loose}}')
+           THEN '::text' ELSE '' END
+         FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
          WHERE attrelid = '{literal}'::regclass AND attnum > 0 AND NOT attisdropped
            AND attname NOT IN ('__pgs_row_id', '__pgs_count') ORDER BY attnum"
     ))?;

@@ -7,8 +7,8 @@ use super::{
     query::{Generated, Source, query_without},
     random::Random,
     runner::Runner,
-    schema::Table,
-    syntax::Query,
+    schema::{Computed, OTHER_SCHEMA, Table},
+    syntax::{Body, Query},
 };
 use crate::{
     database::Database,
@@ -41,7 +41,25 @@ pub struct StreamTable {
     /// Whether errors of cardinality may come, which depends on what is evaluated.
     pub may_fail: bool,
     pub constructs: Constructs,
+    /// A trigger that sees each row that is written, and changes nothing.
+    pub trigger: Option<&'static str>,
+    /// Whether it is refreshed while the search path is another.
+    pub is_qualified: bool,
 }
+
+/// Triggers of users on a stream table, by what is written between CREATE TRIGGER … and ON.
+const TRIGGERS: [&str; 4] = [
+    "BEFORE INSERT OR UPDATE OR DELETE",
+    "BEFORE UPDATE",
+    "AFTER INSERT OR UPDATE OR DELETE",
+    "AFTER DELETE",
+];
+
+/// Aggregates that are made where a query calls them.
+const AGGREGATES: [(&str, &str); 2] = [
+    ("total(", "CREATE AGGREGATE total (int) (SFUNC = int4pl, STYPE = int, INITCOND = '0')"),
+    ("longest(", "CREATE AGGREGATE longest (text) (SFUNC = text_larger, STYPE = text)"),
+];
 
 /// One step of a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,19 +128,20 @@ impl Case {
     pub fn random(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let random = &mut random;
-        let tables: Vec<_> =
+        let mut tables: Vec<_> =
             (1..=random.between(1, 4)).map(|number| Table::random(number, random)).collect();
         let metamorphic = random.chance(10);
+        if metamorphic {
+            // Which row gets which number depends on the order of the changes.
+            let is_identity = |it: &Table| matches!(&it.computed, Some((Computed::Identity, ..)));
+            tables.iter_mut().filter(|it| is_identity(it)).for_each(|it| it.computed = None);
+        }
         let without = if random.chance(50) { half(random) } else { Constructs::new() };
         let mut sources: Vec<_> = tables.iter().flat_map(Table::sources).collect();
         let mut views = Vec::new();
         let (mut view_is_open, mut view_may_fail) = (false, false);
         if random.chance(15) {
-            let mut view = query_without(&without, &sources, random);
-            // Written out by the rewriter, this names fields of records that a text cannot name.
-            while view.query.to_string().contains("SEARCH BREADTH") {
-                view = query_without(&without, &sources, random);
-            }
+            let view = query_without(&without, &sources, random);
             (view_is_open, view_may_fail) = (view.is_open, view.may_fail);
             let mut constructs = view.constructs;
             constructs.insert(Construct::View);
@@ -132,8 +151,13 @@ impl Case {
         }
         let mut stream_tables = Vec::new();
         for number in 1..=random.between(1, 3) {
-            let generated = query_without(&without, &sources, random);
-            let name = format!("st{number}");
+            let mut generated = query_without(&without, &sources, random);
+            rename_outputs(&mut generated, random);
+            let name = match random.below(10) {
+                0 => format!("\"St {number}\""),
+                1 => format!("\"{}ß{number}\"", "s".repeat(60)),
+                _ => format!("st{number}"),
+            };
             sources.push(Source {
                 name: name.clone(),
                 columns: generated.columns,
@@ -145,8 +169,25 @@ impl Case {
             let round = if metamorphic || random.chance(80) { 0 } else { random.below(2) };
             let may_fail = generated.may_fail || view_may_fail;
             let Generated { query, constructs, .. } = generated;
-            let one = StreamTable { name, query, comparison, round, may_fail, constructs };
-            stream_tables.push(one);
+            let trigger = random.chance(10).then(|| *random.pick(&TRIGGERS));
+            let is_qualified = random.chance(25);
+            stream_tables.push(StreamTable {
+                name,
+                query,
+                comparison,
+                round,
+                may_fail,
+                constructs,
+                trigger,
+                is_qualified,
+            });
+        }
+        // Who reads a stream table must be handed what is stored in it.
+        for at in 0..stream_tables.len() {
+            let name = format!(" {} ", stream_tables[at].name);
+            if stream_tables.iter().any(|it| it.query.to_string().contains(&name)) {
+                stream_tables[at].trigger = None;
+            }
         }
         let rounds = 0..random.between(2, 5);
         let mut rounds: Vec<_> = if metamorphic {
@@ -182,8 +223,9 @@ impl Case {
             && let Ok(mut session) = database.try_session()
         {
             let dropped = session.try_run(&format!(
-                "SET client_min_messages = error; SET statement_timeout = '20s'; DROP SCHEMA IF EXISTS {} CASCADE",
-                schemas.join(", ")
+                "SET client_min_messages = error; SET statement_timeout = '20s'; DROP SCHEMA IF EXISTS {0}, {1} CASCADE",
+                schemas.join(", "),
+                schemas.iter().map(|it| other_schema(it)).collect::<Vec<_>>().join(", ")
             ));
             if let (Err(error), None) = (dropped, &outcome.failure) {
                 outcome.failure = Some(unexpected(&error, "", "DROP SCHEMA ... CASCADE"));
@@ -201,7 +243,7 @@ impl Case {
     ) -> Result<(), Failure> {
         let sessions = database.try_session().and_then(|it| Ok((it, database.try_session()?)));
         let sessions = sessions.map_err(|error| unexpected(&error, "", "connecting"))?;
-        Runner::new(sessions, self, oracle, outcome).run(schema)
+        Runner::new(sessions, (self, schema), oracle, outcome).run()
     }
 
     /// The same changes, otherwise.
@@ -261,7 +303,21 @@ impl Case {
 
     /// The statements that set the case up, without the stream tables.
     pub(super) fn set_up(&self) -> Vec<String> {
-        let mut statements: Vec<_> = self.tables.iter().flat_map(Table::create).collect();
+        let mut statements: Vec<String> = Vec::new();
+        for need in self.tables.iter().flat_map(Table::needs) {
+            if !statements.iter().any(|it| it == need) {
+                statements.push(need.to_owned());
+            }
+        }
+        let queries = self.stream_tables.iter().map(|it| it.query.to_string());
+        let queries = queries.chain(self.views.iter().map(|it| it.query.to_string()));
+        let queries: String = queries.collect();
+        let called = AGGREGATES.iter().filter(|it| queries.contains(it.0));
+        statements.extend(called.map(|it| it.1.to_owned()));
+        statements.extend(self.tables.iter().flat_map(Table::create));
+        if self.stream_tables.iter().any(|it| it.trigger.is_some()) {
+            statements.push(TRIGGER_FUNCTION.to_owned());
+        }
         statements.extend(
             self.views.iter().map(|view| format!("CREATE VIEW {} AS {}", view.name, view.query)),
         );
@@ -272,6 +328,9 @@ impl Case {
     pub fn script(&self, failure: &Failure) -> String {
         let mut lines = vec![format!("-- {}", failure.kind)];
         lines.extend(failure.message.lines().map(|line| format!("--   {line}")));
+        if self.tables.iter().any(|it| it.is_elsewhere) {
+            lines.push(format!("CREATE SCHEMA {OTHER_SCHEMA};"));
+        }
         lines.extend(self.set_up().into_iter().map(|sql| sql + ";"));
         for round in 0..=self.rounds.len() {
             for one in self.stream_tables.iter().filter(|one| one.round == round) {
@@ -279,6 +338,7 @@ impl Case {
                     "SELECT pgstream.create_stream_table('{}', $q${}$q$, '1d');",
                     one.name, one.query
                 ));
+                lines.extend(one.create_trigger().map(|it| it + ";"));
             }
             lines.extend(self.rounds.get(round).into_iter().flatten().map(Step::script));
         }
@@ -286,7 +346,59 @@ impl Case {
             lines.push(format!("SELECT * FROM {} ORDER BY 1;", one.name));
             lines.push(format!("{};", one.query));
         }
-        lines.join("\n") + "\n"
+        in_schema(&(lines.join("\n") + "\n"), "public")
+    }
+}
+
+impl StreamTable {
+    pub fn create_trigger(&self) -> Option<String> {
+        let trigger = self.trigger?;
+        Some(format!(
+            "CREATE TRIGGER pgs_look {trigger} ON {} FOR EACH ROW EXECUTE FUNCTION pgs_look()",
+            self.name
+        ))
+    }
+}
+
+const TRIGGER_FUNCTION: &str = "CREATE FUNCTION pgs_look() RETURNS trigger LANGUAGE plpgsql AS $f$
+  BEGIN IF TG_OP = 'DELETE' THEN RETURN OLD; END IF; RETURN NEW; END $f$";
+
+/// The second schema of a case that runs in `schema`.
+pub fn other_schema(schema: &str) -> String {
+    format!("{schema}_other")
+}
+
+/// A text of the case as it runs in `schema`.
+pub fn in_schema(sql: &str, schema: &str) -> String {
+    sql.replace(OTHER_SCHEMA, &other_schema(schema))
+}
+
+/// Gives some of the columns names that need care.
+fn rename_outputs(generated: &mut Generated, random: &mut Random) {
+    const NAMES: [&str; 10] = [
+        "w",
+        "n",
+        "rid",
+        "k0",
+        "\"select\"",
+        "\"Up Low\"",
+        "\"q\"\"t\"",
+        "\"ü.1\"",
+        "s0_sum",
+        "ctid_",
+    ];
+    let Body::Select(select) = &mut generated.query.body else { return };
+    if !random.chance(20) {
+        return;
+    }
+    let first = random.below(NAMES.len());
+    let named = select.items.iter_mut().zip(&mut generated.columns).enumerate();
+    for (at, (item, column)) in named.take(NAMES.len()) {
+        if random.chance(60) {
+            let name = NAMES[(first + at) % NAMES.len()];
+            name.clone_into(&mut item.1);
+            name.clone_into(&mut column.0);
+        }
     }
 }
 

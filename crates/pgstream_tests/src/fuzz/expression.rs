@@ -19,6 +19,15 @@ impl Scope {
         (!fitting.is_empty()).then(|| random.pick(&fitting).sql.clone())
     }
 
+    /// Something of the type that can be made of a column of another type.
+    fn part(&self, kind: Type, random: &mut Random) -> Option<String> {
+        let parts = self.0.iter().flat_map(|column| {
+            kind.parts_of(column.kind).into_iter().map(|part| part.replace("{}", &column.sql))
+        });
+        let parts: Vec<_> = parts.collect();
+        (!parts.is_empty()).then(|| random.pick(&parts).clone())
+    }
+
     pub fn any(&self, random: &mut Random) -> Column {
         random.pick(&self.0).clone()
     }
@@ -32,7 +41,12 @@ impl Scope {
 pub fn expression(scope: &Scope, kind: Type, depth: usize, random: &mut Random) -> String {
     let leaf = |random: &mut Random| match scope.of(kind, random) {
         Some(column) if random.chance(80) => column,
-        _ if random.chance(5) => format!("NULL::{}", kind.sql()),
+        _ if random.chance(40)
+            && let Some(part) = scope.part(kind, random) =>
+        {
+            part
+        }
+        _ if random.chance(5) && !kind.is_never_null() => format!("NULL::{}", kind.sql()),
         _ => kind.literal(random),
     };
     if depth == 0 || random.chance(35) {
@@ -88,7 +102,7 @@ fn operation(kind: Type, inner: impl Fn(&mut Random) -> String, random: &mut Ran
         Type::Timestamp => format!("({a} + '1 hour'::interval)"),
         Type::Bool => format!("(NOT {a})"),
         Type::Jsonb => format!("({a} -> 'a')"),
-        Type::Fixed | Type::Varchar | Type::Char | Type::Uuid | Type::IntArray => a,
+        Type::Fixed | Type::Varchar | Type::Char | Type::Uuid | Type::Of(_) => a,
     }
 }
 
@@ -113,19 +127,22 @@ pub fn bool_expression(scope: &Scope, depth: usize, random: &mut Random) -> Stri
     } else {
         kind.literal(random)
     };
+    if !kind.has_equality() {
+        return format!("({x} IS {}NULL)", random.pick(&["", "NOT "]));
+    }
     match random.below(9) {
         0 => format!("({x} IS NULL)"),
         1 => format!("({x} IS NOT NULL)"),
         2 => format!("({x} IS DISTINCT FROM {other})"),
         3 => format!("({x} IN ({other}, {}))", kind.literal(random)),
-        4 if kind != Type::Jsonb && kind != Type::Bool => {
+        4 if kind.has_order() && kind != Type::Bool => {
             format!("({x} BETWEEN {} AND {other})", kind.literal(random))
         }
         5 if kind == Type::Text => format!("({x} LIKE 'a%')"),
         5 if kind == Type::Bool => format!("({x} IS NOT TRUE)"),
         6 => format!("({x} <> {other})"),
-        7 if kind != Type::Jsonb => format!("({x} > {other})"),
-        8 if kind != Type::Jsonb => format!("({x} <= {other})"),
+        7 if kind.has_order() => format!("({x} > {other})"),
+        8 if kind.has_order() => format!("({x} <= {other})"),
         _ => format!("({x} = {other})"),
     }
 }

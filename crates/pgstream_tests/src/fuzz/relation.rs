@@ -228,7 +228,7 @@ impl Generator<'_> {
 }
 
 fn is_joinable(l: &Column, r: &Column) -> bool {
-    l.kind == r.kind
+    (l.kind == r.kind && l.kind.has_equality())
         || matches!(
             (l.kind, r.kind),
             (Type::Int, Type::BigInt)

@@ -1,6 +1,8 @@
 //! How a case runs.
 
-use super::case::{Case, Failure, Oracle, Outcome, Step, StreamTable, unexpected};
+use super::case::{
+    Case, Failure, Oracle, Outcome, Step, StreamTable, in_schema, other_schema, unexpected,
+};
 use crate::{
     oracle,
     session::{Session, SqlError},
@@ -26,6 +28,7 @@ pub(super) struct Runner<'a> {
     /// The second session.
     other: Session,
     case: &'a Case,
+    schema: String,
     oracle: Oracle,
     outcome: &'a mut Outcome,
     /// The stream tables that were created.
@@ -39,7 +42,7 @@ pub(super) struct Runner<'a> {
 impl<'a> Runner<'a> {
     pub fn new(
         (session, other): (Session, Session),
-        case: &'a Case,
+        (case, schema): (&'a Case, &str),
         oracle: Oracle,
         outcome: &'a mut Outcome,
     ) -> Self {
@@ -47,6 +50,7 @@ impl<'a> Runner<'a> {
             session,
             other,
             case,
+            schema: schema.to_owned(),
             oracle,
             outcome,
             present: Vec::new(),
@@ -55,14 +59,16 @@ impl<'a> Runner<'a> {
         }
     }
 
-    pub fn run(&mut self, schema: &str) -> Result<(), Failure> {
+    pub fn run(&mut self) -> Result<(), Failure> {
+        let schema = self.schema.clone();
         let settings = format!(
-            "SET search_path = {schema}; SET statement_timeout = '20s'; SET lock_timeout = '300ms'; SET client_min_messages = error"
+            "SET search_path = {schema}, public; SET statement_timeout = '20s'; SET lock_timeout = '300ms'; SET client_min_messages = error"
         );
-        let set = format!("CREATE SCHEMA {schema}; {settings}");
+        let other = other_schema(&schema);
+        let set = format!("CREATE SCHEMA {schema}; CREATE SCHEMA {other}; {settings}");
         self.other.try_run(&settings).map_err(|error| unexpected(&error, "", &settings))?;
         for sql in std::iter::once(set).chain(self.case.set_up()) {
-            if let Err(error) = self.session.try_run(&sql) {
+            if let Err(error) = self.session.try_run(&in_schema(&sql, &schema)) {
                 if error.code == "08006" {
                     return Err(unexpected(&error, "", &sql));
                 }
@@ -89,7 +95,7 @@ impl<'a> Runner<'a> {
     }
 
     fn create(&mut self, one: &'a StreamTable) -> Result<(), Failure> {
-        let query = one.query.to_string();
+        let query = self.query_of(one);
         if let Some(reason) = self.unusable(&query)? {
             self.outcome.unusable.push(reason);
             return Ok(());
@@ -99,7 +105,14 @@ impl<'a> Runner<'a> {
                 self.outcome.created += 1;
                 self.present.push(one);
                 self.note(one)?;
-                self.compare(one, "creation")
+                self.compare(one, "creation")?;
+                match one.create_trigger() {
+                    Some(sql) => {
+                        let done = self.session.try_run(&sql);
+                        done.map_err(|error| unexpected(&error, &one.name, &sql))
+                    }
+                    None => Ok(()),
+                }
             }
             Err(error) if error.code == "0A000" => {
                 self.outcome.refused.push(error.message);
@@ -114,6 +127,10 @@ impl<'a> Runner<'a> {
             Err(error) if error.code == "42P01" && one.round > 0 => Ok(()),
             Err(error) => Err(unexpected(&error, &one.name, "create_stream_table")),
         }
+    }
+
+    fn query_of(&self, one: &StreamTable) -> String {
+        in_schema(&one.query.to_string(), &self.schema)
     }
 
     fn step(&mut self, step: &Step) -> Result<(), Failure> {
@@ -149,7 +166,7 @@ impl<'a> Runner<'a> {
         }
         // A statement that fails takes its transaction along, unless it has a savepoint.
         let in_transaction = self.session.try_run("SAVEPOINT pgs_statement").is_ok();
-        let done = self.session.try_run(sql);
+        let done = self.session.try_run(&in_schema(sql, &self.schema));
         if in_transaction {
             let end =
                 if done.is_ok() { "RELEASE pgs_statement" } else { "ROLLBACK TO pgs_statement" };
@@ -168,10 +185,24 @@ impl<'a> Runner<'a> {
         self.outcome.refreshes += 1;
         let before =
             oracle::last_refresh_id(&mut self.session, &one.name).map_err(|it| failed(&it))?;
-        let sql = format!("SELECT pgstream.refresh_stream_table('{}')", one.name);
+        let sql = match one.is_qualified {
+            true => format!("SELECT pgstream.refresh_stream_table('{}.{}')", self.schema, one.name),
+            false => format!("SELECT pgstream.refresh_stream_table('{}')", one.name),
+        };
         // In a transaction, an error must leave the changes in place.
         let in_transaction = self.session.try_run("SAVEPOINT pgs_refresh").is_ok();
+        let set_path = |it: &mut Self, path: &str| {
+            let sql = format!("SET search_path = {path}");
+            it.session.try_run(&sql).map_err(|error| failed(&error))
+        };
+        if one.is_qualified {
+            set_path(self, &other_schema(&self.schema))?;
+        }
         let done = self.session.try_run(&sql);
+        if one.is_qualified && (done.is_ok() || !in_transaction) {
+            let path = format!("{}, public", self.schema);
+            set_path(self, &path)?;
+        }
         if in_transaction {
             let end = if done.is_ok() { "RELEASE pgs_refresh" } else { "ROLLBACK TO pgs_refresh" };
             self.session.try_run(end).map_err(|error| failed(&error))?;
@@ -250,15 +281,17 @@ impl<'a> Runner<'a> {
     fn query_fails(&mut self, one: &StreamTable, or_is_slow: bool) -> bool {
         let _ = self.session.try_run("SAVEPOINT pgs_query");
         let start = std::time::Instant::now();
-        let fails = self.session.try_rows(&one.query.to_string()).is_err();
+        let fails = self.session.try_rows(&self.query_of(one)).is_err();
         let _ = self.session.try_run("ROLLBACK TO pgs_query");
         fails || (or_is_slow && start.elapsed() > std::time::Duration::from_secs(2))
     }
 
     fn compare(&mut self, one: &StreamTable, after: &str) -> Result<(), Failure> {
         let query = match self.oracle {
-            Oracle::Query => one.query.to_string(),
-            Oracle::Wrong => format!("SELECT * FROM ({}) AS pgs_wrong OFFSET 1", one.query),
+            Oracle::Query => self.query_of(one),
+            Oracle::Wrong => {
+                format!("SELECT * FROM ({}) AS pgs_wrong OFFSET 1", self.query_of(one))
+            }
         };
         let in_transaction = self.session.try_run("SAVEPOINT pgs_compare").is_ok();
         let difference = oracle::difference(&mut self.session, &one.name, &query, one.comparison);

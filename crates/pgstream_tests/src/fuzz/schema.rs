@@ -7,8 +7,11 @@ use super::{
     expression::{Column, Scope, bool_expression, expression},
     query::Source,
     random::Random,
-    value::{COLUMN_TYPES, Type},
+    value::Type,
 };
+
+/// Stands for the second schema of a case.
+pub const OTHER_SCHEMA: &str = "@other@";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
@@ -17,10 +20,23 @@ pub enum Key {
     Unique(Vec<usize>),
 }
 
+/// A last column that nobody writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Computed {
+    Stored,
+    Virtual,
+    Identity,
+}
+
 #[derive(Clone, Debug)]
 pub struct Table {
+    /// Without schema.
     pub name: String,
+    /// Whether it is in the second schema.
+    pub is_elsewhere: bool,
     pub columns: Vec<(String, Type)>,
+    /// With its name, type and expression.
+    pub computed: Option<(Computed, String, Type, String)>,
     pub key: Key,
     /// The column of PARTITION BY HASH; the partitions are `<name>_p0` to `_p2`.
     pub partition_by: Option<usize>,
@@ -36,8 +52,7 @@ impl Table {
     pub fn random(number: usize, random: &mut Random) -> Self {
         let mut columns: Vec<(String, Type)> = Vec::new();
         while columns.len() < 2 || (columns.len() < 5 && random.chance(60)) {
-            let kind = *random.pick(COLUMN_TYPES);
-            let name = format!("{}{}", kind.prefix(), random.between(1, 2));
+            let (name, kind) = random_column(random);
             if columns.iter().all(|(other, _)| *other != name) {
                 columns.push((name, kind));
             }
@@ -62,14 +77,34 @@ impl Table {
             Key::Primary(columns) | Key::Unique(columns) => columns[0],
             Key::None => random.below(columns.len()),
         });
-        let partition_by = partition_by.filter(|&at| columns[at].1 != Type::Jsonb);
+        let is_hashable = |kind: Type| !matches!(kind, Type::Jsonb | Type::Of(_));
+        let partition_by = partition_by.filter(|&at| is_hashable(columns[at].1));
         // The child has no key.
         let has_child = partition_by.is_none() && key == Key::None && random.chance(20);
-        let name = format!("t{number}");
-        let index =
-            random.chance(40).then(|| [random.below(columns.len()), random.below(columns.len())]);
+        let name = match random.below(8) {
+            0 => format!("\"T {number}\""),
+            1 => format!("\"tä{number}\""),
+            2 => format!("\"{}{number}\"", "t".repeat(59)),
+            _ => format!("t{number}"),
+        };
+        let is_elsewhere = random.chance(15);
+        let computed = random.chance(15).then(|| computed_column(&columns, random)).flatten();
+        // Of types with an order.
+        let ordered: Vec<usize> = (0..columns.len()).filter(|&at| columns[at].1.has_order()).collect();
+        let index = (!ordered.is_empty() && random.chance(40))
+            .then(|| [*random.pick(&ordered), *random.pick(&ordered)]);
         let rows = Vec::new();
-        let mut table = Self { name, columns, key, partition_by, has_child, index, rows };
+        let mut table = Self {
+            name,
+            is_elsewhere,
+            columns,
+            computed,
+            key,
+            partition_by,
+            has_child,
+            index,
+            rows,
+        };
         for _ in 0..random.between(0, 10) {
             let row = table.row(random);
             table.rows.push(row);
@@ -109,10 +144,53 @@ impl Table {
         names.join(", ")
     }
 
+    /// As FROM names it.
+    pub fn qualified(&self) -> String {
+        self.derived("")
+    }
+
+    /// The qualified name of a partition or child.
+    fn derived(&self, suffix: &str) -> String {
+        let name = match self.name.strip_suffix('"') {
+            Some(name) => format!("{name}{suffix}\""),
+            None => format!("{}{suffix}", self.name),
+        };
+        if self.is_elsewhere { format!("{OTHER_SCHEMA}.{name}") } else { name }
+    }
+
+    /// The columns that are written.
+    fn column_list(&self) -> String {
+        let names: Vec<_> = self.columns.iter().map(|it| it.0.as_str()).collect();
+        names.join(", ")
+    }
+
+    /// What must be there before it is made.
+    pub fn needs(&self) -> Vec<&'static str> {
+        let needs = |kind: &Type| match kind {
+            Type::Of(simple) => simple.needs,
+            _ => &[],
+        };
+        self.columns.iter().flat_map(|it| needs(&it.1)).copied().collect()
+    }
+
     pub fn create(&self) -> Vec<String> {
-        let mut sql = format!("CREATE TABLE {} (", self.name);
-        let columns: Vec<_> =
-            self.columns.iter().map(|(name, kind)| format!("{name} {}", kind.sql())).collect();
+        let table = self.qualified();
+        let mut sql = format!("CREATE TABLE {table} (");
+        let columns = self.columns.iter();
+        let mut columns: Vec<_> =
+            columns.map(|(name, kind)| format!("{name} {}", kind.column_sql())).collect();
+        columns.extend(self.computed.iter().map(|(computed, name, kind, expression)| {
+            let kind = kind.column_sql();
+            match computed {
+                Computed::Stored => {
+                    format!("{name} {kind} GENERATED ALWAYS AS ({expression}) STORED")
+                }
+                Computed::Virtual => {
+                    format!("{name} {kind} GENERATED ALWAYS AS ({expression}) VIRTUAL")
+                }
+                Computed::Identity => format!("{name} {kind} GENERATED BY DEFAULT AS IDENTITY"),
+            }
+        }));
         sql.push_str(&columns.join(", "));
         match &self.key {
             Key::None => {}
@@ -128,25 +206,21 @@ impl Table {
             statements.push(sql);
             for part in 0..3 {
                 statements.push(format!(
-                    "CREATE TABLE {0}_p{part} PARTITION OF {0} FOR VALUES WITH (MODULUS 3, REMAINDER {part})",
-                    self.name
+                    "CREATE TABLE {} PARTITION OF {table} FOR VALUES WITH (MODULUS 3, REMAINDER {part})",
+                    self.derived(&format!("_p{part}"))
                 ));
             }
         } else {
             statements.push(sql);
         }
         if self.has_child {
-            statements.push(format!("CREATE TABLE {0}_c () INHERITS ({0})", self.name));
+            statements.push(format!("CREATE TABLE {} () INHERITS ({table})", self.derived("_c")));
         }
         if !self.rows.is_empty() {
             let rows: Vec<_> =
                 self.rows.iter().map(|row| format!("({})", row.join(", "))).collect();
             let conflict = if self.key == Key::None { "" } else { " ON CONFLICT DO NOTHING" };
-            statements.push(format!(
-                "INSERT INTO {} VALUES {}{conflict}",
-                self.name,
-                rows.join(", ")
-            ));
+            statements.push(format!("INSERT INTO {table} VALUES {}{conflict}", rows.join(", ")));
         }
         if let Some(index) = self.index {
             let [key, by] = index.map(|it| self.columns[it].0.as_str());
@@ -154,40 +228,46 @@ impl Table {
             statements.push(format!("CREATE INDEX ON {} ({by})", self.name));
         }
         if self.has_child && !self.rows.is_empty() {
-            let copy = "INSERT INTO {0}_c SELECT * FROM ONLY {0} LIMIT 2";
-            statements.push(copy.replace("{0}", &self.name));
+            let columns = self.column_list();
+            let child = self.derived("_c");
+            statements.push(format!(
+                "INSERT INTO {child} ({columns}) SELECT {columns} FROM ONLY {table} LIMIT 2"
+            ));
         }
         statements
     }
 
     /// What FROM can name.
     pub fn sources(&self) -> Vec<Source> {
+        let computed = self.computed.iter().map(|(_, name, kind, _)| (name.clone(), *kind));
+        let columns: Vec<_> = self.columns.iter().cloned().chain(computed).collect();
         let source = |name: String, constructs: &[Construct]| Source {
             name,
-            columns: self.columns.clone(),
+            columns: columns.clone(),
             is_table: true,
             constructs: constructs.iter().copied().collect(),
         };
         if self.has_child {
-            let parent = source(self.name.clone(), &[Construct::Inheritance]);
+            let parent = source(self.qualified(), &[Construct::Inheritance]);
             let mut all = vec![parent; 6];
-            all.push(source(format!("ONLY {}", self.name), &[]));
+            all.push(source(format!("ONLY {}", self.qualified()), &[]));
             return all;
         }
         let is_partitioned = self.partition_by.is_some();
         let constructs = if is_partitioned { &[Construct::Partitioned][..] } else { &[] };
-        vec![source(self.name.clone(), constructs)]
+        vec![source(self.qualified(), constructs)]
     }
 
     pub fn is_mentioned_in(&self, sql: &str) -> bool {
-        let table = &self.name;
+        let table = self.qualified();
         sql.contains(&format!(" {table} "))
             || sql.contains(&format!(" {table}."))
-            || sql.contains(&format!(" {table}_p"))
-            || sql.contains(&format!(" {table}_c"))
+            || sql.contains(&format!(" {}", self.derived("_p").trim_end_matches('"')))
+            || sql.contains(&format!(" {}", self.derived("_c")))
             || sql.ends_with(&format!(" {table}"))
     }
 
+    /// The columns that expressions may name.
     pub fn scope(&self) -> Scope {
         Scope(
             self.columns
@@ -215,21 +295,22 @@ impl Table {
             1 => self.insert_from_itself(random),
             2 => self.update(random),
             3 => self.update_key(random),
-            4 => format!("DELETE FROM {} WHERE {}", self.name, self.condition(random)),
+            4 => format!("DELETE FROM {} WHERE {}", self.qualified(), self.condition(random)),
             5 if self.partition_by.is_none() => format!(
                 "DELETE FROM {0} WHERE ctid = (SELECT min(ctid) FROM {0} WHERE {1})",
-                self.name,
+                self.qualified(),
                 self.condition(random)
             ),
             5 => self.change_partition(random),
-            6 => format!("DELETE FROM {}", self.name),
+            6 => format!("DELETE FROM {}", self.qualified()),
             7 => format!(
-                "WITH gone AS (DELETE FROM {0} WHERE {1} RETURNING *) INSERT INTO {0} SELECT * FROM gone",
-                self.name,
-                self.condition(random)
+                "WITH gone AS (DELETE FROM {0} WHERE {1} RETURNING *) INSERT INTO {0} ({2}) SELECT {2} FROM gone",
+                self.qualified(),
+                self.condition(random),
+                self.column_list()
             ),
             8 => self.merge(random),
-            _ => format!("TRUNCATE {}", self.name),
+            _ => format!("TRUNCATE {}", self.qualified()),
         }
     }
 
@@ -264,9 +345,9 @@ impl Table {
         };
         let target = match self.partition_by {
             // Directly into a partition: it fits in one of three.
-            Some(_) if random.chance(10) => format!("{}_p{}", self.name, random.below(3)),
-            None if self.has_child && random.chance(45) => format!("{}_c", self.name),
-            _ => self.name.clone(),
+            Some(_) if random.chance(10) => self.derived(&format!("_p{}", random.below(3))),
+            None if self.has_child && random.chance(45) => self.derived("_c"),
+            _ => self.qualified(),
         };
         format!("INSERT INTO {target} VALUES {}{conflict}", rows.join(", "))
     }
@@ -286,10 +367,11 @@ impl Table {
             .collect();
         let conflict = if self.key == Key::None { "" } else { " ON CONFLICT DO NOTHING" };
         format!(
-            "INSERT INTO {0} SELECT {1} FROM {0} WHERE {2} LIMIT 3{conflict}",
-            self.name,
+            "INSERT INTO {0} ({3}) SELECT {1} FROM {0} WHERE {2} LIMIT 3{conflict}",
+            self.qualified(),
             items.join(", "),
-            self.condition(random)
+            self.condition(random),
+            self.column_list()
         )
     }
 
@@ -307,10 +389,12 @@ impl Table {
         let value = if *kind == Type::Char { format!("({value})::char(4)") } else { value };
         let target = match self.partition_by {
             Some(part) if part != column && random.chance(30) => {
-                format!("{}_p{} AS {}", self.name, random.below(3), self.name)
+                format!("{} AS {}", self.derived(&format!("_p{}", random.below(3))), self.name)
             }
-            None if self.has_child && random.chance(20) => format!("{0}_c AS {0}", self.name),
-            _ => self.name.clone(),
+            None if self.has_child && random.chance(20) => {
+                format!("{} AS {}", self.derived("_c"), self.name)
+            }
+            _ => self.qualified(),
         };
         format!("UPDATE {target} SET {name} = {value} WHERE {}", self.condition(random))
     }
@@ -322,7 +406,7 @@ impl Table {
         };
         format!(
             "UPDATE {0} SET {1} = {2} WHERE {3}",
-            self.name,
+            self.qualified(),
             self.columns[column].0,
             self.value(column, random),
             self.condition(random)
@@ -330,22 +414,24 @@ impl Table {
     }
 
     fn change_partition(&self, random: &mut Random) -> String {
-        let part = random.below(3);
-        format!("DELETE FROM {0}_p{part} AS {0} WHERE {1}", self.name, self.condition(random))
+        let part = self.derived(&format!("_p{}", random.below(3)));
+        format!("DELETE FROM {part} AS {} WHERE {}", self.name, self.condition(random))
     }
 
     fn merge(&self, random: &mut Random) -> String {
         let column = random.below(self.columns.len());
         let (name, kind) = &self.columns[column];
-        if *kind == Type::Jsonb {
+        if !kind.has_order() {
             return self.update(random);
         }
         let update = random.below(self.columns.len());
         format!(
-            "MERGE INTO {table} USING (SELECT {value} AS v) AS s ON {table}.{name} = s.v
+            "MERGE INTO {target_table} USING (SELECT {value} AS v) AS s ON {table}.{name} = s.v
   WHEN MATCHED AND {condition} THEN DELETE
   WHEN MATCHED THEN UPDATE SET {target} = {new}
-  WHEN NOT MATCHED THEN INSERT VALUES ({row})",
+  WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({row})",
+            columns = self.column_list(),
+            target_table = self.qualified(),
             table = self.name,
             value = self.columns[column].1.literal(random),
             condition = self.condition(random),
@@ -354,4 +440,64 @@ impl Table {
             row = self.row(random).join(", "),
         )
     }
+}
+
+/// Names that are the engine's own, or that need care. Columns of one name have one type.
+const NAMES: &[(&str, Type)] = &[
+    ("w", Type::Int),
+    ("n", Type::BigInt),
+    ("k0", Type::Text),
+    ("rid", Type::BigInt),
+    ("c0", Type::Int),
+    ("c1", Type::Text),
+    ("v0", Type::Numeric),
+    ("o0", Type::Int),
+    ("t1", Type::Int),
+    ("g", Type::Text),
+    ("s", Type::Int),
+    ("d", Type::Date),
+    ("ordinal", Type::BigInt),
+    ("e0", Type::Numeric),
+    ("__pgs_row_id", Type::BigInt),
+    ("__pgs_count", Type::Int),
+    ("__pgs_keys", Type::Text),
+    ("\"select\"", Type::Int),
+    ("\"Mixed Case\"", Type::Text),
+    ("\"quo\"\"te\"", Type::Int),
+    ("\"a.b\"", Type::Int),
+    ("\"#1\"", Type::Int),
+    ("\"$1\"", Type::Text),
+    ("\"CTID\"", Type::Int),
+    ("\"naïve ☃\"", Type::Bool),
+    ("\"123456789_123456789_123456789_123456789_123456789_123456789_123\"", Type::Int),
+    ("\"123456789_123456789_123456789_123456789_123456789_123456789_124\"", Type::Int),
+    ("new_i1", Type::Int),
+    ("xid", Type::Int),
+    ("action", Type::Text),
+    ("lsn", Type::Int),
+];
+
+fn random_column(random: &mut Random) -> (String, Type) {
+    if random.chance(12) {
+        let (name, kind) = *random.pick(NAMES);
+        return (name.to_owned(), kind);
+    }
+    let kind = Type::random(random);
+    (format!("{}{}", kind.prefix(), random.between(1, 2)), kind)
+}
+
+fn computed_column(
+    columns: &[(String, Type)],
+    random: &mut Random,
+) -> Option<(Computed, String, Type, String)> {
+    let computed = *random.pick(&[Computed::Stored, Computed::Virtual, Computed::Identity]);
+    let fit = |kind: &Type| matches!(kind, Type::Int | Type::Text | Type::Bool | Type::Numeric);
+    let (name, kind) = columns.iter().find(|it| fit(&it.1))?;
+    Some(match (computed, kind) {
+        (Computed::Identity, _) => (computed, "gi".to_owned(), Type::BigInt, String::new()),
+        (_, Type::Int) => (computed, "gn".to_owned(), Type::Int, format!("{name} % 3")),
+        (_, Type::Text) => (computed, "gx".to_owned(), Type::Text, format!("left({name}, 1)")),
+        (_, Type::Bool) => (computed, "gb".to_owned(), Type::Bool, format!("{name} IS NOT TRUE")),
+        _ => (computed, "gu".to_owned(), Type::Numeric, format!("coalesce({name}, 0)")),
+    })
 }

@@ -83,7 +83,7 @@ impl Generator<'_> {
             .0
             .iter()
             .flat_map(|outer| scope.0.iter().map(move |inner| (outer, inner)))
-            .filter(|(outer, inner)| outer.kind == inner.kind)
+            .filter(|(outer, inner)| outer.kind == inner.kind && outer.kind.has_equality())
             .map(|(outer, inner)| (outer.sql.clone(), inner.sql.clone()))
             .collect();
         if pairs.is_empty() {
@@ -193,6 +193,9 @@ impl Generator<'_> {
         let mut keys = Vec::new();
         for _ in 0..self.random.between(1, 3) {
             let (sql, kind) = self.item(scope);
+            if !kind.has_equality() {
+                continue;
+            }
             self.is_open |= kind.is_open();
             if self.random.chance(85) {
                 push_item(select, columns, sql.clone().into(), kind);
@@ -302,7 +305,9 @@ impl Generator<'_> {
             expression(scope, column.kind, 1, self.random)
         };
         let (sql, kind) = self.aggregate_of(&argument, column.kind);
-        if self.random.chance(15) {
+        // FILTER belongs to a call, which is not all that some are.
+        let is_call = sql.ends_with(')') && !sql.starts_with('(') && !sql.contains(" - count");
+        if is_call && self.random.chance(15) {
             let condition = bool_expression(scope, 1, self.random);
             (format!("{sql} FILTER (WHERE {condition})"), kind)
         } else {
@@ -325,11 +330,11 @@ impl Generator<'_> {
                 self.met(Construct::Extremum);
                 self.is_open |= kind.is_open();
                 let name = if self.random.chance(50) { "min" } else { "max" };
-                (format!("{name}({x})"), if kind == Type::Varchar { Type::Text } else { kind })
+                (format!("{name}({x})"), kind.extreme().expect("it has extremes"))
             }
             (4, Type::Float) => (format!("avg({x})"), Type::Float),
             (4, kind) if kind.is_number() => (format!("avg({distinct}{x})"), Type::Numeric),
-            (5 | 4 | 2, Type::Int | Type::Text) => {
+            (5 | 4 | 2, Type::Int | Type::Text | Type::Of(_)) => {
                 self.met(Construct::Rescanned);
                 self.rescanned(x, kind)
             }
@@ -347,10 +352,19 @@ impl Generator<'_> {
 
     fn rescanned(&mut self, x: &str, kind: Type) -> (String, Type) {
         if kind == Type::Text {
-            return (format!("string_agg({x}, '/' ORDER BY {x})"), Type::Text);
+            return match self.random.below(3) {
+                0 => (format!("longest({x})"), Type::Text),
+                _ => (format!("string_agg({x}, '/' ORDER BY {x})"), Type::Text),
+            };
         }
-        match self.random.below(6) {
-            0 => (format!("array_agg({x} ORDER BY {x})"), Type::IntArray),
+        if kind != Type::Int {
+            return (format!("(array_agg({x} ORDER BY {x}::text))::text"), Type::Text);
+        }
+        match self.random.below(9) {
+            0 => (format!("array_agg({x} ORDER BY {x})::text"), Type::Text),
+            6 => (format!("total({x})"), Type::Int),
+            7 => (format!("count(DISTINCT {x}) - count(DISTINCT {x} % 2)"), Type::BigInt),
+            8 => (format!("cume_dist(1) WITHIN GROUP (ORDER BY {x})"), Type::Float),
             1 => (format!("stddev_pop({x})"), Type::Numeric),
             2 => (format!("percentile_disc(0.5) WITHIN GROUP (ORDER BY {x})"), Type::Int),
             3 => (format!("rank(2) WITHIN GROUP (ORDER BY {x})"), Type::BigInt),

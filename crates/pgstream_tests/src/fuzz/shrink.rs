@@ -158,6 +158,9 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
         for query in smaller_queries(&one.query) {
             add(&|it| it.stream_tables[at].query = query.clone());
         }
+        if one.trigger.is_some() {
+            add(&|it| it.stream_tables[at].trigger = None);
+        }
     }
     for (at, view) in case.views.iter().enumerate() {
         for query in smaller_queries(&view.query) {
@@ -170,6 +173,9 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
         }
         if table.index.is_some() {
             add(&|it| it.tables[at].index = None);
+        }
+        if table.computed.is_some() {
+            add(&|it| it.tables[at].computed = None);
         }
         if table.partition_by.is_some() {
             add(&|it| it.tables[at].partition_by = None);

@@ -37,6 +37,7 @@ impl Generator<'_> {
     pub fn sub_link(&mut self, scope: &Scope, depth: usize) -> Sql {
         let depth = depth.min(1);
         let column = (!scope.0.is_empty()).then(|| scope.any(self.random));
+        let column = column.filter(|it| it.kind.has_equality());
         let choice = self.random.below(10);
         let Some(column) = column.filter(|_| choice > 1) else {
             let (query, _) = self.inside(scope, |it| it.query(depth, false));

@@ -1,6 +1,9 @@
 //! Types, and literals from small domains, so that joins and groups collide.
 
-use super::random::Random;
+use super::{
+    random::Random,
+    types::{SIMPLES, Simple},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
@@ -19,10 +22,11 @@ pub enum Type {
     Bool,
     Jsonb,
     Uuid,
-    IntArray,
+    /// One of the many others.
+    Of(&'static Simple),
 }
 
-pub const COLUMN_TYPES: &[Type] = &[
+const COLUMN_TYPES: &[Type] = &[
     Type::Int,
     Type::Int,
     Type::Int,
@@ -57,8 +61,39 @@ impl Type {
             Self::Bool => "boolean",
             Self::Jsonb => "jsonb",
             Self::Uuid => "uuid",
-            Self::IntArray => "int[]",
+            Self::Of(simple) => simple.sql,
         }
+    }
+
+    /// The type of a column that is made.
+    pub fn column_sql(self) -> &'static str {
+        match self {
+            Self::Of(simple) => simple.column,
+            other => other.sql(),
+        }
+    }
+
+    /// The type of a random column.
+    pub fn random(random: &mut Random) -> Self {
+        if random.chance(35) { Self::Of(*random.pick(SIMPLES)) } else { *random.pick(COLUMN_TYPES) }
+    }
+
+    pub fn has_equality(self) -> bool {
+        !matches!(self, Self::Of(Simple { equality: false, .. }))
+    }
+
+    pub fn has_order(self) -> bool {
+        !matches!(self, Self::Jsonb | Self::Of(Simple { order: false, .. }))
+    }
+
+    pub fn is_never_null(self) -> bool {
+        matches!(self, Self::Of(Simple { not_null: true, .. }))
+    }
+
+    /// Expressions of this type around a value of type `from`, with `{}` for that.
+    pub fn parts_of(self, from: Self) -> Vec<&'static str> {
+        let Self::Of(simple) = from else { return Vec::new() };
+        simple.parts.iter().filter(|it| it.1 == self).map(|it| it.0).collect()
     }
 
     /// The first letters of the names of its columns; columns of one name have one type.
@@ -77,13 +112,13 @@ impl Type {
             Self::Bool => "b",
             Self::Jsonb => "j",
             Self::Uuid => "u",
-            Self::IntArray => "ia",
+            Self::Of(simple) => simple.prefix,
         }
     }
 
     /// Whether equal values may look different (1.0 and 1.00, 0 and -0).
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Numeric | Self::Float)
+        matches!(self, Self::Numeric | Self::Float | Self::Of(Simple { open: true, .. }))
     }
 
     pub fn may_be_key(self) -> bool {
@@ -96,6 +131,7 @@ impl Type {
                 | Self::Uuid
                 | Self::Varchar
                 | Self::Fixed
+                | Self::Of(Simple { order: true, not_null: false, .. })
         )
     }
 
@@ -105,7 +141,17 @@ impl Type {
 
     /// Whether `min` and `max` take it.
     pub fn has_extremes(self) -> bool {
-        !matches!(self, Self::Bool | Self::Jsonb | Self::Uuid)
+        self.extreme().is_some()
+    }
+
+    /// What `min` and `max` make of it, if they take it.
+    pub fn extreme(self) -> Option<Self> {
+        match self {
+            Self::Bool | Self::Jsonb | Self::Uuid => None,
+            Self::Varchar => Some(Self::Text),
+            Self::Of(simple) => simple.extremes,
+            other => Some(other),
+        }
     }
 
     /// A literal of its type, never NULL.
@@ -179,13 +225,17 @@ impl Type {
                     + "::jsonb"
             }
             Self::Uuid => format!("'00000000-0000-0000-0000-00000000000{number}'::uuid"),
-            Self::IntArray => random.pick(&["'{}'", "'{1}'", "'{1,NULL}'"]).to_string() + "::int[]",
+            Self::Of(simple) => simple.literal(*random.pick(simple.texts)),
         }
     }
 
     /// A literal for a column, NULL now and then if it may be.
     pub fn value(self, nullable: bool, random: &mut Random) -> String {
-        if nullable && random.chance(18) { "NULL".to_owned() } else { self.literal(random) }
+        if nullable && !self.is_never_null() && random.chance(18) {
+            "NULL".to_owned()
+        } else {
+            self.literal(random)
+        }
     }
 
     /// A literal for a column that tells rows apart: the domain is wider.

@@ -15,7 +15,8 @@ use super::{
 impl Generator<'_> {
     pub fn windows(&mut self, select: &mut Select, columns: &mut Columns, scope: &Scope) {
         let partition = self.partition(scope);
-        let positions = scope.0.len() <= 12 && self.random.chance(60);
+        let is_ordered = scope.0.iter().all(|it| it.kind.has_equality());
+        let positions = is_ordered && scope.0.len() <= 12 && self.random.chance(60);
         for _ in 0..self.random.between(1, 3) {
             let (sql, kind) = if positions && self.random.chance(60) {
                 self.met(Construct::Positional);
@@ -43,7 +44,8 @@ impl Generator<'_> {
 
     fn partition(&mut self, scope: &Scope) -> String {
         let many = self.random.weighted(&[35, 50, 15]);
-        let keys: Vec<_> = (0..many).map(|_| scope.any(self.random)).collect();
+        let mut keys: Vec<_> = (0..many).map(|_| scope.any(self.random)).collect();
+        keys.retain(|it| it.kind.has_equality());
         self.is_open |= keys.iter().any(|it| it.kind.is_open());
         let keys: Vec<_> = keys.into_iter().map(|it| it.sql).collect();
         if keys.is_empty() { String::new() } else { format!("PARTITION BY {} ", keys.join(", ")) }
@@ -88,7 +90,7 @@ impl Generator<'_> {
             }
             (2 | 1, kind) if kind.has_extremes() => {
                 self.is_open |= kind.is_open();
-                (format!("max({x_sql})"), if kind == Type::Varchar { Type::Text } else { kind })
+                (format!("max({x_sql})"), kind.extreme().expect("it has extremes"))
             }
             (3, Type::Int | Type::Fixed) => (format!("avg({x_sql})"), Type::Numeric),
             _ => (format!("count({x_sql})"), Type::BigInt),
