@@ -12,6 +12,7 @@ mod inventory;
 mod lateral;
 mod limit;
 mod opaque;
+mod open;
 mod recursion;
 mod refusal;
 mod select;
@@ -19,13 +20,14 @@ mod set_operation;
 mod sub_link;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 
 use pgstream_ivm::plan::{Column, Plan};
 
 use crate::pg::deparse::{self, PortableSettings};
 use crate::pg::node::{Arena, Query};
+use crate::pg::portable::portable;
 use crate::pg::query::{self, NotSelect};
 use crate::pg::relation;
 use crate::pg::types::Oid;
@@ -65,8 +67,8 @@ pub struct Lowered {
     pub uses_stable: bool,
     /// Whether the result can change although no source does.
     pub depends_on_moment: bool,
-    /// Aggregates whose result depends on an order that the query leaves open.
-    pub unordered_aggregates: Vec<String>,
+    /// The constructs whose result depends on an order that the query leaves open.
+    pub open: Vec<String>,
 }
 
 /// Analyzes a user's text, and refuses what no mode can take.
@@ -90,7 +92,7 @@ pub fn analyze_user_query(text: &str) -> Result<Analyzed, Refusal> {
 /// Lowers the query of a view, which its owner will run.
 pub fn lower_view(view: Oid) -> Result<Lowered, Refusal> {
     let arena = Arena::enter();
-    let query = query::of_view(&arena, view).and_then(query::rewritten);
+    let query = query::of_view(&arena, view).and_then(query::rewritten).map(portable);
     let query = query.ok_or_else(|| Refusal::differential("a relation without a query"))?;
     lower(query, Some(relation::owner(view)))
 }
@@ -106,7 +108,7 @@ pub fn relations_of_view(view: Oid) -> Vec<Relation> {
 pub fn lower_text(text: &str) -> Result<Lowered, Refusal> {
     let arena = Arena::enter();
     let query = analyzed(&arena, text)?;
-    let rewritten = query::rewritten(query).unwrap_or(query);
+    let rewritten = query::rewritten(query).map_or(query, portable);
     let inventory = inventory::take(rewritten);
     refusal::check_both_modes(query, rewritten, &inventory)
         .and_then(|()| lower(rewritten, None))
@@ -115,8 +117,9 @@ pub fn lower_text(text: &str) -> Result<Lowered, Refusal> {
 
 fn analyzed<'a>(arena: &'a Arena, text: &str) -> Result<Query<'a>, Refusal> {
     let c_text = CString::new(text).unwrap_or_default();
-    let query = query::analyze(arena, &c_text);
-    query.map(|it| query::without_outputs(it, &HIDDEN_COLUMNS)).map_err(|it| {
+    let query = query::analyze(arena, &c_text, &HIDDEN_COLUMNS);
+    let shown = |it| portable(query::without_outputs(it, &HIDDEN_COLUMNS));
+    query.map(shown).map_err(|it| {
         let construct = match it {
             NotSelect::Nothing => "an empty query",
             NotSelect::Several => "a query of several statements",
@@ -134,6 +137,9 @@ fn lower(query: Query<'_>, role: Option<Oid>) -> Result<Lowered, Refusal> {
     let _settings = PortableSettings::enter();
     let mut lowering = Lowering { role, ..Lowering::default() };
     let plan = select::lower(&mut lowering, query, None, None)?;
+    if inventory.has_unordered_array {
+        lowering.open.insert("ARRAY(sub-query)".to_owned());
+    }
     let views = inventory.relations.iter().filter(|it| it.kind == RelationKind::View).cloned();
     Ok(Lowered {
         plan,
@@ -141,7 +147,7 @@ fn lower(query: Query<'_>, role: Option<Oid>) -> Result<Lowered, Refusal> {
         functions_used: inventory.functions_used(),
         uses_stable: inventory.uses_stable(),
         depends_on_moment: inventory.depends_on_moment(),
-        unordered_aggregates: inventory.unordered_aggregates,
+        open: lowering.open.into_iter().collect(),
     })
 }
 
@@ -154,6 +160,8 @@ struct Lowering {
     role: Option<Oid>,
     /// The WITH item whose recursive part is being lowered.
     recursive: Option<Recursive>,
+    /// The constructs whose result depends on an order that the query leaves open.
+    open: BTreeSet<String>,
     /// How many leaves the plan has so far.
     leaves: usize,
     /// How many sub-queries in expressions have become columns.

@@ -9,6 +9,7 @@
 
 pub mod aggregate;
 pub mod derive;
+pub mod determined;
 pub mod fixpoint;
 pub mod lex;
 pub mod look_up;

@@ -175,7 +175,7 @@ fn conditions(plan: &Plan, pipeline: &Pipeline, found: &mut Vec<LookUp>) {
 }
 
 /// The pairs of columns that a condition compares by equality.
-fn compared(condition: &Scalar) -> Vec<(usize, usize)> {
+pub(crate) fn compared(condition: &Scalar) -> Vec<(usize, usize)> {
     let is_equality = |text: &str| {
         let text = text.trim();
         text == "=" || (text.starts_with("OPERATOR(") && text.ends_with(".=)"))

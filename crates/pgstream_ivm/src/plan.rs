@@ -61,7 +61,7 @@ pub enum Source {
     Table {
         /// `pg_class.oid`.
         oid: u32,
-        /// Qualified and quoted, as it stands in a FROM clause, with `ONLY` where it is meant.
+        /// Qualified and quoted, as it stands in a FROM clause.
         sql: String,
     },
     /// The stored output of an earlier stage.

@@ -18,7 +18,7 @@ mod window;
 pub use self::{
     apply::{Apply, Matching, apply},
     fixpoint::{FixpointStatements, fixpoint},
-    head::{HeadStatements, PAIR_PREFIX, head},
+    head::{HeadStatements, PAIR_PREFIX, head, is_null},
     ident::{quote, quote_qualified},
     recursion::{RecursionStatements, recursion},
     select::{

@@ -4,7 +4,7 @@ use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
 use pgstream_core::{mode::RefreshMode, status::Status};
 
 use crate::{
-    api::{create::warn_of_stable_functions, options, resume},
+    api::{create, options, resume},
     capture,
     catalog::{self, StreamTable},
     ddl::drop::drop_stages,
@@ -70,7 +70,7 @@ fn switch_mode(table: &StreamTable, mode: RefreshMode) -> Result<(), Error> {
     match mode {
         RefreshMode::Differential => {
             let lowered = lower::lower_view(view)?;
-            warn_of_stable_functions(&lowered);
+            create::warn(&lowered);
             catalog::set_dependencies(table.id, &lowered.dependencies);
         }
         RefreshMode::Full => {

@@ -69,7 +69,7 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
         RefreshMode::Full => catalog::set_dependencies(id, &analyzed.relations),
         RefreshMode::Differential => {
             let lowered = lower::lower_view(view)?;
-            warn_of_stable_functions(&lowered);
+            warn(&lowered);
             warn_of_capture();
             catalog::set_dependencies(id, &lowered.dependencies);
         }
@@ -91,7 +91,13 @@ fn warn_of_capture() {
     }
 }
 
-pub fn warn_of_stable_functions(lowered: &Lowered) {
+/// Warns of what the query means for those who read the stream table.
+pub fn warn(lowered: &Lowered) {
+    warn_of_stable_functions(lowered);
+    warn_of_open_results(lowered);
+}
+
+fn warn_of_stable_functions(lowered: &Lowered) {
     if lowered.depends_on_moment {
         pgrx::ereport!(
             WARNING,
@@ -105,6 +111,20 @@ pub fn warn_of_stable_functions(lowered: &Lowered) {
             PgSqlErrorCode::ERRCODE_WARNING,
             "the query uses STABLE functions, whose results depend on settings",
             "A refresh uses the settings that were in force when the stream table was created."
+        );
+    }
+}
+
+fn warn_of_open_results(lowered: &Lowered) {
+    if !lowered.open.is_empty() {
+        pgrx::ereport!(
+            WARNING,
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!(
+                "the query leaves open an order of rows on which its result depends: {}",
+                lowered.open.join(", ")
+            ),
+            "A refresh may choose other rows than the query does. Order by a unique key as well."
         );
     }
 }

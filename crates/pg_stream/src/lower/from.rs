@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgstream_ivm::plan::{Column, Plan, Scan, Source, Version};
-use pgstream_ivm::scalar::Scalar;
+use pgstream_ivm::scalar::{Scalar, Segment};
 
 use super::expression::{Places, place, scalar};
 use super::inventory::{Relation, RelationKind};
@@ -20,9 +20,10 @@ use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
 use super::sub_link::{self, Attaching, Domain};
 use super::{HIDDEN_COLUMNS, Lowering, Scope, recursion};
-use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Kind, Node, Query};
+use crate::pg::deparse::quote;
+use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Node, Query};
 use crate::pg::query::{all_of, check_depth, generation_expression};
-use crate::pg::table::{self, Table};
+use crate::pg::table::{self, Attribute, Table};
 use crate::pg::types::{self, Oid};
 
 /// More leaves than this are refused: each one adds a term to the delta of every join above.
@@ -123,18 +124,6 @@ impl<'a> Side<'a> {
         all
     }
 
-    /// Changes all conditions.
-    pub fn map_conditions(&mut self, f: &impl Fn(Node<'a>) -> Node<'a>) {
-        self.conditions.iter_mut().for_each(|it| *it = f(*it));
-        for item in &mut self.items {
-            if let Item::Outer(outer) = item {
-                outer.on.iter_mut().for_each(|it| *it = f(*it));
-                outer.preserved.map_conditions(f);
-                outer.optional.map_conditions(f);
-            }
-        }
-    }
-
     /// The entries that are items by themselves, with ON for those that are outer.
     pub fn leaves(&self) -> Vec<(usize, Option<Option<Node<'a>>>)> {
         let leaves = |item: &Item<'a>| match item {
@@ -155,21 +144,6 @@ impl<'a> Side<'a> {
     /// Takes out the conditions with sub-queries, but for those of outer joins.
     pub fn take_late(&mut self) -> Vec<Node<'a>> {
         self.conditions.extract_if(.., |it| sub_link::is_in(*it)).collect()
-    }
-
-    /// The entries that some outer join fills up with NULLs.
-    pub fn optional_entries(&self) -> BTreeSet<usize> {
-        let mut entries = BTreeSet::new();
-        for item in &self.items {
-            if let Item::Outer(outer) = item {
-                entries.extend(outer.optional.entries());
-                entries.extend(outer.preserved.optional_entries());
-                if outer.is_full {
-                    entries.extend(outer.preserved.entries());
-                }
-            }
-        }
-        entries
     }
 }
 
@@ -545,6 +519,10 @@ fn lower_leaf<'a>(
     if lowering.leaves > MAX_LEAVES {
         return Err(Refusal::without_rule(format!("more than {MAX_LEAVES} table references")));
     }
+    let is_table = matches!(entry.kind(), EntryKind::Relation { kind: 'r' | 'p', .. });
+    if attributes.contains(&0) && !is_table {
+        return Err(Refusal::without_rule("a whole-row reference"));
+    }
     // Column `n` of a sub-query is its `n`-th output column.
     let needed: Vec<usize> =
         attributes.iter().filter_map(|it| usize::try_from(*it - 1).ok()).collect();
@@ -643,7 +621,9 @@ pub struct NamedTable<'a> {
     pub children: bool,
 }
 
-/// Lowers a table, which is entry `position` of the range table, with these columns and its key.
+/// Lowers a table, which is entry `position` of the range table, with these columns and its key. What
+/// is made of a row when it is read stands above the scan: virtual generated columns, and the row as
+/// a whole.
 pub fn lower_table(
     lowering: &mut Lowering,
     named: &NamedTable<'_>,
@@ -652,31 +632,35 @@ pub fn lower_table(
 ) -> Result<From, Refusal> {
     let &NamedTable { entry, oid, children } = named;
     let table = table::look(oid);
-    check_table(lowering, entry, &table, (oid, children))?;
+    check_table(lowering, entry, &table, oid)?;
     // Neither keys nor NOT NULL hold for inheriting tables.
     let inherits = table.has_children && !table.is_partitioned;
     let key = table.key.clone().filter(|_| !inherits);
     let is_key = |number| key.iter().flatten().any(|it| *it == number);
-    let read: Vec<_> = table
-        .columns
-        .iter()
-        .filter(|it| attributes.contains(&it.number) || is_key(it.number))
-        .collect();
-    if let Some(column) = read.iter().find(|it| it.is_virtual) {
-        let words = format!("the virtual generated column {} of {} here", column.name, table.sql);
-        return Err(Refusal::without_rule(words));
+    let is_whole = attributes.contains(&0);
+    let is_asked = |it: &Attribute| is_whole || attributes.contains(&it.number);
+    let mut computed = Vec::new();
+    let mut inputs = BTreeSet::new();
+    for column in table.columns.iter().filter(|it| it.is_virtual && is_asked(it)) {
+        let expression = generation_expression(oid, column_ref(position, column.number));
+        let expression = expression.ok_or_else(|| Refusal::without_rule("a virtual column"))?;
+        inputs.extend(expression.free_columns().into_iter().map(|it| it.attribute));
+        computed.push((column, expression));
     }
-    if let Some(hidden) = read.iter().find(|it| HIDDEN_COLUMNS.contains(&it.name.as_str())) {
+    let is_read = |it: &Attribute| is_asked(it) || inputs.contains(&it.number) || is_key(it.number);
+    let read: Vec<_> = table.columns.iter().filter(|it| !it.is_virtual && is_read(it)).collect();
+    let is_hidden = |it: &&&Attribute| HIDDEN_COLUMNS.contains(&it.name.as_str());
+    if let Some(hidden) = read.iter().find(is_hidden).filter(|_| table.is_stream_table) {
         let words = format!("the hidden column {} of {}", hidden.name, table.sql);
         return Err(Refusal::differential(words));
     }
     let place_of = |number: i16| read.iter().position(|it| it.number == number);
-    let places = read
+    let places: Places = read
         .iter()
         .enumerate()
         .map(|(at, column)| (column_ref(position, column.number), at))
         .collect();
-    let columns = read
+    let columns: Vec<_> = read
         .iter()
         .map(|it| Column {
             name: it.name.clone(),
@@ -685,23 +669,76 @@ pub fn lower_table(
             scale: types::is_numeric(it.ty).then(|| types::numeric_scale(it.typmod)).flatten(),
         })
         .collect();
-    let sql = if children { table.sql.clone() } else { format!("ONLY {}", table.sql) };
     let scan = Scan {
-        source: Source::Table { oid: oid.to_u32(), sql },
+        source: Source::Table { oid: oid.to_u32(), sql: table.sql.clone() },
         columns,
         attributes: read.iter().map(|it| it.number.cast_unsigned().into()).collect(),
         key: key.as_ref().and_then(|key| key.iter().map(|it| place_of(*it)).collect()),
         version: Version::New,
     };
     note_table(lowering, oid, &table, read.iter().map(|it| (it.number, it.name.clone())));
-    Ok(From { plan: Plan::Scan(scan), places })
+    let is_part = table.has_children && !children;
+    let plan = if is_part { without_children(scan) } else { Plan::Scan(scan) };
+    let from = From { plan, places };
+    if computed.is_empty() && !is_whole {
+        return Ok(from);
+    }
+    with_computed(from, &table, position, &computed, is_whole.then(|| types::row_type(oid)))
+}
+
+/// The rows of a table itself. What is captured does not tell them from those of its children.
+fn without_children(scan: Scan) -> Plan {
+    let Source::Table { sql, .. } = &scan.source else { return Plan::Scan(scan) };
+    let columns: Vec<String> = scan.columns.iter().map(|it| quote(&it.name)).collect();
+    Plan::Opaque {
+        sql: format!("SELECT {} FROM ONLY {sql}", columns.join(", ")),
+        schema: scan.columns.clone(),
+        reason: "ONLY of a table with children".to_owned(),
+        reads: vec![Plan::Scan(scan)],
+    }
+}
+
+/// Adds columns that are computed from those of a row, and the row itself as a value of `row_type`.
+fn with_computed(
+    from: From,
+    table: &Table,
+    position: usize,
+    computed: &[(&Attribute, Node<'_>)],
+    row_type: Option<Oid>,
+) -> Result<From, Refusal> {
+    let From { plan, mut places } = from;
+    let schema = plan.schema();
+    let column = |(at, it): (usize, &Column)| (Scalar::column(at, it), it.name.clone());
+    let mut columns: Vec<_> = schema.iter().enumerate().map(column).collect();
+    for (column, expression) in computed {
+        let value = scalar(place(*expression, &places)?, &schema);
+        let ty = types::describe(column.ty, column.typmod, column.collation);
+        places.insert(column_ref(position, column.number), columns.len());
+        columns.push((Scalar { ty, ..value }, column.name.clone()));
+    }
+    if let Some(row_type) = row_type {
+        let ty = types::describe(row_type, -1, types::NO_COLLATION);
+        let mut segments = Vec::new();
+        for column in &table.columns {
+            let between = if segments.is_empty() { "ROW((" } else { "), (" };
+            segments.push(Segment::Text(between.to_owned()));
+            let value = &columns[places[&column_ref(position, column.number)]].0;
+            segments.extend(value.segments.iter().cloned());
+        }
+        let start = if segments.is_empty() { "ROW(" } else { ")" };
+        segments.push(Segment::Text(format!("{start})::{}", ty.sql)));
+        places.insert(column_ref(position, 0), columns.len());
+        let row = Scalar { segments, ty, nullable: false, scale: None };
+        columns.push((row, "row".to_owned()));
+    }
+    Ok(From { plan: Plan::Project { input: Box::new(plan), columns }, places })
 }
 
 fn check_table(
     lowering: &Lowering,
     entry: Entry<'_>,
     table: &Table,
-    (oid, children): (Oid, bool),
+    oid: Oid,
 ) -> Result<(), Refusal> {
     let is_secured = entry.is_row_secured() || table::is_row_secured(oid, lowering.role);
     let obstacles = [
@@ -711,7 +748,6 @@ fn check_table(
         (table.is_temporary, "the temporary table"),
         (table.is_unlogged, "the unlogged table"),
         (table.has_foreign_child, "a foreign table below"),
-        (table.has_children && !children, "ONLY with"),
     ];
     match obstacles.iter().find(|(found, _)| *found) {
         Some((_, words)) => Err(Refusal::differential(format!("{words} {}", table.sql))),
@@ -738,60 +774,4 @@ fn note_table(
         }
     }
     known.columns.sort_unstable();
-}
-
-/// The tables of a query that have virtual generated columns.
-pub struct VirtualColumns(BTreeMap<(usize, i16), Oid>);
-
-impl VirtualColumns {
-    pub fn of(query: Query<'_>) -> Self {
-        let mut columns = BTreeMap::new();
-        for (index, entry) in query.entries().into_iter().enumerate() {
-            if let EntryKind::Relation { oid, kind: 'r' | 'p', .. } = entry.kind() {
-                let all = table::look(oid).columns;
-                columns.extend(
-                    all.iter().filter(|it| it.is_virtual).map(|it| ((index + 1, it.number), oid)),
-                );
-            }
-        }
-        Self(columns)
-    }
-
-    /// Refuses virtual columns of the entries that outer joins fill up with NULLs: there they are
-    /// NULL, and not what generates them.
-    pub fn check<'a>(
-        &self,
-        mut expressions: impl Iterator<Item = Node<'a>>,
-        optional: &BTreeSet<usize>,
-    ) -> Result<(), Refusal> {
-        let is_filled = |it: &ColumnRef| {
-            optional.contains(&it.entry) && self.0.contains_key(&(it.entry, it.attribute))
-        };
-        match expressions.find(|it| it.free_columns().iter().any(is_filled)) {
-            Some(found) => {
-                let words = "a virtual generated column in an outer join";
-                Err(Refusal::without_rule(words).at(found.location()))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Whether a column is one of them.
-    pub fn contains(&self, column: ColumnRef) -> bool {
-        self.0.contains_key(&(column.entry, column.attribute))
-    }
-
-    /// `expression` with virtual columns replaced by what generates them.
-    pub fn expanded<'a>(&self, expression: Node<'a>) -> Node<'a> {
-        if self.0.is_empty() {
-            return expression;
-        }
-        expression.replace(&mut |node| match node.kind() {
-            Kind::Column(column) if column.levels_up == 0 => {
-                let table = self.0.get(&(column.entry, column.attribute))?;
-                generation_expression(*table, column)
-            }
-            _ => None,
-        })
-    }
 }

@@ -20,12 +20,17 @@ use super::grouping_sets::Set;
 use super::lateral;
 use super::refusal::Refusal;
 use super::select::Select;
+use super::{Lowering, open};
 use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, SortGroup, Step, column};
 use crate::pg::types;
 
 /// Lowers the grouping of `select` over the rows of FROM and WHERE. The prefix comes first, as further
 /// keys; aggregates in the select list and in HAVING become columns.
-pub fn lower<'a>(from: From, select: &mut Select<'a>) -> Result<From, Refusal> {
+pub fn lower<'a>(
+    lowering: &mut Lowering,
+    from: From,
+    select: &mut Select<'a>,
+) -> Result<From, Refusal> {
     let parts = Parts::of(select)?;
     parts.aggregates.iter().try_for_each(|it| check_direct_arguments(*it, select))?;
     let (from, expanded) = with_sets(from, &select.keys)?;
@@ -33,7 +38,8 @@ pub fn lower<'a>(from: From, select: &mut Select<'a>) -> Result<From, Refusal> {
     let schema = below.plan.schema();
     let mut calls: Vec<AggregateCall> = Vec::new();
     for aggregate in &parts.aggregates {
-        let mut call = aggregate_call(*aggregate, &below.places, &schema)?;
+        let (mut call, placed) = aggregate_call(*aggregate, &below.places, &schema)?;
+        open::note_aggregate(lowering, &below.plan, &below.keys, placed);
         let target = select.targets.iter().find(|it| it.expression.equals(aggregate.node()));
         if let Some(target) = target {
             call.name.clone_from(&target.name);
@@ -358,11 +364,11 @@ fn places_above(
     places
 }
 
-fn aggregate_call(
-    aggregate: Aggregate<'_>,
+fn aggregate_call<'a>(
+    aggregate: Aggregate<'a>,
     places: &Places,
     schema: &[Column],
-) -> Result<AggregateCall, Refusal> {
+) -> Result<(AggregateCall, Aggregate<'a>), Refusal> {
     let call = place(aggregate.node(), places)?;
     let placed = match call.kind() {
         Kind::Aggregate(placed) => placed,
@@ -374,7 +380,7 @@ fn aggregate_call(
         _ => placed.filter().map(|it| scalar(it, schema)),
     };
     let name = types::plain_function_name(aggregate.function());
-    Ok(AggregateCall { call: scalar(call, schema), function, filter, name })
+    Ok((AggregateCall { call: scalar(call, schema), function, filter, name }, placed))
 }
 
 fn classify(call: Aggregate<'_>, schema: &[Column]) -> AggregateFunction {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use crate::pg::node::{Aggregate, EntryKind, Kind, Node, Query, Step, SubLinkKind};
+use crate::pg::node::{EntryKind, Kind, Node, Query, Step, SubLinkKind};
 use crate::pg::table;
 use crate::pg::types::{self, Oid, Volatility};
 
@@ -42,8 +42,8 @@ pub struct Inventory {
     pub is_sampled: bool,
     /// The first volatile function, with its place.
     pub volatile: Option<(String, Option<i32>)>,
-    /// Names of aggregates without ORDER BY whose result depends on one.
-    pub unordered_aggregates: Vec<String>,
+    /// Whether there is an ARRAY(sub-query) without ORDER BY.
+    pub has_unordered_array: bool,
     functions: HashSet<Oid>,
     session_values: bool,
 }
@@ -157,41 +157,10 @@ fn relation_kind(kind: char) -> RelationKind {
     }
 }
 
-/// Built-in aggregates that keep the order in which they get their rows.
-const ORDERED: [&str; 12] = [
-    "array_agg",
-    "string_agg",
-    "json_agg",
-    "json_agg_strict",
-    "jsonb_agg",
-    "jsonb_agg_strict",
-    "json_object_agg",
-    "json_object_agg_strict",
-    "jsonb_object_agg",
-    "jsonb_object_agg_strict",
-    "xmlagg",
-    "any_value",
-];
-
-fn note_aggregate(inventory: &mut Inventory, aggregate: Aggregate<'_>) {
-    let name = types::plain_function_name(aggregate.function());
-    let is_open = ORDERED.contains(&name.as_str()) && !aggregate.is_ordered();
-    note_unordered(inventory, is_open, &name);
-}
-
-fn note_unordered(inventory: &mut Inventory, is_open: bool, name: &str) {
-    if is_open && !inventory.unordered_aggregates.iter().any(|it| it == name) {
-        inventory.unordered_aggregates.push(name.to_owned());
-    }
-}
-
 fn note_functions(inventory: &mut Inventory, node: Node<'_>) {
-    if let Kind::Aggregate(aggregate) = node.kind() {
-        note_aggregate(inventory, aggregate);
-    }
     if let Some(link) = node.as_sub_link() {
-        let is_open = link.kind == SubLinkKind::Array && link.query.order().is_empty();
-        note_unordered(inventory, is_open, "ARRAY(sub-query)");
+        inventory.has_unordered_array |=
+            link.kind == SubLinkKind::Array && link.query.order().is_empty();
     }
     inventory.session_values |= node.is_session_value();
     if node.is_next_value() && inventory.volatile.is_none() {

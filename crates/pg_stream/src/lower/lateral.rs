@@ -9,14 +9,14 @@
 //! The rule is linear, Δ(A × f) = ΔA × f, as `f` depends on nothing but the row; its cost follows the
 //! change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use pgstream_ivm::lex;
 use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::scalar::Scalar;
 
 use super::expression::place;
-use super::from::{From, VirtualColumns};
+use super::from::From;
 use super::refusal::{Refusal, check_expression, column_words};
 use crate::pg::node::{ColumnRef, EntryKind, Kind, Node, Query, Step};
 use crate::pg::{deparse, item, query as analysis, types};
@@ -36,31 +36,26 @@ pub type Laterals<'a> = BTreeMap<usize, Lateral<'a>>;
 
 /// Whether a LEFT JOIN with entry `position` on its right and this condition is such an item.
 pub fn is_outer(query: Query<'_>, position: usize, condition: Option<Node<'_>>) -> bool {
-    let item = item::of_entry(query, position, &|it| it);
+    let item = item::of_entry(query, position);
     item.is_some_and(|it| !reads_tables(it)) && condition.is_none_or(|it| !has_query(it))
 }
 
 /// The item that entry `position` is, if it is one rather than rows by themselves. `outer` is ON, if
-/// it is the right side of a LEFT JOIN. Outer joins fill the entries in `filled` up with NULLs.
+/// it is the right side of a LEFT JOIN.
 pub fn of<'a>(
     query: Query<'a>,
     position: usize,
     outer: Option<Option<Node<'a>>>,
-    (columns, filled): (&VirtualColumns, &BTreeSet<usize>),
 ) -> Result<Option<Lateral<'a>>, Refusal> {
     let is_function = match query.entry(position).map(|it| it.kind()) {
         Some(EntryKind::Function | EntryKind::TableFunction) => true,
         Some(EntryKind::SubQuery(inner)) if outer.is_some() || !analysis::is_closed(inner) => false,
         _ => return Ok(None),
     };
-    if let Some(item) = item::of_entry(query, position, &|it| it) {
-        columns.check(std::iter::once(item.node()).chain(outer.flatten()), filled)?;
-    }
-    let expanded = |it| columns.expanded(it);
-    let Some(mut item) = item::of_entry(query, position, &expanded) else { return Ok(None) };
+    let Some(mut item) = item::of_entry(query, position) else { return Ok(None) };
     if let Some(condition) = outer.flatten() {
         check_expression(condition)?;
-        item = item::with_condition(item, position, columns.expanded(condition));
+        item = item::with_condition(item, position, condition);
     }
     if reads_tables(item) {
         // A sub-query over tables has rules of its own.
@@ -69,13 +64,7 @@ pub fn of<'a>(
     }
     let reads = item.node().free_column_nodes();
     for (column, node) in &reads {
-        let words = match column_words(*column) {
-            _ if column.levels_up == 0 && columns.contains(*column) => {
-                Some("a virtual generated column in a LATERAL sub-query")
-            }
-            words => words,
-        };
-        if let Some(words) = words {
+        if let Some(words) = column_words(*column) {
             return Err(Refusal::without_rule(words).at(node.location()));
         }
     }
@@ -120,7 +109,8 @@ pub fn lower<'a>(
     let mut columns = Vec::new();
     for (index, (attribute, node)) in used.iter().enumerate() {
         let column = ColumnRef { entry: position, attribute: *attribute, levels_up: 0 };
-        if let Some(words) = column_words(column) {
+        if *attribute <= 0 {
+            let words = "a whole row of a function in FROM";
             return Err(Refusal::without_rule(words).at(node.location()));
         }
         let name = query.entry(position).and_then(|it| it.column_name(*attribute));

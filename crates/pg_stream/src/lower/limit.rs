@@ -66,7 +66,12 @@ pub fn lower<'a>(
     needed: Option<&[usize]>,
 ) -> Result<Plan, Refusal> {
     let query = scope.query;
+    let limit = Limit::of(query)?;
     let (mut plan, columns) = ordered_rows(lowering, scope, needed)?;
+    if limit.is_some_and(|it| it.count == Some(0)) {
+        // Nothing is evaluated, so nothing can fail.
+        plan = Plan::Empty(plan.schema());
+    }
     let targets = query.targets();
     let schema = plan.schema();
     let domain: Vec<usize> = (0..scope.domain_nodes().len()).collect();
@@ -82,13 +87,16 @@ pub fn lower<'a>(
         .filter(|it| it.0 != 0)
         .collect();
     if query.has_distinct_on() {
-        plan = numbered(plan, query.distinct_window(), false, (&values, &domain), |number, _| {
+        let what = (query.distinct_window(), "DISTINCT ON", false);
+        plan = numbered(lowering, plan, what, (&values, &domain), |number, _| {
             vec![Segment::Column(number), Segment::Text(" = 1".to_owned())]
         })?;
     }
-    if let Some(limit) = Limit::of(query)? {
+    if let Some(limit) = limit.filter(|it| it.count != Some(0)) {
         let condition = |number, rank| limit.condition(number, rank);
-        plan = numbered(plan, query.order_window(), limit.has_ties, (&values, &domain), condition)?;
+        let words = if limit.count.is_some() { "LIMIT" } else { "OFFSET" };
+        let what = (query.order_window(), words, limit.has_ties);
+        plan = numbered(lowering, plan, what, (&values, &domain), condition)?;
     }
     let place = |target: usize| columns.iter().position(|it| *it == target);
     let shown: Option<Vec<usize>> = match needed {
@@ -132,19 +140,23 @@ fn ordered_rows<'a>(
 
 /// `plan` with its rows numbered, those that fulfil the condition on number and rank.
 fn numbered<'a>(
+    lowering: &mut Lowering,
     plan: Plan,
-    window: Window<'a>,
-    has_ties: bool,
+    (window, construct, has_ties): (Window<'a>, &str, bool),
     (values, domain): (&Values<'a>, &[usize]),
     condition: impl Fn(usize, Option<usize>) -> Vec<Segment>,
 ) -> Result<Plan, Refusal> {
-    let call =
-        |ranking: Ranking, name: &str| Call { call: ranking.call(), window, name: name.to_owned() };
+    let call = |ranking: Ranking, name: &str| Call {
+        call: ranking.call(),
+        window,
+        name: name.to_owned(),
+        by_position: (!has_ties).then(|| construct.to_owned()),
+    };
     let mut calls = vec![call(Ranking::RowNumber, "row_number")];
     if has_ties {
         calls.push(call(Ranking::Rank, "rank"));
     }
-    let (plan, places) = window::add(plan, &calls, values, domain)?;
+    let (plan, places) = window::add(lowering, plan, &calls, values, domain)?;
     let condition = Scalar {
         segments: condition(places[0], places.get(1).copied()),
         ty: types::describe(types::BOOLEAN, -1, types::NO_COLLATION),
@@ -166,8 +178,6 @@ impl Limit {
             vec![Segment::Column(number), text(format!(" > {}::bigint", self.offset))];
         match self.count {
             None => {}
-            // Not even what is equal to the last row that is skipped.
-            Some(0) => segments.push(text(" AND false".to_owned())),
             Some(count) => {
                 let last = self.offset.saturating_add(count);
                 segments.push(text(" AND ".to_owned()));

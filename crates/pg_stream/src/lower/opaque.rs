@@ -9,17 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pgstream_ivm::plan::{Column, Plan};
 
+use super::Lowering;
 use super::from::{self, NamedTable};
 use super::lateral;
 use super::refusal::{Refusal, has_equal_keys};
-use super::{HIDDEN_COLUMNS, Lowering};
 use crate::pg::node::{EntryKind, Kind, Query, Step};
 use crate::pg::{deparse, query as analysis, table, types};
 
 /// The plan of a query that is evaluated as a whole because of `refusal`, which is given back when
 /// that is not possible either.
 pub fn lower(lowering: &mut Lowering, query: Query<'_>, refusal: Refusal) -> Result<Plan, Refusal> {
-    if !refusal.is_evaluable || !analysis::is_closed(query) || has_equal_keys(query) {
+    let whole = analysis::with_views(query);
+    let is_printable = !has_equal_keys(whole) && !follows_records(whole);
+    if !refusal.is_evaluable || !analysis::is_closed(query) || !is_printable {
         return Err(refusal);
     }
     let reads = reads(lowering, query)?;
@@ -34,7 +36,44 @@ pub fn lower(lowering: &mut Lowering, query: Query<'_>, refusal: Refusal) -> Res
     if reads.is_empty() {
         return Ok(lateral::closed(query, schema));
     }
-    Ok(Plan::Opaque { sql: deparse::query(query), reads, schema, reason: refusal.construct })
+    Ok(Plan::Opaque { sql: deparse::query(whole), reads, schema, reason: refusal.construct })
+}
+
+/// Whether a recursion reads fields of rows that it made before, as a view does for SEARCH BREADTH
+/// FIRST. A text cannot name these; the view itself can be named.
+fn follows_records(query: Query<'_>) -> bool {
+    let mut found = false;
+    query.node().visit(&mut |node| {
+        if let Kind::Query(query) = node.kind() {
+            // The rewriter puts the recursive part into a sub-query of its own.
+            let is_wrapped = |it: EntryKind<'_>| match it {
+                EntryKind::SubQuery(inner) => refers_to_itself(inner),
+                _ => false,
+            };
+            let is_recursive = query.entries().into_iter().any(|it| is_wrapped(it.kind()));
+            found |= is_recursive && reads_record_field(query);
+        }
+        Step::Into
+    });
+    found
+}
+
+fn refers_to_itself(query: Query<'_>) -> bool {
+    let is_self = |it: EntryKind<'_>| matches!(it, EntryKind::CommonTable { recursive: true, .. });
+    query.entries().into_iter().any(|it| is_self(it.kind()))
+}
+
+fn reads_record_field(query: Query<'_>) -> bool {
+    let mut found = false;
+    query.node().visit(&mut |node| {
+        found |= matches!(
+            node.kind(),
+            Kind::Field(row) if matches!(row.kind(), Kind::Column(_))
+                && types::is_record(row.type_oid())
+        );
+        Step::Into
+    });
+    found
 }
 
 /// A scan of each table in the query, with the columns that are read anywhere in it.
@@ -60,9 +99,8 @@ fn reads(lowering: &mut Lowering, query: Query<'_>) -> Result<Vec<Plan>, Refusal
         let attributes = with_implied(oid, &read)?;
         let table = NamedTable { entry, oid, children };
         let plan = from::lower_table(lowering, &table, 0, &attributes)?.plan;
-        if !plans.contains(&plan) {
-            plans.push(plan);
-        }
+        let scans = plan.scans().into_iter().map(|it| Plan::Scan(it.clone()));
+        plans.extend(scans.filter(|it| !plans.contains(it)).collect::<Vec<_>>());
     }
     Ok(plans)
 }
@@ -79,7 +117,7 @@ fn with_implied(oid: types::Oid, read: &BTreeSet<i16>) -> Result<BTreeSet<i16>, 
     if !read.contains(&0) && !read.iter().any(is_virtual) {
         return Ok(read.clone());
     }
-    if table.columns.iter().any(|it| HIDDEN_COLUMNS.contains(&it.name.as_str())) {
+    if table.is_stream_table {
         let words = format!("a whole-row reference to the stream table {}", table.sql);
         return Err(Refusal::differential(words));
     }

@@ -6,7 +6,9 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::inventory::{Inventory, RelationKind};
+use super::{HIDDEN_COLUMNS, select};
 use crate::pg::node::{ColumnRef, EntryKind, Kind, Node, Query, Step};
+use crate::pg::portable::compares_rows;
 use crate::pg::query::PositionKeeper;
 use crate::pg::types;
 
@@ -103,9 +105,20 @@ pub fn check_both_modes(
             return Err(Refusal::always(words, full).hint(hint).at(clause.location()));
         }
     }
+    let is_hidden = |it: &String| HIDDEN_COLUMNS.contains(&it.as_str());
+    if let Some(name) = select::output_names(query).into_iter().find(is_hidden) {
+        let reason = "the stream table has a column of that name of its own";
+        let refusal = Refusal::always(format!("an output column named {name}"), reason);
+        return Err(refusal.hint("Give it another name with AS."));
+    }
     if has_equal_keys(query) {
         let reason = "PostgreSQL cannot print such a query so that it keeps its meaning";
         let construct = "an expression that is twice among grouping sets";
+        return Err(Refusal::always(construct, reason));
+    }
+    if compares_rows(rewritten) {
+        let reason = "PostgreSQL cannot print it so that it keeps its operators";
+        let construct = "a comparison of rows by the order of a type that PostgreSQL did not bring";
         return Err(Refusal::always(construct, reason));
     }
     if has_row_locks(rewritten) {
@@ -198,6 +211,8 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
             {
                 Some("a field of an anonymous row")
             }
+            // Printed as ROW(…) it would lose the names of its fields.
+            Kind::Row { is_named: true } => Some("an anonymous row with names of its own"),
             _ => None,
         };
         if matches!(node.kind(), Kind::SubLink(_)) {
@@ -214,9 +229,5 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
 
 /// Why a column cannot be read, if it cannot.
 pub fn column_words(column: ColumnRef) -> Option<&'static str> {
-    match column {
-        ColumnRef { attribute: 0, .. } => Some("a whole-row reference"),
-        ColumnRef { attribute: ..0, .. } => Some("a system column"),
-        _ => None,
-    }
+    (column.attribute < 0).then_some("a system column")
 }

@@ -114,7 +114,8 @@ pub fn finish<'a>(
     let prefix = select.prefix.len();
     let from = if scope.query.has_aggregation() {
         attaching.inside_aggregates(&mut select)?;
-        let mut from = group::lower(attaching.into_from(), &mut select)?;
+        let below = attaching.into_from();
+        let mut from = group::lower(lowering, below, &mut select)?;
         // The prefix is grouped by, and stands first.
         select.prefix = Vec::new();
         let mut attaching = Attaching::new(lowering, scope, from);
@@ -139,7 +140,7 @@ pub fn finish<'a>(
     let expressions = select.targets.iter().map(|it| place(it.expression, &from.places));
     let expressions = expressions.collect::<Result<Vec<_>, _>>()?;
     let domain: Vec<usize> = outside.iter().filter_map(Scalar::as_column).collect();
-    let (input, expressions) = window::lower(&select, from.plan, expressions, &domain)?;
+    let (input, expressions) = window::lower(lowering, &select, from.plan, expressions, &domain)?;
     let names = select.targets.iter().map(|it| it.name.clone());
     let mut targets: Vec<_> = expressions.into_iter().zip(names).collect();
     let (input, sets) = lateral::lower_sets(input, &targets);
@@ -172,7 +173,7 @@ fn is_identity(columns: &[(Scalar, String)], schema: &[Column]) -> bool {
 }
 
 /// The expressions of a query, over the columns of its tables and sub-queries only: those of
-/// joins and virtual generated columns are replaced by what they stand for.
+/// joins are replaced by what they stand for.
 pub struct Select<'a> {
     pub query: Query<'a>,
     /// What is shown, then set-returning functions that are not, but multiply the rows, then what
@@ -246,28 +247,14 @@ impl<'a> Select<'a> {
         if let Some(tree) = query.from() {
             select.from.gather(query, tree)?;
         }
-        let expand = from::VirtualColumns::of(query);
-        let optional = select.from.optional_entries();
         for (entry, outer) in select.from.leaves() {
-            if let Some(item) = lateral::of(query, entry, outer, (&expand, &optional))? {
+            if let Some(item) = lateral::of(query, entry, outer)? {
                 select.laterals.insert(entry, item);
             }
         }
-        expand.check(select.expressions().into_iter(), &optional)?;
-        select.map_expressions(|it| expand.expanded(it));
         select.expressions().into_iter().try_for_each(check_expression)?;
         select.late = select.from.take_late();
         Ok(select)
-    }
-
-    fn map_expressions(&mut self, f: impl Fn(Node<'a>) -> Node<'a>) {
-        for target in &mut self.targets {
-            target.expression = f(target.expression);
-        }
-        for expression in self.keys.iter_mut().chain(&mut self.having) {
-            *expression = f(*expression);
-        }
-        self.from.map_conditions(&f);
     }
 
     /// Every expression in it.

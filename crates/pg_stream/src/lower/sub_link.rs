@@ -11,6 +11,7 @@
 
 use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, Plan};
 use pgstream_ivm::scalar::{Scalar, Segment, Type};
+use pgstream_ivm::sql;
 
 use super::expression::{Places, place, scalar};
 use super::from::{self, From};
@@ -1265,8 +1266,11 @@ pub fn same(left: &Column, left_position: usize, right: &Column, right_position:
     let (l, r) = (Segment::Column(left_position), Segment::Column(right_position));
     let mut segments = vec![l.clone(), text(&format!(" {equality} ")), r.clone()];
     if left.nullable && right.nullable {
+        // The text behind an operand.
+        let is_null = |it: &Column| sql::is_null("", &it.ty);
         segments.insert(0, text("("));
-        segments.extend([text(" OR ("), l, text(" IS NULL AND "), r, text(" IS NULL))")]);
+        segments.extend([text(" OR ("), l, text(&is_null(left)), text(" AND "), r]);
+        segments.extend([text(&is_null(right)), text("))")]);
     }
     Scalar { segments, ty: boolean(), nullable: true, scale: None }
 }

@@ -14,6 +14,7 @@ use pgstream_ivm::scalar::Scalar;
 use super::expression::scalar;
 use super::refusal::{Refusal, check_expression};
 use super::select::{Select, check_equality};
+use super::{Lowering, open};
 use crate::pg::node::{Kind, Node, Query, SortGroup, Step, Target, input};
 use crate::pg::types;
 use crate::pg::window::{self, Window, WindowCall};
@@ -23,6 +24,9 @@ pub struct Call<'a> {
     pub call: WindowCall<'a>,
     pub window: Window<'a>,
     pub name: String,
+    /// What to call it if its result depends on the order of rows that ORDER BY leaves open; `None`
+    /// when it does not.
+    pub by_position: Option<String>,
 }
 
 /// What the windows of a query refer to, over the plan's columns.
@@ -65,6 +69,7 @@ fn calls_in<'a>(expressions: impl Iterator<Item = Node<'a>>) -> Vec<WindowCall<'
 /// of `plan`. Gives what is shown, over the columns of the new plan. Rows that differ in the columns
 /// of `domain` are never in one partition.
 pub fn lower<'a>(
+    lowering: &mut Lowering,
     select: &Select<'a>,
     plan: Plan,
     mut expressions: Vec<Node<'a>>,
@@ -90,9 +95,11 @@ pub fn lower<'a>(
     for call in &found {
         let window = call.window(select.query);
         let window = window.ok_or_else(|| Refusal::without_rule("this window function"))?;
-        calls.push(Call { call: *call, window, name: name(*call) });
+        let by_position = open::is_by_position(call.function(), window.has_row_frame())
+            .then(|| format!("{}() OVER", types::plain_function_name(call.function())));
+        calls.push(Call { call: *call, window, name: name(*call), by_position });
     }
-    let (plan, places) = add(plan, &calls, &values, domain)?;
+    let (plan, places) = add(lowering, plan, &calls, &values, domain)?;
     let over_calls = |expression: Node<'a>| {
         expression.with_inputs(&mut |node, _| match node.kind() {
             Kind::Window(_) => {
@@ -107,6 +114,7 @@ pub fn lower<'a>(
 
 /// `plan` with the results of the calls among its columns, and where they stand.
 pub fn add<'a>(
+    lowering: &mut Lowering,
     plan: Plan,
     calls: &[Call<'a>],
     values: &Values<'a>,
@@ -115,6 +123,13 @@ pub fn add<'a>(
     let mut input = Input::new(&plan, values);
     // Calls by the columns of their partitions; without PARTITION BY last, since what is computed
     // over all rows changes in many of them.
+    for call in calls {
+        let Some(construct) = &call.by_position else { continue };
+        let items = call.window.order().into_iter().chain(call.window.partition());
+        let value = |item: SortGroup| values.iter().find(|it| it.0 == item.reference);
+        let order = items.filter_map(value).map(|it| it.1);
+        open::note(lowering, construct, &plan, order, domain.iter().copied());
+    }
     let mut operators: Vec<(BTreeSet<usize>, Vec<(usize, Scalar)>)> = Vec::new();
     for (index, call) in calls.iter().enumerate() {
         call.window.frame_offsets().into_iter().try_for_each(check_offset)?;

@@ -9,13 +9,9 @@ use pgrx::pg_sys::NodeTag;
 
 use super::node::{ColumnRef, Kind, Node, Query, Step, pointers};
 
-/// `SELECT FROM <entry>`, with references to columns of `query` one level up. `expanded` is applied
-/// to the expressions of functions first. `None` for a kind of entry that is no such item.
-pub fn of_entry<'a>(
-    query: Query<'a>,
-    entry: usize,
-    expanded: &dyn Fn(Node<'a>) -> Node<'a>,
-) -> Option<Query<'a>> {
+/// `SELECT FROM <entry>`, with references to columns of `query` one level up. `None` for a kind of
+/// entry that is no such item.
+pub fn of_entry(query: Query<'_>, entry: usize) -> Option<Query<'_>> {
     let index = entry.checked_sub(1)?;
     // SAFETY: the entry is copied before it is changed, and so is what is below it. Which fields
     // are valid follows the kind.
@@ -33,17 +29,12 @@ pub fn of_entry<'a>(
             pg_sys::IncrementVarSublevelsUp(node, 1, least);
             node
         };
-        let of_functions = |node: *mut pg_sys::Node| {
-            let node = Node::from_ptr(flat(node)).map(expanded)?;
-            let node = pg_sys::copyObjectImpl(node.as_ptr()).cast::<pg_sys::Node>();
-            Some(lifted(node, 0))
-        };
         match (*copy).rtekind {
             pg_sys::RTEKind::RTE_FUNCTION => {
-                (*copy).functions = of_functions((*copy).functions.cast())?.cast();
+                (*copy).functions = lifted(flat((*copy).functions.cast()), 0).cast();
             }
             pg_sys::RTEKind::RTE_TABLEFUNC => {
-                (*copy).tablefunc = of_functions((*copy).tablefunc.cast())?.cast();
+                (*copy).tablefunc = lifted(flat((*copy).tablefunc.cast()), 0).cast();
             }
             pg_sys::RTEKind::RTE_SUBQUERY => {
                 (*copy).subquery = lifted(flat((*copy).subquery.cast()), 1).cast();

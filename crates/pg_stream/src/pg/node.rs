@@ -99,6 +99,8 @@ pub enum Kind<'a> {
     Test,
     /// A field of a row value.
     Field(Node<'a>),
+    /// A row made of values, anonymous and with names other than those that ROW(…) gives, or not.
+    Row { is_named: bool },
     /// GROUPING(…), with what its arguments are referred to by in GROUP BY.
     Grouping(Vec<u32>),
     /// A window function.
@@ -200,6 +202,15 @@ impl<'a> Node<'a> {
                 NodeTag::T_FieldSelect => {
                     let arg = self.cast::<pg_sys::FieldSelect>().arg;
                     Self::from_ptr(arg).map_or(Kind::Other, Kind::Field)
+                }
+                NodeTag::T_RowExpr => {
+                    let row = self.cast::<pg_sys::RowExpr>();
+                    let names = pointers::<pg_sys::String>(row.colnames);
+                    let is_other = |(number, name): (usize, *mut pg_sys::String)| {
+                        text((*name).sval) != Some(format!("f{number}"))
+                    };
+                    let is_named = (1..).zip(names).any(is_other);
+                    Kind::Row { is_named: row.row_typeid == pg_sys::RECORDOID && is_named }
                 }
                 NodeTag::T_GroupingFunc => {
                     Kind::Grouping(references(self.cast::<pg_sys::GroupingFunc>().refs))
@@ -467,6 +478,20 @@ impl<'a> Node<'a> {
         functions
     }
 
+    /// The positions of the plan's columns in the expression.
+    pub fn input_positions(self) -> Vec<usize> {
+        let mut positions = Vec::new();
+        self.visit(&mut |node| {
+            if node.as_sub_link_output().is_none()
+                && let Kind::Input(position) = node.kind()
+            {
+                positions.push(position);
+            }
+            Step::Into
+        });
+        positions
+    }
+
     /// Whether the expression calls a set-returning function.
     pub fn returns_set(self) -> bool {
         // SAFETY: the node is an expression tree.
@@ -674,6 +699,20 @@ impl<'a> Aggregate<'a> {
     /// ORDER BY inside, or WITHIN GROUP.
     pub fn is_ordered(self) -> bool {
         !self.get().aggorder.is_null()
+    }
+
+    /// What ORDER BY or DISTINCT inside of it sort the rows by.
+    pub fn order(self) -> Vec<Node<'a>> {
+        // SAFETY: the lists hold sort-group clauses, and target entries with an expression.
+        unsafe {
+            let items = [self.get().aggorder, self.get().aggdistinct];
+            let items: Vec<SortGroup> = items.into_iter().flat_map(|it| sort_groups(it)).collect();
+            let is_meant = |it: &*mut pg_sys::TargetEntry| {
+                items.iter().any(|item| item.reference == (**it).ressortgroupref)
+            };
+            let entries = pointers::<pg_sys::TargetEntry>(self.get().args).filter(is_meant);
+            entries.filter_map(|it| Node::from_ptr((*it).expr)).collect()
+        }
     }
 
     /// An ordinary aggregate, neither ordered-set nor hypothetical-set.

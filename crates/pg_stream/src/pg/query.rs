@@ -9,8 +9,9 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 use pgrx::prelude::*;
 
-use super::node::{Arena, ColumnRef, Kind, Node, Query, Step, Target, pointers};
+use super::node::{Arena, ColumnRef, EntryKind, Kind, Node, Query, Step, Target, pointers};
 use super::types::Oid;
+use super::{raw, table};
 
 /// What a text holds, when it is not one SELECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,13 @@ pub enum NotSelect {
 /// Parses and analyzes a text that should be one SELECT. Views are not expanded yet.
 ///
 /// An error in the text is raised with its code, and with the text and the position in it.
-pub fn analyze<'a>(_arena: &'a Arena, text: &CStr) -> Result<Query<'a>, NotSelect> {
+///
+/// Stream tables in it are without their columns in `hidden` wherever the text does not name these.
+pub fn analyze<'a>(
+    _arena: &'a Arena,
+    text: &CStr,
+    hidden: &[&str],
+) -> Result<Query<'a>, NotSelect> {
     let _position = PositionKeeper::enter(text);
     // SAFETY: the trees are allocated in the arena, which is current.
     unsafe {
@@ -46,6 +53,7 @@ pub fn analyze<'a>(_arena: &'a Arena, text: &CStr) -> Result<Query<'a>, NotSelec
         if !(*select.cast::<pg_sys::SelectStmt>()).intoClause.is_null() {
             return Err(NotSelect::Into);
         }
+        raw::hide_columns(select, hidden);
         let query = pg_sys::parse_analyze_fixedparams(
             statement,
             text.as_ptr(),
@@ -57,13 +65,13 @@ pub fn analyze<'a>(_arena: &'a Arena, text: &CStr) -> Result<Query<'a>, NotSelec
     }
 }
 
-/// The query without those output columns that are plain columns with one of these names. Set
-/// operations and GROUP BY are left alone.
+/// The query without those output columns that are columns with one of these names of stream
+/// tables, which the `*` of a view meant. Set operations and GROUP BY are left alone.
 pub fn without_outputs<'a>(query: Query<'a>, names: &[&str]) -> Query<'a> {
-    let is_meant = |target: &Target<'_>| {
+    let is_meant = |target: &Target<'a>| {
         !target.junk
             && names.contains(&target.name.as_str())
-            && matches!(target.expression.kind(), Kind::Column(_))
+            && is_of_stream_table(query, target.expression)
     };
     let is_free = query.set_operations().is_none() && !query.has_aggregation();
     if !is_free || !query.targets().iter().any(is_meant) {
@@ -100,9 +108,65 @@ pub fn without_outputs<'a>(query: Query<'a>, names: &[&str]) -> Query<'a> {
     }
 }
 
+/// Whether an expression is a column of a stream table, maybe through views and sub-queries.
+fn is_of_stream_table<'a>(query: Query<'a>, expression: Node<'a>) -> bool {
+    check_depth();
+    let Kind::Column(column @ ColumnRef { levels_up: 0, .. }) = expression.kind() else {
+        return false;
+    };
+    match query.entry(column.entry).map(|it| it.kind()) {
+        Some(EntryKind::Relation { oid, kind: 'v', .. }) => {
+            // SAFETY: the copy is in the context that the query is in.
+            let inner = unsafe { query_of_view(oid) };
+            inner.is_some_and(|it| is_output_of_stream_table(it, column.attribute))
+        }
+        Some(EntryKind::Relation { oid, .. }) => table::is_stream_table(oid),
+        Some(EntryKind::SubQuery(inner)) => is_output_of_stream_table(inner, column.attribute),
+        _ => false,
+    }
+}
+
+fn is_output_of_stream_table(query: Query<'_>, attribute: i16) -> bool {
+    let targets = query.targets();
+    let target = usize::try_from(attribute - 1).ok().and_then(|it| targets.get(it));
+    target.is_some_and(|it| is_of_stream_table(query, it.expression))
+}
+
+/// The query with the views that were expanded in it as views again.
+pub fn with_views(query: Query<'_>) -> Query<'_> {
+    // SAFETY: the copy is ours to change. The rewriter leaves in an entry what it needs to be a view.
+    unsafe {
+        let copy: *mut pg_sys::Query = pg_sys::copyObjectImpl(query.node().as_ptr()).cast();
+        let Some(copy) = Node::from_ptr(copy) else { return query };
+        copy.visit(&mut |node| {
+            if let Kind::Query(query) = node.kind() {
+                for entry in pointers::<pg_sys::RangeTblEntry>(query.get().rtable) {
+                    if (*entry).rtekind == pg_sys::RTEKind::RTE_SUBQUERY
+                        && (*entry).relid != pg_sys::InvalidOid
+                    {
+                        (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
+                        (*entry).subquery = ptr::null_mut();
+                        (*entry).security_barrier = false;
+                        (*entry).inh = true;
+                    }
+                }
+            }
+            Step::Into
+        });
+        Query(copy)
+    }
+}
+
 /// The query of a view, as its rule holds it.
 pub fn of_view<'a>(_arena: &'a Arena, view: Oid) -> Option<Query<'a>> {
-    // SAFETY: the view is open while its query is copied into the arena.
+    // SAFETY: the arena is current.
+    unsafe { query_of_view(view) }
+}
+
+/// # Safety
+/// The current memory context must live as long as the result.
+unsafe fn query_of_view<'a>(view: Oid) -> Option<Query<'a>> {
+    // SAFETY: the view is open while its query is copied.
     unsafe {
         let relation = pg_sys::relation_open(view, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let query = pg_sys::get_view_query(relation);

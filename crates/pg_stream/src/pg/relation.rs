@@ -198,7 +198,7 @@ pub fn has_user_triggers(relation: Oid) -> bool {
         let count = if triggers.is_null() { 0 } else { (*triggers).numtriggers };
         let has = (0..usize::try_from(count).unwrap_or(0)).any(|index| {
             let trigger = (*triggers).triggers.add(index);
-            !(*trigger).tgisinternal && CStr::from_ptr((*trigger).tgname) != c"pg_stream_guard"
+            !(*trigger).tgisinternal && CStr::from_ptr((*trigger).tgname) != super::table::GUARD
         });
         pg_sys::relation_close(opened, pg_sys::NoLock as i32);
         has

@@ -1,5 +1,7 @@
 //! What lowering asks of the catalog about one relation.
 
+use std::ffi::CStr;
+
 use pgrx::{name_data_to_str, pg_sys};
 
 use super::deparse::quote;
@@ -42,6 +44,8 @@ pub struct Table {
     pub is_unlogged: bool,
     /// Whether a foreign table is below it.
     pub has_foreign_child: bool,
+    /// Whether it is a stream table, with columns that are not part of its content.
+    pub is_stream_table: bool,
 }
 
 /// An open relation.
@@ -76,6 +80,7 @@ pub fn look(oid: Oid) -> Table {
             key: key(relation.0, &columns),
             columns,
             is_partitioned,
+            is_stream_table: has_guard(relation.0),
             is_temporary: form.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP,
             has_children: members.len() > 1,
             is_unlogged: members.iter().any(|it| {
@@ -85,6 +90,34 @@ pub fn look(oid: Oid) -> Table {
                 .iter()
                 .any(|it| pg_sys::get_rel_relkind(*it) as u8 == pg_sys::RELKIND_FOREIGN_TABLE),
         }
+    }
+}
+
+/// The trigger that every stream table has, which lets a refresh pass.
+pub(super) const GUARD: &CStr = c"pg_stream_guard";
+
+/// Whether a relation is a stream table, with columns that `*` does not mean.
+pub fn is_stream_table(oid: Oid) -> bool {
+    // SAFETY: a look-up by OID.
+    let kind = unsafe { pg_sys::get_rel_relkind(oid) } as u8;
+    if kind != pg_sys::RELKIND_RELATION {
+        return false;
+    }
+    let relation = Open::new(oid);
+    // SAFETY: the relation is open.
+    unsafe { has_guard(relation.0) }
+}
+
+/// # Safety
+/// The relation must be open.
+unsafe fn has_guard(relation: pg_sys::Relation) -> bool {
+    // SAFETY: the description of triggers is NULL or complete.
+    unsafe {
+        let Some(triggers) = (*relation).trigdesc.as_ref() else { return false };
+        let count = triggers.numtriggers as usize;
+        std::slice::from_raw_parts(triggers.triggers, count)
+            .iter()
+            .any(|it| CStr::from_ptr(it.tgname) == GUARD)
     }
 }
 

@@ -166,6 +166,12 @@ pub fn is_row(oid: Oid) -> bool {
     is_record(oid) || unsafe { pg_sys::type_is_rowtype(oid) }
 }
 
+/// The type of a table's rows.
+pub fn row_type(table: Oid) -> Oid {
+    // SAFETY: a look-up by OID.
+    unsafe { pg_sys::get_rel_type_id(table) }
+}
+
 /// Whether a table can have columns of the type: not of anonymous rows, for one.
 pub fn is_storable(oid: Oid) -> bool {
     // SAFETY: a look-up in the catalog.

@@ -85,6 +85,11 @@ impl<'a> Window<'a> {
         unsafe { sort_groups(self.0.orderClause) }
     }
 
+    /// Whether the frame counts rows.
+    pub fn has_row_frame(self) -> bool {
+        self.0.frameOptions as u32 & pg_sys::FRAMEOPTION_ROWS != 0
+    }
+
     /// The expressions that say how far the frame reaches.
     pub fn frame_offsets(self) -> Vec<Node<'a>> {
         let offsets = [self.0.startOffset, self.0.endOffset];

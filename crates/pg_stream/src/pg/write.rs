@@ -8,10 +8,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::{relation::text, snapshot::Snapshot, store::Store, tuple::attribute};
-
-/// The trigger that every stream table has, which lets a refresh pass.
-const GUARD: &CStr = c"pg_stream_guard";
+use super::{relation::text, snapshot::Snapshot, store::Store, table::GUARD, tuple::attribute};
 
 /// An open table whose rows can be written like this; closed by [`Target::close`].
 pub struct Target {

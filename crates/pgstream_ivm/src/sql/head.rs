@@ -414,7 +414,7 @@ pub(super) fn same_keys(
 }
 
 /// `value IS NULL`, which a row of NULLs is not, though its IS NULL is true.
-pub(super) fn is_null(value: &str, ty: &Type) -> String {
+pub fn is_null(value: &str, ty: &Type) -> String {
     const RECORD: u32 = 2249;
     const FIRST_OF_USERS: u32 = 16384;
     if ty.oid == RECORD || ty.oid >= FIRST_OF_USERS {

@@ -224,8 +224,8 @@ impl Table {
         }
         if let Some(index) = self.index {
             let [key, by] = index.map(|it| self.columns[it].0.as_str());
-            statements.push(format!("CREATE INDEX ON {} ({key}, {by})", self.name));
-            statements.push(format!("CREATE INDEX ON {} ({by})", self.name));
+            statements.push(format!("CREATE INDEX ON {table} ({key}, {by})"));
+            statements.push(format!("CREATE INDEX ON {table} ({by})"));
         }
         if self.has_child && !self.rows.is_empty() {
             let columns = self.column_list();

@@ -566,3 +566,50 @@ fn a_before_trigger_may_change_what_is_stored() {
         }
     }
 }
+
+/// Creation warns where ties leave the result open, and nowhere else.
+#[test]
+fn creation_warns_of_results_that_are_left_open() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, g int, v int); CREATE TABLE u (a int, b int, PRIMARY KEY (a, b)); CREATE TABLE bag (x int, y int)");
+    let mut warned = |query: &str| {
+        session.run("SELECT pgstream.drop_stream_table(pgs_schema || '.' || pgs_name) FROM pgstream.pgs_stream_tables");
+        session.take_notices();
+        session.create("st", query);
+        session.take_notices().iter().any(|it| it.contains("leaves open"))
+    };
+    for open in [
+        "SELECT * FROM (SELECT id FROM t ORDER BY v LIMIT 3) x",
+        "SELECT * FROM (SELECT id FROM t LIMIT 3) x",
+        "SELECT * FROM (SELECT id FROM t ORDER BY v OFFSET 3) x",
+        "SELECT DISTINCT ON (g) g, v, id FROM t ORDER BY g, v",
+        "SELECT id, row_number() OVER (PARTITION BY g ORDER BY v) AS n FROM t",
+        "SELECT id, first_value(id) OVER (ORDER BY v) AS f FROM t",
+        "SELECT id, sum(v) OVER (ORDER BY v ROWS 1 PRECEDING) AS s FROM t",
+        "SELECT g, array_agg(v) AS a FROM t GROUP BY g",
+        "SELECT g, string_agg(id::text, ',' ORDER BY v) AS a FROM t GROUP BY g",
+        "SELECT g, jsonb_object_agg(v, id) AS a FROM t GROUP BY g",
+        "SELECT g, any_value(v) AS a FROM t GROUP BY g",
+        "SELECT t.id, x.b FROM t LEFT JOIN LATERAL (SELECT b FROM u WHERE u.a = t.g ORDER BY u.a LIMIT 1) x ON true",
+    ] {
+        assert!(warned(open), "no warning for {open}");
+    }
+    for determined in [
+        "SELECT * FROM (SELECT id FROM t ORDER BY v, id LIMIT 3) x",
+        "SELECT * FROM (SELECT x, y FROM bag ORDER BY y, x LIMIT 3) x",
+        "SELECT * FROM (SELECT v FROM t ORDER BY v LIMIT 3) x",
+        "SELECT * FROM (SELECT id FROM t ORDER BY v FETCH FIRST 3 ROWS WITH TIES) x",
+        "SELECT * FROM (SELECT b FROM u WHERE a = 7 ORDER BY b LIMIT 3) x",
+        "SELECT * FROM (SELECT t.id, u.b FROM t JOIN u ON u.a = t.g AND u.b = t.v ORDER BY t.id LIMIT 3) x",
+        "SELECT DISTINCT ON (g) g, v, id FROM t ORDER BY g, v, id",
+        "SELECT id, row_number() OVER (PARTITION BY g ORDER BY v, id) AS n, rank() OVER (ORDER BY v) AS r FROM t",
+        "SELECT g, row_number() OVER (ORDER BY count(*), g) AS n FROM t GROUP BY g",
+        "SELECT g, array_agg(v ORDER BY v) AS a, array_agg(DISTINCT v) AS d, string_agg(v::text, ',' ORDER BY id) AS s FROM t GROUP BY g",
+        "SELECT g, jsonb_object_agg(id, v) AS a, mode() WITHIN GROUP (ORDER BY v) AS m FROM t GROUP BY g",
+        "SELECT t.id, x.b FROM t LEFT JOIN LATERAL (SELECT b FROM u WHERE u.a = t.g ORDER BY u.b LIMIT 1) x ON true",
+        "SELECT t.*, (SELECT string_agg(b::text, ',' ORDER BY b) FROM u WHERE u.a = t.g) AS bs FROM t",
+    ] {
+        assert!(!warned(determined), "a false alarm for {determined}");
+    }
+}

@@ -1,6 +1,6 @@
 //! Stream tables on stream tables.
 
-use pgstream_tests::{Comparison, Database, Session, Watched};
+use pgstream_tests::{Comparison, Database, Session, Watched, difference};
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, g int, v int); INSERT INTO t SELECT i, i % 5, i FROM generate_series(1, 30) i";
 
@@ -54,6 +54,76 @@ fn a_diamond_with_its_source() {
     ]
     .map(|(name, query)| Watched::create(&mut session, name, query, Comparison::Text));
     follow(&mut session, &chain);
+}
+
+/// `*`, NATURAL and a whole row mean the visible columns of a stream table.
+#[test]
+fn hidden_columns_do_not_come_to_light() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    // With a count of rows, and without.
+    let below = [
+        ("a", "SELECT g, count(*) AS n FROM t GROUP BY g"),
+        ("b", "SELECT id AS g, v AS n FROM t"),
+    ]
+    .map(|(name, query)| Watched::create(&mut session, name, query, Comparison::Text));
+    session.run("CREATE VIEW over_a AS SELECT * FROM a");
+    let readers = [
+        (
+            "s1",
+            "SELECT * FROM a UNION SELECT * FROM b",
+            "SELECT g, n FROM a UNION SELECT g, n FROM b",
+        ),
+        ("s2", "TABLE a EXCEPT TABLE b", "SELECT g, n FROM a EXCEPT SELECT g, n FROM b"),
+        ("s3", "SELECT * FROM a NATURAL JOIN b", "SELECT a.g, a.n FROM a JOIN b USING (g, n)"),
+        ("s4", "SELECT DISTINCT * FROM (SELECT * FROM a) x", "SELECT DISTINCT g, n FROM a"),
+        (
+            "s5",
+            "SELECT row_to_json(a)::text AS j FROM a",
+            "SELECT row_to_json(x)::text AS j FROM (SELECT g, n FROM a) x",
+        ),
+        (
+            "s6",
+            "SELECT count(b) AS n FROM a JOIN public.b ON a.g = public.b.g",
+            "SELECT count(*) AS n FROM a JOIN b USING (g)",
+        ),
+        (
+            "s7",
+            "WITH b AS (SELECT * FROM b) SELECT b.* FROM b LEFT JOIN a ON a.n = b.n",
+            "SELECT b.g, b.n FROM b LEFT JOIN a ON a.n = b.n",
+        ),
+        (
+            "s8",
+            "SELECT public.a.*, x.* FROM public.a LEFT JOIN LATERAL (SELECT b.* FROM b WHERE b.g = a.g) x(k, m) ON true",
+            "SELECT a.g, a.n, b.g AS k, b.n AS m FROM a LEFT JOIN b ON b.g = a.g",
+        ),
+        ("s9", "SELECT * FROM over_a", "SELECT g, n FROM a"),
+        (
+            "s10",
+            "SELECT * FROM a AS x(p, q) WHERE EXISTS (SELECT * FROM b WHERE b.g = x.q)",
+            "SELECT g AS p, n AS q FROM a WHERE EXISTS (SELECT FROM b WHERE b.g = a.n)",
+        ),
+    ];
+    for (name, query, _) in readers {
+        session.create(name, query);
+    }
+    for change in CHANGES {
+        session.run(change);
+        for one in &below {
+            one.refresh_and_compare(&mut session, change);
+        }
+        for (name, _, plain) in readers {
+            session.refresh(name);
+            let difference = difference(&mut session, name, plain, Comparison::Text);
+            let difference = difference.expect("the query is right");
+            assert!(
+                difference.is_none(),
+                "{name} after {change}\n{}",
+                difference.expect("checked")
+            );
+        }
+    }
 }
 
 #[test]

@@ -107,3 +107,13 @@ fn a_limit_that_depends_on_data() {
         changes: CHANGES,
     });
 }
+
+/// PostgreSQL evaluates nothing for no rows, so a sub-query with several rows is no error.
+#[test]
+fn limit_0_evaluates_nothing() {
+    check(Scenario {
+        tables: "CREATE TABLE t (id int, v int); INSERT INTO t VALUES (1, 1), (2, 2)",
+        query: "SELECT t.id, x.v FROM t LEFT JOIN (SELECT (SELECT v FROM t) AS v, 1 / (id - 1) AS w FROM t LIMIT 0) x ON true",
+        changes: &["INSERT INTO t VALUES (3, 3)", "DELETE FROM t WHERE id < 3"],
+    });
+}
