@@ -4,7 +4,7 @@ use pgrx::pg_sys::{Datum, Oid};
 use pgstream_core::frontier::Frontier;
 
 use crate::pg::{
-    buffer::{Action, Buffer, OWN_COLUMNS, Place, Row},
+    buffer::{Action, Buffer, Place, Row, Side},
     lock::Lock,
     snapshot::Snapshot,
     source::Source,
@@ -103,7 +103,7 @@ impl Found {
                 (Action::Truncate, _) | (_, None) => self.truncated = true,
                 (action, Some(positions)) => {
                     row.deform(&mut values, &mut nulls);
-                    add(rows, action, positions, (&values, &nulls));
+                    add(rows, action, (buffer, positions), (&values, &nulls));
                 }
             }
         });
@@ -113,19 +113,19 @@ impl Found {
 fn add(
     rows: &mut Consolidator,
     action: Action,
-    positions: &[usize],
+    (buffer, positions): (&Buffer, &[usize]),
     (values, nulls): (&[Datum], &[bool]),
 ) {
-    let mut side = |offset: usize, weight: i64| {
+    let mut image = |side: Side, weight: i64| {
         rows.add_from(weight, |index| {
-            let column = OWN_COLUMNS + 2 * positions[index] + offset;
+            let column = buffer.place(positions[index], side);
             (values[column], nulls[column])
         });
     };
     if action != Action::Insert {
-        side(1, -1);
+        image(Side::Old, -1);
     }
     if action != Action::Delete {
-        side(0, 1);
+        image(Side::New, 1);
     }
 }

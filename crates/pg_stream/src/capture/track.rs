@@ -218,9 +218,8 @@ fn has_column(buffer: &Buffer, column: &Column) -> bool {
     position.is_some_and(|it| buffer.column_type(it) == Some(column.base_type))
 }
 
-/// The most bytes of a row that fit a page, less the buffer's own columns and room for NULLs.
-const MOST_BYTES: usize = 7800;
-const MOST_COLUMNS: usize = 1500;
+/// PostgreSQL's own limit for a table.
+const MOST_COLUMNS: usize = 1600;
 
 /// Creates the buffer, or adds what it lacks.
 fn create_buffer(source: Oid, numbers: &[i16]) {
@@ -238,6 +237,7 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
     let name = source::sql_name(buffer::of_source(source)).expect("created above");
     let buffer = Buffer::open(source, Lock::AccessExclusive).expect("created above");
     let (mut places, mut names) = (buffer.columns().to_vec(), buffer.column_names());
+    let images = if places.is_empty() { images_of(source) } else { buffer.images() };
     let new: Vec<&Column> = columns.iter().filter(|it| !has_column(&buffer, it)).collect();
     drop(buffer);
     if new.is_empty() {
@@ -248,22 +248,22 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
         // A place whose type does not fit any more is given up.
         places.iter_mut().filter(|it| **it == column.number).for_each(|it| *it = 0);
         places.push(column.number);
-        for prefix in ["new_", "old_"] {
+        for prefix in &["new_", "old_"][..images] {
             let name = free_name(prefix, column, &names);
             clauses.push(format!("ADD COLUMN {} {}", quoted(&name), column.base_type_name));
             names.push(name);
         }
     }
-    if names.len() > MOST_COLUMNS || least_row(source, &places) > MOST_BYTES {
+    if names.len() > MOST_COLUMNS {
         refuse(&format!(
             "the query uses too many columns of {} for capturing its changes",
             relation::display_name(source)
         ));
     }
-    run(&format!("COMMENT ON TABLE {name} IS '{}'", buffer::comment(&places)));
+    run(&format!("COMMENT ON TABLE {name} IS '{}'", buffer::comment(images, &places)));
     run(&format!("ALTER TABLE {name} {}", clauses.join(", ")));
     fault::point(Step::BufferCreated);
-    debug_assert_eq!(names.len(), OWN_COLUMNS + 2 * places.len());
+    debug_assert_eq!(names.len(), OWN_COLUMNS + images * places.len());
 }
 
 /// A buffer that somebody has dropped took changes with it that others have not read.
@@ -283,11 +283,11 @@ fn forget_lost_buffer(source: Oid) {
     command_done();
 }
 
-/// The bytes that an update takes at least in a buffer with these columns.
-fn least_row(source: Oid, numbers: &[i16]) -> usize {
+/// How many columns a new buffer has for each captured one: two, if that is enough for all columns of
+/// the source.
+fn images_of(source: Oid) -> usize {
     let columns = Source::open(source, Lock::None).columns();
-    let captured = columns.iter().filter(|it| numbers.contains(&it.number));
-    captured.map(|it| 2 * it.least_size.next_multiple_of(size_of::<u64>())).sum()
+    if OWN_COLUMNS + 2 * columns.len() <= MOST_COLUMNS { 2 } else { 1 }
 }
 
 fn create_empty_buffer(source: Oid) {

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 
+use pgstream_ivm::aggregate;
 use pgstream_ivm::plan::{AggregateCall, AggregateFunction, Column, End, Plan};
 use pgstream_ivm::scalar::{Scalar, Segment, Type};
 
@@ -19,7 +20,7 @@ use super::from::From;
 use super::grouping_sets::Set;
 use super::lateral;
 use super::refusal::Refusal;
-use super::select::Select;
+use super::select::{Select, check_group_width};
 use super::{Lowering, open};
 use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, SortGroup, Step, column};
 use crate::pg::types;
@@ -49,6 +50,8 @@ pub fn lower<'a>(
     for column in &parts.unequal {
         calls.push(any_value(&schema, below.places[column]));
     }
+    let state: usize = calls.iter().map(|it| aggregate::state(it).len()).sum();
+    check_group_width(below.keys.len() + calls.len() + state)?;
     let all_keys: Set = (0..select.keys.len()).collect();
     let sets = match &select.sets {
         Some(sets) => sets.clone(),

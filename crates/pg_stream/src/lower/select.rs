@@ -58,7 +58,18 @@ pub fn lower_for<'a>(
 /// SELECT DISTINCT with all of its columns.
 pub fn lower_distinct<'a>(lowering: &mut Lowering, scope: &Scope<'_, 'a>) -> Result<Plan, Refusal> {
     check_distinct(scope.query)?;
-    Ok(lower_rows(lowering, scope, None)?.distinct())
+    let rows = lower_rows(lowering, scope, None)?;
+    check_group_width(rows.schema().len())?;
+    Ok(rows.distinct())
+}
+
+/// Refuses groups with so many values that an old row and a new one have no room beside each other.
+pub fn check_group_width(values: usize) -> Result<(), Refusal> {
+    const MOST: usize = 800;
+    if values > MOST {
+        return Err(Refusal::without_rule(format!("groups of more than {MOST} columns")));
+    }
+    Ok(())
 }
 
 /// Refuses clauses without a rule.

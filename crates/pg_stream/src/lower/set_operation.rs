@@ -196,6 +196,8 @@ fn scalar_of(segments: Vec<Segment>, ty: Oid) -> Scalar {
 
 /// Set operations must go by the types' own equality. Rows without columns have none to go by.
 fn check_equalities(operation: &SetOperation<'_>) -> Result<(), Refusal> {
+    // Two columns count the rows of the sides.
+    select::check_group_width(operation.columns.len() + 2)?;
     if operation.columns.is_empty() {
         return Err(Refusal::without_rule("a set operation on rows without columns"));
     }

@@ -2,7 +2,12 @@
 //!
 //! A buffer has four columns of its own and then two for each captured column of its source, the
 //! new and the old value. Which ones those are is kept in the buffer's comment, as the source's
-//! attribute numbers: names may be changed and shortened, the numbers never change.
+//! attribute numbers: names may be changed and shortened, the numbers never change. The buffer of a
+//! source with so many columns that there is no room for two of each has one of each, and an update
+//! is a deletion and an insertion there.
+//!
+//! Nor may a row become too long to be written, which would fail the statement that is captured: then
+//! an update becomes two rows, and what still does not fit only tells that something has changed.
 
 use std::{
     cell::{Cell, RefCell},
@@ -60,7 +65,11 @@ pub(in crate::pg) struct Layout {
     pub(in crate::pg) buffer: Oid,
     /// The source's attribute numbers, in the order of the pairs of columns.
     pub(in crate::pg) columns: Vec<i16>,
+    /// How many columns of the buffer there are for each of these.
+    images: usize,
     encoder: Encoder,
+    /// Whether a row can be too long for a page.
+    may_overflow: bool,
 }
 
 thread_local! {
@@ -216,12 +225,24 @@ impl Buffer {
         self.layout.buffer
     }
 
+    /// How many of its columns there are for each captured one: the new value and the old one, or one
+    /// for both.
+    pub fn images(&self) -> usize {
+        self.layout.images
+    }
+
+    /// The buffer's own column for the new or the old value of the captured column at `position`.
+    pub fn place(&self, position: usize, side: Side) -> usize {
+        self.layout.place(position, side)
+    }
+
     /// The number of the buffer's own column where the pair of columns at `position` begins, and
     /// its type; `None` when it was dropped.
     pub fn column_type(&self, position: usize) -> Option<Oid> {
         // SAFETY: the relation is open; the index is checked.
         unsafe {
-            let attribute = tuple::attribute((*self.relation).rd_att, OWN_COLUMNS + 2 * position);
+            let place = self.layout.place(position, Side::New);
+            let attribute = tuple::attribute((*self.relation).rd_att, place);
             (!(*attribute).attisdropped).then_some((*attribute).atttypid)
         }
     }
@@ -395,17 +416,33 @@ impl Layout {
         // SAFETY: the relation is open; its comment is NULL or a C string.
         unsafe {
             let comment = pg_sys::GetComment((*relation).rd_id, pg_sys::RelationRelationId, 0);
-            let columns = if comment.is_null() {
-                Vec::new()
+            let (images, columns) = if comment.is_null() {
+                (2, Vec::new())
             } else {
                 parse_comment(&CStr::from_ptr(comment).to_string_lossy())
             };
             let encoder = Encoder::new((*relation).rd_att, Toasted::Keep);
-            let room = (encoder.width() - OWN_COLUMNS) / 2;
+            let room = (encoder.width() - OWN_COLUMNS) / images;
             let columns = columns.into_iter().take(room).collect();
-            Self { buffer: (*relation).rd_id, columns, encoder }
+            let may_overflow = encoder.most().is_none_or(|it| it > MOST_BYTES);
+            Self { buffer: (*relation).rd_id, columns, images, encoder, may_overflow }
         }
     }
+
+    fn place(&self, position: usize, side: Side) -> usize {
+        let offset = if self.images == 2 && side == Side::Old { 1 } else { 0 };
+        OWN_COLUMNS + self.images * position + offset
+    }
+}
+
+/// The longest tuple that fits a page.
+const MOST_BYTES: usize = 8160;
+
+/// Of the two values that a change has for a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    New,
+    Old,
 }
 
 impl Layout {
@@ -421,24 +458,30 @@ impl Layout {
             (None, None) => true,
             (Some(left), Some(right)) => {
                 // SAFETY: both are values of the buffer's column for the old value.
-                unsafe { self.encoder.same(OWN_COLUMNS + 2 * position, left, right) }
+                unsafe { self.encoder.same(self.place(position, Side::Old), left, right) }
             }
             _ => false,
         }
     }
 }
 
-const COMMENT: &str = "Changes of its source. Captured attributes:";
+/// How the comment of a buffer begins, by how many columns it has for each captured one.
+const COMMENTS: [(usize, &str); 2] = [
+    (2, "Changes of its source. Captured attributes:"),
+    (1, "Changes of its source, one image a row. Captured attributes:"),
+];
 
-/// The comment of a buffer that captures these attributes.
-pub fn comment(columns: &[i16]) -> String {
+/// The comment of a buffer with so many columns for each of these attributes.
+pub fn comment(images: usize, columns: &[i16]) -> String {
     let list: Vec<_> = columns.iter().map(ToString::to_string).collect();
-    format!("{COMMENT} {}", list.join(" "))
+    let comment = COMMENTS.iter().find(|it| it.0 == images).expect("one or two");
+    format!("{} {}", comment.1, list.join(" "))
 }
 
-fn parse_comment(text: &str) -> Vec<i16> {
-    let list = text.strip_prefix(COMMENT).unwrap_or_default();
-    list.split_whitespace().map_while(|it| it.parse().ok()).collect()
+fn parse_comment(text: &str) -> (usize, Vec<i16>) {
+    let mut known = COMMENTS.iter().filter_map(|it| Some((it.0, text.strip_prefix(it.1)?)));
+    let (images, list) = known.next().unwrap_or((2, ""));
+    (images, list.split_whitespace().map_while(|it| it.parse().ok()).collect())
 }
 
 /// Where a row is.
@@ -562,6 +605,11 @@ impl Writer {
     }
 
     pub fn push(&mut self, action: Action, new: Option<Image<'_>>, old: Option<Image<'_>>) {
+        if self.buffer.layout.images == 1 && action == Action::Update {
+            self.push(Action::Delete, None, old);
+            self.push(Action::Insert, new, None);
+            return;
+        }
         let own = [
             Datum::from(u64::from(action.letter())),
             Datum::from(self.xid),
@@ -570,13 +618,28 @@ impl Writer {
         ];
         self.values[..OWN_COLUMNS].copy_from_slice(&own);
         self.nulls[..OWN_COLUMNS].fill(false);
+        self.nulls[OWN_COLUMNS..].fill(true);
         for position in 0..self.buffer.layout.columns.len() {
-            for (side, image) in [new, old].into_iter().enumerate() {
+            for (side, image) in [(Side::New, new), (Side::Old, old)] {
                 let value = image.and_then(|it| it.column(position));
-                let index = OWN_COLUMNS + 2 * position + side;
-                self.nulls[index] = value.is_none();
-                self.values[index] = value.unwrap_or(Datum::from(0));
+                if let Some(value) = value {
+                    let index = self.buffer.layout.place(position, side);
+                    self.nulls[index] = false;
+                    self.values[index] = value;
+                }
             }
+        }
+        // SAFETY: as below.
+        let is_too_long = self.buffer.layout.may_overflow
+            && unsafe { self.buffer.layout.encoder.least(&self.values, &self.nulls) } > MOST_BYTES;
+        if is_too_long {
+            if action == Action::Update {
+                self.push(Action::Delete, None, old);
+                self.push(Action::Insert, new, None);
+            } else {
+                self.push(Action::Truncate, None, None);
+            }
+            return;
         }
         let start = self.arena.len();
         // SAFETY: the mapping was made so that values have the types of the buffer's columns.

@@ -26,8 +26,6 @@ pub struct Column {
     pub base_type: Oid,
     /// `base_type` in SQL.
     pub base_type_name: String,
-    /// The least room that a value takes in a row.
-    pub least_size: usize,
     pub is_virtual: bool,
 }
 
@@ -102,8 +100,6 @@ impl Source {
                         name,
                         base_type,
                         base_type_name: type_name(base_type),
-                        // A long value can be moved out of line, where a pointer remains.
-                        least_size: usize::try_from(it.attlen).unwrap_or(18),
                         is_virtual: u8::try_from(it.attgenerated)
                             == Ok(pg_sys::ATTRIBUTE_GENERATED_VIRTUAL),
                     }

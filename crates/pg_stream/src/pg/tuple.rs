@@ -44,6 +44,8 @@ const HEADER: usize = std::mem::offset_of!(pg_sys::MinimalTupleData, t_bits);
 const HEAP_PREFIX: usize = 1;
 const _: () = assert!(std::mem::offset_of!(pg_sys::HeapTupleHeaderData, t_bits) == HEADER + WORD);
 const WORD: usize = size_of::<u64>();
+/// PostgreSQL moves no value out of line that is shorter.
+const LEAST_MOVED: usize = 24;
 
 impl Encoder {
     /// # Safety
@@ -134,6 +136,42 @@ impl Encoder {
             (*header).t_hoff = u8::try_from(data_start + HEAP_PREFIX * WORD).expect("few columns");
             length
         }
+    }
+
+    /// The most bytes that a heap tuple takes with all that can be moved out of line there; `None`
+    /// when there is no bound.
+    pub(in crate::pg) fn most(&self) -> Option<usize> {
+        let mut size = 0;
+        for attribute in &self.attributes {
+            size += match attribute.length {
+                -1 if attribute.packable => LEAST_MOVED,
+                length => usize::try_from(length).ok()? + attribute.align - 1,
+            };
+        }
+        Some(self.header(true) + size)
+    }
+
+    /// The bytes that a heap tuple of these values takes at least, with all that can be moved out of
+    /// line there.
+    ///
+    /// # Safety
+    ///
+    /// `values` and `nulls` must be values of the descriptor.
+    pub(in crate::pg) unsafe fn least(&self, values: &[Datum], nulls: &[bool]) -> usize {
+        let mut size = 0;
+        for (index, attribute) in self.attributes.iter().enumerate().filter(|it| !nulls[it.0]) {
+            // SAFETY: as promised.
+            let end = unsafe { attribute.end(values[index], size) };
+            let is_moved = attribute.packable && end - size > LEAST_MOVED;
+            size = if is_moved { size + LEAST_MOVED } else { end };
+        }
+        self.header(true) + size
+    }
+
+    /// The bytes before the values of a heap tuple.
+    fn header(&self, has_null: bool) -> usize {
+        let bitmap = if has_null { self.attributes.len().div_ceil(8) } else { 0 };
+        align(HEADER + HEAP_PREFIX * WORD + bitmap, WORD)
     }
 
     /// As [`Self::encode`], a heap tuple: appended at the end of `arena`, its length in bytes.

@@ -380,6 +380,9 @@ pub fn matching(shows_key: bool) -> Matching {
     if shows_key { Matching::Content } else { Matching::ContentCopies }
 }
 
+/// More columns than this no row can have.
+const MOST_COLUMNS: usize = 1664;
+
 /// Turns net rows (row id, values) into rows that go, change and come. In a keyed storage a row
 /// that goes and one that comes under the same row id are one update. `output` is how many of the
 /// values are output, when somebody reads the change of it.
@@ -396,7 +399,8 @@ pub fn content_change(
     let (mut row, mut nulls) = (vec![Datum::from(0); width], vec![false; width]);
     // Row id → the row that goes, until it is paired.
     let mut gone: HashMap<i64, usize> = HashMap::new();
-    if is_keyed {
+    // An update has the row id, old values and new ones; there is a limit to columns.
+    if is_keyed && 1 + 2 * values.len() <= MOST_COLUMNS {
         for (index, place) in net.iter().enumerate() {
             if rows.weight(*place) == -1 {
                 gone.insert(rows.row_id(*place), index);

@@ -13,7 +13,7 @@ use pgstream_ivm::{
 
 use crate::{
     pg::{
-        buffer::{Buffer, OWN_COLUMNS},
+        buffer::{Buffer, Side},
         lock::Lock,
         source::sql_name,
     },
@@ -72,16 +72,15 @@ fn table_change(differential: &Differential, source: Oid, consumed: Option<&str>
         return "SELECT 0::int8 AS w WHERE false".to_owned();
     };
     let (names, table) = (buffer.column_names(), sql_name(buffer.oid()).unwrap_or_default());
-    // The new value of a column, then the old one.
-    let position = |attribute: &i16| {
-        let pair = buffer.columns().iter().position(|it| it == attribute);
-        pair.map(|pair| OWN_COLUMNS + 2 * pair)
+    let place = |attribute: &i16, side: Side| {
+        let position = buffer.columns().iter().position(|it| it == attribute);
+        position.map(|it| buffer.place(it, side))
     };
-    let side = |offset: usize, weight: i32, actions: &str| {
+    let image = |side: Side, weight: i32, actions: &str| {
         let columns: Vec<String> = read
             .attributes
             .iter()
-            .filter_map(|it| Some(format!("{} AS a{it}, ", quote(&names[position(it)? + offset]))))
+            .filter_map(|it| Some(format!("{} AS a{it}, ", quote(&names[place(it, side)?]))))
             .collect();
         let unconsumed = consumed.map_or(String::new(), |it| {
             format!(" AND NOT pg_catalog.pg_visible_in_snapshot(xid, '{it}')")
@@ -91,7 +90,8 @@ fn table_change(differential: &Differential, source: Oid, consumed: Option<&str>
             columns.concat(),
         )
     };
-    format!("{} UNION ALL {}", side(0, 1, "'I', 'U'"), side(1, -1, "'D', 'U'"))
+    let (came, gone) = (image(Side::New, 1, "'I', 'U'"), image(Side::Old, -1, "'D', 'U'"));
+    format!("{came} UNION ALL {gone}")
 }
 
 fn no_change(differential: &Differential, stage: usize) -> String {

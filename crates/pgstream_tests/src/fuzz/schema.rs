@@ -89,6 +89,8 @@ impl Table {
         };
         let is_elsewhere = random.chance(15);
         let computed = random.chance(15).then(|| computed_column(&columns, random)).flatten();
+        // A child does not inherit it, and would want values.
+        let computed = computed.filter(|it| !has_child || it.0 != Computed::Identity);
         // Of types with an order.
         let ordered: Vec<usize> = (0..columns.len()).filter(|&at| columns[at].1.has_order()).collect();
         let index = (!ordered.is_empty() && random.chance(40))

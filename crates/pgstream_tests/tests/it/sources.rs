@@ -511,3 +511,51 @@ fn case_insensitive_text() {
     let error = session.try_create("st", "SELECT id FROM t WHERE (id, c) < (3, 'X')");
     assert_eq!(error.expect_err("not printable").code, "0A000");
 }
+
+fn column_list(count: usize, ty: &str) -> String {
+    (1..=count).map(|it| format!(", c{it} {ty}")).collect()
+}
+
+/// An update has two images, which may not fit a page, or be more columns than a table can have.
+#[test]
+fn tables_with_hundreds_of_columns() {
+    for (count, ty, value) in [
+        (600, "bigint", "7"),
+        (900, "int", "7"),
+        (1580, "bool", "true"),
+        (300, "text", "'some text'"),
+    ] {
+        let values: String = (1..=count).map(|_| format!(", {value}")).collect();
+        let columns = column_list(count, ty);
+        let tables = format!(
+            "CREATE TABLE t (id int PRIMARY KEY{columns}); INSERT INTO t SELECT i{values} FROM generate_series(1, 3) i; INSERT INTO t (id) VALUES (9)"
+        );
+        check(Scenario {
+            tables: &tables,
+            query: "SELECT * FROM t",
+            changes: &[
+                "UPDATE t SET c2 = NULL WHERE id < 3",
+                "INSERT INTO t SELECT * FROM (SELECT t.* FROM t WHERE id = 3) x ON CONFLICT (id) DO UPDATE SET id = 20",
+                "DELETE FROM t WHERE id = 1",
+            ],
+        });
+    }
+}
+
+/// The row of a change that is too long for a page tells only that something has changed.
+#[test]
+fn rows_that_fill_a_page() {
+    let database = Database::new();
+    let mut session = database.session();
+    let columns = column_list(1015, "bigint");
+    let values: String = (1..=1015).map(|it| format!(", {it}")).collect();
+    session.run(&format!("CREATE TABLE t (id int{columns})"));
+    let watched = Watched::create(&mut session, "st", "SELECT * FROM t", Comparison::Text);
+    session.run(&format!("INSERT INTO t SELECT i{values} FROM generate_series(1, 2) i"));
+    session.refresh("st");
+    watched.compare(&mut session, "rows that fill a page");
+    let nulls: String = (1..=20).map(|it| format!(", c{it} = NULL")).collect();
+    session.run(&format!("UPDATE t SET id = 3{nulls} WHERE id = 1; DELETE FROM t WHERE id = 2"));
+    session.refresh("st");
+    watched.compare(&mut session, "an update and a deletion");
+}
