@@ -18,6 +18,7 @@ mod fuzz;
 mod grouping_sets;
 mod joins;
 mod limit;
+mod listed;
 mod lowering;
 mod monitor;
 mod outer_joins;
