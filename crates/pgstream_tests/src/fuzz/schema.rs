@@ -92,7 +92,8 @@ impl Table {
         // A child does not inherit it, and would want values.
         let computed = computed.filter(|it| !has_child || it.0 != Computed::Identity);
         // Of types with an order.
-        let ordered: Vec<usize> = (0..columns.len()).filter(|&at| columns[at].1.has_order()).collect();
+        let ordered: Vec<usize> =
+            (0..columns.len()).filter(|&at| columns[at].1.has_order()).collect();
         let index = (!ordered.is_empty() && random.chance(40))
             .then(|| [*random.pick(&ordered), *random.pick(&ordered)]);
         let rows = Vec::new();
