@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::pg::access::Permission;
-use crate::pg::node::{EntryKind, Kind, Node, Query, Step};
+use crate::pg::node::{EntryKind, Kind, Node, Query, Step, SubLinkKind};
 use crate::pg::table;
 use crate::pg::types::{self, Oid, Volatility};
 
@@ -47,6 +47,8 @@ pub struct Inventory {
     pub permissions: Vec<Permission>,
     /// CURRENT_USER, which is the owner in every refresh.
     pub names_user: bool,
+    /// Whether there is an ARRAY(sub-query) without ORDER BY.
+    pub has_unordered_array: bool,
     functions: HashSet<Oid>,
     session_values: bool,
 }
@@ -163,6 +165,10 @@ fn relation_kind(kind: char) -> RelationKind {
 }
 
 fn note_functions(inventory: &mut Inventory, node: Node<'_>) {
+    if let Some(link) = node.as_sub_link() {
+        inventory.has_unordered_array |=
+            link.kind == SubLinkKind::Array && link.query.order().is_empty();
+    }
     inventory.names_user |= node.is_current_user();
     inventory.session_values |= node.is_session_value() && !node.is_current_user();
     if node.is_next_value() && inventory.volatile.is_none() {

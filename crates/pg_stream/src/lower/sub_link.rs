@@ -291,9 +291,6 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
                 self.name(position, expression)
             }
             (SubLinkKind::Array, _) => {
-                if link.query.order().is_empty() {
-                    self.lowering.open.insert("ARRAY(sub-query)".to_owned());
-                }
                 let position = self.array(link.query, expression)?;
                 self.name(position, expression)
             }

@@ -91,9 +91,11 @@ impl Table {
         let computed = random.chance(15).then(|| computed_column(&columns, random)).flatten();
         // A child does not inherit it, and would want values.
         let computed = computed.filter(|it| !has_child || it.0 != Computed::Identity);
-        let index =
-            random.chance(40).then(|| [random.below(columns.len()), random.below(columns.len())]);
-        let index = index.filter(|it| it.iter().all(|at| is_hashable(columns[*at].1)));
+        // Of types with an order.
+        let ordered: Vec<usize> =
+            (0..columns.len()).filter(|&at| columns[at].1.has_order()).collect();
+        let index = (!ordered.is_empty() && random.chance(40))
+            .then(|| [*random.pick(&ordered), *random.pick(&ordered)]);
         let rows = Vec::new();
         let mut table = Self {
             name,

@@ -177,6 +177,9 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
         if table.index.is_some() {
             add(&|it| it.tables[at].index = None);
         }
+        if table.computed.is_some() {
+            add(&|it| it.tables[at].computed = None);
+        }
         if table.partition_by.is_some() {
             add(&|it| it.tables[at].partition_by = None);
         }

@@ -155,11 +155,11 @@ impl Generator<'_> {
         let kind = self.outer_or(scope).unwrap_or(Type::Int);
         let columns = vec![("c1".to_owned(), kind)];
         let mut query = self.inside(scope, |it| it.query_of(&columns, depth));
-        if kind != Type::IntArray && order_by_all(&mut query) {
+        if !kind.is_array() && kind.has_equality() && order_by_all(&mut query) {
             self.is_open |= kind.is_open();
             return (Sql::around("ARRAY({})::text", query), Type::Text);
         }
-        if kind == Type::IntArray {
+        if kind.is_array() {
             // Arrays of several dimensions must be of one length.
             return (Sql::around("(SELECT count(*) FROM ({}) AS q)", query), Type::BigInt);
         }

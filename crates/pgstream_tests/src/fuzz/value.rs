@@ -78,6 +78,10 @@ impl Type {
         if random.chance(35) { Self::Of(*random.pick(SIMPLES)) } else { *random.pick(COLUMN_TYPES) }
     }
 
+    pub fn is_array(self) -> bool {
+        self.sql().ends_with("[]")
+    }
+
     pub fn has_equality(self) -> bool {
         !matches!(self, Self::Of(Simple { equality: false, .. }))
     }
