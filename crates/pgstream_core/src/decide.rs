@@ -28,6 +28,8 @@ use crate::{
 const UNREAD_SECONDS: i64 = 60;
 /// The longest wait after a failure, in seconds.
 const LONGEST_BACK_OFF: i64 = 60;
+/// The most tables of a unit.
+pub const MOST_TABLES: usize = 1024;
 /// The longest wait after somebody else was in the way, in seconds.
 const LONGEST_DETOUR: i64 = 8;
 
@@ -67,7 +69,7 @@ pub struct State {
     pub is_running: bool,
 }
 
-/// Stream tables to be refreshed together.
+/// Stream tables to be refreshed together, at most [`MOST_TABLES`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// Each after those that it reads.
@@ -148,7 +150,9 @@ impl Schedules {
         let together = self.closure(&due, states);
         for unit in self.units(&together, states) {
             let since = unit.iter().filter_map(|it| due_at[*it]).min().unwrap_or(now);
-            if unit.iter().any(|it| states[*it].is_running) {
+            // The rest of one that was too large may not be due any more.
+            let is_due = unit.iter().any(|it| due.binary_search(it).is_ok());
+            if !is_due || unit.iter().any(|it| states[*it].is_running) {
                 continue;
             }
             let tables = unit.iter().map(|it| self.tables[*it].id);
@@ -240,16 +244,14 @@ impl Schedules {
                     every != Some(shortest) && took[&self.group[*it]] > shortest * SECOND
                 })
             };
-            let (slow, mut rest): (Vec<usize>, Vec<usize>) =
-                component.into_iter().partition(is_slow);
+            let (slow, rest): (Vec<usize>, Vec<usize>) = component.into_iter().partition(is_slow);
             let mut apart: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
             for it in slow {
                 apart.entry(self.group[it]).or_default().push(it);
             }
-            if !rest.is_empty() {
-                units.push(std::mem::take(&mut rest));
+            for unit in std::iter::once(rest).chain(apart.into_values()) {
+                units.extend(unit.chunks(MOST_TABLES).map(<[usize]>::to_vec));
             }
-            units.extend(apart.into_values());
         }
         units
     }

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::Se
 
 use pgrx::pg_sys::{self, Oid};
 
+use pgstream_core::decide::MOST_TABLES;
+
 use super::shmem::{self, NO_PROCESS, Slot};
 
 /// The most workers that all schedulers of a server can have.
 pub(in crate::pg) const JOBS: usize = 64;
-/// The most stream tables of one job.
-pub const MOST_TABLES: usize = 1024;
 
 /// See the module.
 #[repr(C)]

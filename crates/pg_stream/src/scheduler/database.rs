@@ -12,8 +12,7 @@ use pgstream_core::{
 
 use crate::{
     pg::{
-        job::{self, MOST_TABLES},
-        relation,
+        job, relation,
         shmem::{self, Slot, State},
         spi, time,
         worker::{self, Wait},
@@ -178,13 +177,11 @@ impl Scheduler {
 
     fn begin(&mut self, unit: &Unit, now: Micros) -> Dispatch {
         let most = usize::try_from(settings::max_concurrent_refreshes()).unwrap_or(1);
-        // More than fit a job are not refreshed at once.
-        let tables = &unit.tables[..unit.tables.len().min(MOST_TABLES)];
-        let patience = self.patience(tables);
-        self.memory.begin(self.slot, tables, now);
-        let dispatch = self.pool.dispatch(tables, patience, most, now);
+        let patience = self.patience(&unit.tables);
+        self.memory.begin(self.slot, &unit.tables, now);
+        let dispatch = self.pool.dispatch(&unit.tables, patience, most, now);
         if dispatch != Dispatch::Begun {
-            self.memory.give_up(tables);
+            self.memory.give_up(&unit.tables);
         }
         dispatch
     }

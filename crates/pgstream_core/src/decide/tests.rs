@@ -250,3 +250,22 @@ fn fire_times_are_not_computed_again_while_nothing_happens() {
     assert_eq!(schedules.decide(&states, NOW).wake_at, Some(NOW + SECOND));
     assert_eq!(schedules.decide(&[ran(2), ran(1)], NOW), first);
 }
+
+#[test]
+fn a_component_that_is_too_large_is_refreshed_in_parts() {
+    let tables: Vec<Table> =
+        (0..3000).map(|id| table(id, "1m", if id == 0 { &[] } else { &[0] })).collect();
+    let sizes = |decision: &Decision| -> Vec<usize> {
+        decision.units.iter().map(|it| it.tables.len()).collect()
+    };
+    let first = decide(&tables, |_| ran(60));
+    assert_eq!(sizes(&first), [1024, 1024, 952]);
+    // The first part is done and the others wait for a worker.
+    let done = &first.units[0].tables;
+    let second = decide(&tables, |id| ran(if done.contains(&id) { 5 } else { 65 }));
+    assert_eq!(second.units, first.units[1..].iter().map(later).collect::<Vec<_>>());
+}
+
+fn later(unit: &Unit) -> Unit {
+    Unit { since: unit.since - 5 * SECOND, ..unit.clone() }
+}
