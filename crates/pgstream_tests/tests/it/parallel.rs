@@ -577,3 +577,99 @@ fn a_damaged_table_is_rebuilt_with_its_unit() {
         same(&mut session, name, query);
     }
 }
+
+/// Three levels, each with its schedule.
+const LEVELS: [(&str, &str, &str); 7] = [
+    ("a", "CALCULATED", "SELECT g, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY g"),
+    ("b", "1s", "SELECT t.id, t.g, u.name FROM t JOIN u USING (g)"),
+    ("c", "2s", "SELECT DISTINCT g, name FROM b"),
+    ("d", "1s", "SELECT a.g, a.s, a.n, c.name FROM a LEFT JOIN c USING (g)"),
+    ("e", "1s", "SELECT name, sum(n) AS n, count(*) AS groups FROM d GROUP BY name"),
+    ("f", "2s", "SELECT g, row_number() OVER (PARTITION BY name ORDER BY g) AS r FROM c"),
+    ("h", "1s", "SELECT count(*) AS n FROM u"),
+];
+
+#[test]
+fn cancels_terminations_locks_and_manual_refreshes_leave_everything_right() {
+    let database = database();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, g int, v int); CREATE TABLE u (g int PRIMARY KEY, name text);
+         INSERT INTO t SELECT i, i % 7, i FROM generate_series(1, 50) i;
+         INSERT INTO u SELECT i, 'name ' || i % 3 FROM generate_series(0, 5) i",
+    );
+    for (name, schedule, query) in LEVELS {
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('{name}', $q${query}$q$, '{schedule}')"
+        ));
+    }
+    let writers: Vec<_> = (1..=3)
+        .map(|number| {
+            let mut writer = database.session();
+            thread::spawn(move || {
+                let mut round = 0;
+                while writer.value("SELECT count(*) FROM pg_class WHERE relname = 'stop'") == "0" {
+                    let id = number * 1_000_000 + round;
+                    writer.run(&format!(
+                        "INSERT INTO t VALUES ({id}, {round} % 9, {round}); DELETE FROM t WHERE id = {id} - 30;
+                         UPDATE t SET g = (g + 1) % 9, v = v - 1 WHERE id = {id} - 3"
+                    ));
+                    writer.run(&format!(
+                        "INSERT INTO u VALUES ({number} + 6 , 'x') ON CONFLICT (g) DO UPDATE SET name = 'name ' || {round} % 4"
+                    ));
+                    round += 1;
+                }
+            })
+        })
+        .collect();
+    let worker =
+        "SELECT {}(pid) FROM pg_stat_activity WHERE backend_type = 'pg_stream refresh worker'
+         AND state = 'active' AND query LIKE 'REFRESH%' LIMIT 1";
+    for round in 0..40 {
+        match round % 5 {
+            0 => session.run(&worker.replace("{}", "pg_cancel_backend")),
+            1 => session.run(&worker.replace("{}", "pg_terminate_backend")),
+            2 => session.run("BEGIN; LOCK TABLE t; SELECT pg_sleep(0.05); COMMIT"),
+            3 => session.run("ALTER TABLE u ADD COLUMN IF NOT EXISTS note text"),
+            _ => session.run(&format!(
+                "SELECT pgstream.refresh_stream_table('{}')",
+                LEVELS[round % LEVELS.len()].0
+            )),
+        }
+        if round == 20 {
+            session.run(
+                &worker
+                    .replace("refresh worker", "scheduler")
+                    .replace("{}", "pg_terminate_backend"),
+            );
+        }
+        let reached = "SELECT max(id) FROM t WHERE id < 2000000";
+        let before: i64 = session.value(reached).parse().expect("a number");
+        eventually(
+            &mut session,
+            &format!("SELECT max(id) > {} FROM t WHERE id < 2000000", before + 5),
+            "t",
+        );
+    }
+    session.run("CREATE TABLE stop ()");
+    for writer in writers {
+        writer.join().expect("it stops");
+    }
+    let states = "SELECT count(*) FROM pgstream.pgs_stream_tables WHERE status <> 'ACTIVE'";
+    assert_eq!(session.value(states), "0");
+    for (name, _, query) in LEVELS {
+        let columns = session.value(&format!(
+            "SELECT string_agg(attname, ', ') FROM pg_attribute WHERE attrelid = '{name}'::regclass
+             AND attnum > 0 AND attname NOT LIKE '\\_\\_pgs%'"
+        ));
+        let differences = format!(
+            "SELECT count(*) FROM ((SELECT {columns} FROM ({query}) AS q EXCEPT ALL SELECT {columns} FROM {name})
+             UNION ALL (SELECT {columns} FROM {name} EXCEPT ALL SELECT {columns} FROM ({query}) AS q)) AS d"
+        );
+        eventually(&mut session, &differences, "0");
+    }
+    for (name, _, query) in LEVELS {
+        same(&mut session, name, query);
+    }
+    eventually(&mut session, RUNNING, "0");
+}
