@@ -289,6 +289,11 @@ impl Done {
         fault::point(Step::Finished);
     }
 
+    /// The sources whose changes were consumed.
+    pub fn consumed(&self) -> Vec<Oid> {
+        if self.outcome.has_consumed { self.definition.tracked_sources() } else { Vec::new() }
+    }
+
     /// Whether only changes of its sources, which are captured, can change the stream table.
     pub fn follows_changes(&self) -> bool {
         let differential = self.definition.differential.as_ref();

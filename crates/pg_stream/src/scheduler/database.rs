@@ -4,6 +4,8 @@
 //! It never waits: not for a refresh, and not for a lock for longer than a moment. Where no worker
 //! process can be had, it refreshes by itself.
 
+use std::collections::HashSet;
+
 use pgrx::pg_sys;
 use pgstream_core::{
     decide::{Decision, Unit},
@@ -195,7 +197,9 @@ impl Scheduler {
     fn refresh_here(&mut self, unit: &Unit, now: Micros) {
         let patience = self.patience(&unit.tables);
         self.memory.begin(self.slot, &unit.tables, now);
-        let reports = unit::refresh(&unit.tables, patience, &|_| {});
+        let mut consumed = HashSet::new();
+        let reports = unit::refresh(&unit.tables, patience, &|_| {}, &mut consumed);
+        unit::clean(&consumed);
         worker::set_patience(worker::PATIENCE);
         // What was invalidated meanwhile, the refresh has learnt instead of us.
         self.memory.distrust();

@@ -1,6 +1,8 @@
 //! A worker of a scheduler: refreshes the units that it is given.
 
-use pgrx::pg_sys;
+use std::collections::HashSet;
+
+use pgrx::pg_sys::{self, Oid};
 
 use crate::{
     pg::{
@@ -28,10 +30,13 @@ pub extern "C-unwind" fn pg_stream_refresher_main(argument: pg_sys::Datum) {
     worker::begin(Some(database), c"pg_stream refresh worker");
     let wait = Wait::new(c"PgStreamRefreshWorkerMain");
     // Whoever wants the database either sees this process or is seen here.
+    let mut consumed = HashSet::new();
     while job.has_owner(slot) && slot.held_until() <= time::now() {
         if job.phase() == Phase::Assigned {
-            work(job);
+            work(job, &mut consumed);
             slot.wake();
+        } else if !consumed.is_empty() {
+            unit::clean(&std::mem::take(&mut consumed));
         } else if !worker::sleep(LONGEST_IDLE, wait) && job.end_if_idle() {
             break;
         }
@@ -39,9 +44,9 @@ pub extern "C-unwind" fn pg_stream_refresher_main(argument: pg_sys::Datum) {
     worker::end();
 }
 
-fn work(job: &Job) {
+fn work(job: &Job, consumed: &mut HashSet<Oid>) {
     let begins = |position| job.set_current(position);
-    let reports = unit::refresh(&job.tables(), job.patience(), &begins);
+    let reports = unit::refresh(&job.tables(), job.patience(), &begins, consumed);
     for (position, report) in reports.iter().enumerate() {
         job.set_result(position, report.to_number());
     }

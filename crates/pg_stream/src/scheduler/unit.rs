@@ -14,7 +14,10 @@ use std::{
 };
 
 use pgrx::{
-    PgSqlErrorCode, datum::TimestampWithTimeZone, pg_sys::panic::ErrorReport, prelude::PgLogLevel,
+    PgSqlErrorCode,
+    datum::TimestampWithTimeZone,
+    pg_sys::{Oid, panic::ErrorReport},
+    prelude::PgLogLevel,
 };
 use pgstream_core::{schedule::Micros, status::Status};
 
@@ -85,19 +88,43 @@ impl Report {
 
 /// Refreshes the tables, given each after those that it reads, and waits for locks on them and their
 /// sources for `patience` milliseconds. `begins` is told whose turn it is.
-/// The reports are those of the tables, in their order.
-pub fn refresh(tables: &[i64], patience: u32, begins: &dyn Fn(usize)) -> Vec<Report> {
+/// The reports are those of the tables, in their order. The sources whose changes were consumed are
+/// added to `consumed`.
+pub fn refresh(
+    tables: &[i64],
+    patience: u32,
+    begins: &dyn Fn(usize),
+    consumed: &mut HashSet<Oid>,
+) -> Vec<Report> {
     let prospects = announce(tables);
     let findings = Findings::default();
     let unit =
         Unit { tables, patience, prospects: &prospects, begins, offset: 0, findings: &findings };
-    match unit.transaction() {
+    let reports = match unit.transaction() {
         Ok(reports) => reports,
         Err(failure) if tables.len() == 1 => vec![unit.fail_alone(&failure)],
         Err(failure) => {
             pgrx::log!("pg_stream: refreshing stream tables together failed: {}", failure.message);
             one_by_one(&unit)
         }
+    };
+    consumed.extend(findings.consumed.take());
+    reports
+}
+
+/// Removes changes that everybody has consumed. Two refreshes that end at the same time leave them
+/// to each other, since neither sees how far the other has come.
+pub fn clean(sources: &HashSet<Oid>) {
+    let result = worker::transaction(c"pg_stream: cleaning change buffers", || {
+        worker::set_patience(worker::PATIENCE);
+        for source in sources {
+            if refresh::readers(*source).len() > 1 {
+                refresh::clean_buffer(*source);
+            }
+        }
+    });
+    if let Err(failure) = result {
+        pgrx::log!("pg_stream: cannot clean change buffers: {}", failure.message);
     }
 }
 
@@ -177,6 +204,8 @@ struct Findings {
     /// that is tried again and begins with laying them out anew, before the snapshot for all.
     damaged: RefCell<HashMap<i64, String>>,
     is_new: Cell<bool>,
+    /// Sources whose changes were consumed.
+    consumed: RefCell<HashSet<Oid>>,
 }
 
 /// One table of a unit, as far as it got.
@@ -219,6 +248,7 @@ impl Unit<'_> {
             let snapshot = self.prepare(&mut members);
             self.run(&mut members, &snapshot, data_timestamp);
             for done in members.iter().filter_map(|it| it.done.as_ref()) {
+                self.findings.consumed.borrow_mut().extend(done.consumed());
                 // What stays is removed next time.
                 if let Err(failure) = self.attempt(|| done.clean_up()) {
                     pgrx::log!("pg_stream: cannot clean change buffers: {}", failure.message);

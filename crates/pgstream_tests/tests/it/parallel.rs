@@ -104,6 +104,26 @@ fn two_refreshes_run_at_once_and_are_seen() {
 }
 
 #[test]
+fn changes_are_removed_when_their_readers_were_refreshed_at_once() {
+    let database = database();
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int)");
+    for name in ["a", "b"] {
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('{name}', 'SELECT id, v FROM t', '1s')"
+        ));
+        gate(&mut session, name, 1);
+    }
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO t VALUES (1, 1)");
+    eventually(&mut session, WAITING, "2");
+    gatekeeper.run("SELECT pg_advisory_unlock(1)");
+    eventually(&mut session, "SELECT count(*) FROM a JOIN b USING (id)", "1");
+    let buffer = session.value("SELECT buffer_relid::regclass FROM pgstream.pgs_change_tracking");
+    eventually(&mut session, &format!("SELECT count(*) FROM {buffer}"), "0");
+}
+
+#[test]
 fn no_more_run_at_once_than_may() {
     let database = Database::on(server(&["pg_stream.max_concurrent_refreshes=1"]));
     let (mut gatekeeper, mut session) = (database.session(), database.session());
