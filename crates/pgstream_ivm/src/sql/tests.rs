@@ -4,12 +4,12 @@
 use crate::{
     derive::delta,
     model::storage,
-    plan::{Plan, Source},
+    plan::{Plan, Scan, Source},
     sql::{self, Matching, Storage, apply, full_select, head, identified_delta, identified_rows},
     stage::{Stage, stage},
     testing::{
-        aggregate, cross_join, expand, filter, full_join, join, left_join, mark, project, scan,
-        scan_columns, union_all, window,
+        aggregate, cross_join, expand, filter, full_join, join, left_join, mark, project, scalar,
+        scan, scan_columns, union_all, window,
     },
 };
 
@@ -67,6 +67,16 @@ fn delta_of(plan: &Plan, tables: &[u32]) -> String {
 const A: u32 = 1;
 const B: u32 = 2;
 const C: u32 = 3;
+
+/// PostgreSQL applies the policy to the table itself, so only the change is printed with it.
+#[test]
+fn a_policy_stands_behind_a_barrier_before_the_change() {
+    let Plan::Scan(table) = scan("a") else { panic!("a leaf") };
+    let policy = Some(scalar("#1 > 3", &table.columns));
+    let secured = Plan::Scan(Scan { policy, ..table });
+    let plan = join(filter(secured, "#0 = 7"), scan("b"), "#0 = #2");
+    assert_sql!("policy", "both changed" => delta_of(&plan, &[1, 2]));
+}
 
 #[test]
 fn expansions() {
