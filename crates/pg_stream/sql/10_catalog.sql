@@ -44,7 +44,7 @@ CREATE TABLE pgstream.pgs_stream_tables (
     -- What was consumed of the sources' changes: one snapshot for all of them.
     consumed           text,
     -- The hidden view that holds the defining query, so that it survives renames.
-    view_relid         oid,
+    view_relid         oid UNIQUE,
     -- What the storage was laid out for.
     fingerprint        text,
     -- Digest of the triggers that protect it: see src/refresh/seal.rs.

@@ -5,6 +5,8 @@ CREATE TABLE pgstream.pgs_change_tracking (
     source_relid oid PRIMARY KEY,
     slot_name text NOT NULL,
     tracked_by_pgs_ids bigint[] NOT NULL,
+    -- The table and those that inherit from it, for which there are triggers.
+    members oid[],
     -- The last column: capture looks for it there.
     buffer_relid oid NOT NULL
 );

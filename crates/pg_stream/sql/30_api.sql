@@ -51,17 +51,6 @@ COMMENT ON FUNCTION pgstream.parse_duration_seconds IS
 CREATE FUNCTION pgstream.stream_table_id(name text)
     RETURNS bigint LANGUAGE c STRICT STABLE AS 'MODULE_PATHNAME', 'stream_table_id_wrapper';
 
--- Reactions to DDL.
-CREATE FUNCTION pgstream.on_sql_drop()
-    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'on_sql_drop_wrapper';
-CREATE FUNCTION pgstream.on_alter()
-    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'on_alter_wrapper';
-CREATE EVENT TRIGGER pgstream_on_drop ON sql_drop EXECUTE FUNCTION pgstream.on_sql_drop();
-ALTER EVENT TRIGGER pgstream_on_drop ENABLE ALWAYS;
-CREATE EVENT TRIGGER pgstream_on_alter ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA') EXECUTE FUNCTION pgstream.on_alter();
-ALTER EVENT TRIGGER pgstream_on_alter ENABLE ALWAYS;
-
 -- Makes the launcher start a scheduler in this database once the transaction has committed.
 CREATE FUNCTION pgstream.announce_extension()
     RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'announce_extension_wrapper';

@@ -11,7 +11,9 @@ mod track;
 
 pub use self::{
     cleanup::{cleanup, truncated_after},
-    track::{refit_triggers, track, track_stream_table, untrack},
+    track::{
+        captured_through, consumers, has_lost_members, refit, track, track_stream_table, untrack,
+    },
 };
 
 use pgrx::pg_sys::Oid;

@@ -1,9 +1,10 @@
 //! The catalog tables: what stream tables exist and what they read.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ffi::CStr};
 
 use pgrx::pg_sys::Oid;
 use pgstream_core::{dag::Dag, mode::RefreshMode, name::QualifiedName, status::Status};
+use pgstream_ivm::sql::quote_qualified;
 
 use crate::{
     error::Error,
@@ -13,11 +14,11 @@ use crate::{
         dump,
         lock::Lock,
         name,
-        own::{OwnRow, OwnTable},
+        own::{OwnRow, OwnTable, Value},
         relation,
         security::Identity,
         snapshot::Snapshot,
-        spi,
+        spi, wake,
     },
     restore,
 };
@@ -73,11 +74,16 @@ pub fn find_owned(text: &str) -> Result<StreamTable, Error> {
     }
 }
 
+const TABLES: &CStr = c"pgs_stream_tables";
+const BY_ID: &CStr = c"pgs_stream_tables_pkey";
+const BY_RELATION: &CStr = c"pgs_stream_tables_pgs_relid_key";
+const BY_VIEW: &CStr = c"pgs_stream_tables_view_relid_key";
+
 /// The stream table that is stored in the relation.
 pub fn by_relation(relation: Oid) -> Option<StreamTable> {
     let mut found = None;
-    OwnTable::open(c"pgs_stream_tables", Lock::AccessShare).find(
-        c"pgs_stream_tables_pgs_relid_key",
+    OwnTable::open(TABLES, Lock::AccessShare).find(
+        BY_RELATION,
         ("pgs_relid", relation),
         &Snapshot::latest(),
         |row| found = Some(from_row(row)),
@@ -100,6 +106,133 @@ pub fn by_id(id: i64) -> Option<StreamTable> {
         |row| found = Some(from_row(row)),
     );
     found
+}
+
+/// The stream table whose query the hidden view holds.
+pub fn by_view(view: Oid) -> Option<StreamTable> {
+    let mut found = None;
+    OwnTable::open(TABLES, Lock::AccessShare).find(
+        BY_VIEW,
+        ("view_relid", view),
+        &Snapshot::latest(),
+        |row| found = Some(from_row(row)),
+    );
+    found
+}
+
+/// All that have a table.
+pub fn all() -> Vec<StreamTable> {
+    let mut ids = Vec::new();
+    spi::ask(
+        "SELECT pgs_id FROM pgstream.pgs_stream_tables WHERE pgs_relid IS NOT NULL",
+        &[],
+        |row| ids.extend(row.get::<i64>(0)),
+    );
+    ids.into_iter().filter_map(by_id).collect()
+}
+
+/// What a stream table reads, as noted when it was made or rebuilt.
+pub fn sources(id: i64) -> Vec<Oid> {
+    let mut sources = Vec::new();
+    OwnTable::open(c"pgs_dependencies", Lock::AccessShare).find(
+        c"pgs_dependencies_pkey",
+        ("pgs_id", id),
+        &Snapshot::latest(),
+        |row| sources.extend(row.get::<Oid>("source_relid")),
+    );
+    sources
+}
+
+/// Notes how a stream table is called now.
+pub fn note_name(stream_table: &StreamTable) {
+    let (schema, name) = relation::name(stream_table.relation);
+    if stream_table.name.schema == schema && stream_table.name.name == name {
+        return;
+    }
+    // By SQL, so that the triggers which look at the name fire.
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET pgs_schema = $2, pgs_name = $3 WHERE pgs_id = $1",
+        &[stream_table.id.into(), schema.into(), name.into()],
+        |_| {},
+    );
+    wake::scheduler_at_commit();
+}
+
+/// Notes that a column has another name.
+pub fn note_column_name(relation: Oid, number: i32) {
+    spi::run(include_str!("catalog/rename_column.sql"), &[relation.into(), number.into()], |_| {});
+}
+
+/// What [`outdate`] found.
+pub struct Outdated {
+    pub relation: Oid,
+    /// Whether it was up to date in this respect before.
+    pub is_new: bool,
+}
+
+/// Notes that a stream table has to be rebuilt. Locks its row even where that is noted already: a
+/// rebuild that is under way takes the note away when it is done.
+pub fn outdate(id: i64, reason: &str) -> Option<Outdated> {
+    let tables = OwnTable::open(TABLES, Lock::RowExclusive);
+    let row = tables.lock_newest(BY_ID, ("pgs_id", id))?;
+    let is_new = row.get("needs_reinit") != Some(true);
+    tables.update(
+        &row,
+        &[Value::new("needs_reinit", true), Value::new("reinit_reason", reason.to_owned())],
+    );
+    let relation = row.get("pgs_relid").unwrap_or(Oid::INVALID);
+    relation::exists(relation).then_some(Outdated { relation, is_new })
+}
+
+/// The hidden tables of the inner stages, quoted.
+pub fn stages(id: i64) -> Vec<String> {
+    let mut stages = Vec::new();
+    spi::run(
+        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = 'pgstream_state' AND c.relkind = 'r' AND c.relname ~ $1",
+        &[format!("^stage_{id}_[0-9]+$").into()],
+        |row| stages.extend(row.get::<String>(0)),
+    );
+    stages
+}
+
+/// The stream table to which a relation of this name belongs as a stage.
+pub fn id_of_stage(names: &[String]) -> Option<i64> {
+    let [schema, name] = names else { return None };
+    let (id, _) = name.strip_prefix("stage_")?.split_once('_')?;
+    (schema == STATE_SCHEMA).then(|| id.parse().ok()).flatten()
+}
+
+/// The source whose changes go to this table.
+pub fn source_of_buffer(buffer: Oid) -> Option<Oid> {
+    let mut source = None;
+    spi::ask(
+        "SELECT source_relid FROM pgstream.pgs_change_tracking WHERE buffer_relid = $1",
+        &[buffer.into()],
+        |row| source = row.get(0),
+    );
+    source
+}
+
+const STATE_SCHEMA: &str = "pgstream_state";
+
+/// The hidden view keeps the query, follows renames, and holds on to what it uses. To analyze a query
+/// is to evaluate parts of it, such as literals of types with conditions, so its owner makes the view
+/// beside the table, and then it is moved.
+pub fn create_view(id: i64, sql: &str, owner: Oid, schema: &str) -> Oid {
+    let hidden = format!("pg_stream_query_{id}");
+    let beside = quote_qualified(schema, &hidden);
+    let view = {
+        let _owner = Identity::restricted(owner);
+        spi::run(&format!("CREATE VIEW {beside} AS {sql}"), &[], |_| {});
+        name::resolve(&beside).expect("just created")
+    };
+    let moved = quote_qualified(STATE_SCHEMA, &hidden);
+    spi::run(&format!("ALTER VIEW {beside} SET SCHEMA {STATE_SCHEMA}"), &[], |_| {});
+    spi::run(&format!("ALTER VIEW {moved} RENAME TO query_{id}"), &[], |_| {});
+    let there = quote_qualified(STATE_SCHEMA, &format!("query_{id}"));
+    assert_eq!(name::resolve(&there), Some(view), "the schema {schema} stays what it was");
+    view
 }
 
 /// What is known of a stream table before it has a table.
@@ -126,11 +259,18 @@ pub fn insert(new: &New<'_>) -> i64 {
     .expect("the primary key")
 }
 
-pub fn set_view(id: i64, view: Oid, functions_used: &[String]) {
+pub fn set_view(id: i64, view: Oid) {
     spi::run(
-        "UPDATE pgstream.pgs_stream_tables SET view_relid = $2, functions_used = $3 \
-         WHERE pgs_id = $1",
-        &[id.into(), view.into(), functions_used.to_vec().into()],
+        "UPDATE pgstream.pgs_stream_tables SET view_relid = $2 WHERE pgs_id = $1",
+        &[id.into(), view.into()],
+        |_| {},
+    );
+}
+
+pub fn set_functions(id: i64, functions_used: &[String]) {
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET functions_used = $2 WHERE pgs_id = $1",
+        &[id.into(), functions_used.to_vec().into()],
         |_| {},
     );
 }

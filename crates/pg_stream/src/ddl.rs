@@ -1,8 +1,150 @@
 //! Reactions to DDL, as event triggers.
 //!
-//! They run after every DROP and ALTER in the database, so each asks one cheap question first:
-//! does this concern a stream table?
+//! They run for every command of certain kinds in the database, so each asks one cheap question
+//! first: does this concern a stream table? What they read is what is committed now, and what they
+//! write is not isolated from others, in whatever isolation level the command runs: as PostgreSQL
+//! does with its own catalog.
+//!
+//! [`source`] is about the tables that stream tables read, [`replaced`] about whatever else their
+//! queries use, [`stream_table`] about the stream tables themselves, [`column_type`] about columns
+//! that a query uses and that get another type, and [`drop`] about all that goes.
 
-mod alter;
+mod column_type;
 pub mod drop;
+mod outdate;
+mod replaced;
 mod source;
+mod stream_table;
+
+use pgrx::{
+    pg_sys::{Oid, panic::ErrorReport},
+    prelude::*,
+};
+
+pub use self::column_type::before as before_type_change;
+use crate::{
+    catalog,
+    pg::{
+        dump,
+        event::{self, Class, Command},
+        relation,
+        security::Identity,
+        spi,
+    },
+};
+
+/// The event trigger `pgstream_on_ddl_end`.
+#[pg_extern(sql = false)]
+fn on_ddl_end() -> Result<(), ErrorReport> {
+    if event::is_own() {
+        return Ok(());
+    }
+    // It shows by the search path.
+    let is_restoring = dump::is_restoring();
+    let _superuser = Identity::superuser();
+    column_type::finish()?;
+    let mut seen: Vec<(Class, Oid)> = Vec::new();
+    for command in event::commands() {
+        if !seen.contains(&(command.class, command.object)) {
+            seen.push((command.class, command.object));
+            react(&command, is_restoring)?;
+        }
+    }
+    Ok(())
+}
+
+fn react(command: &Command, is_restoring: bool) -> Result<(), ErrorReport> {
+    if command.class == Class::Relation && command.part > 0 {
+        catalog::note_column_name(command.object, command.part);
+    }
+    match command.class {
+        Class::Relation => match relation::kind(command.object) {
+            Some('v') => {
+                // A dump makes views that refer to each other in two steps.
+                if !is_restoring {
+                    stream_table::check_query(command.object)?;
+                }
+                replaced::changed(command)
+            }
+            // A composite type.
+            Some('c') => replaced::changed(command),
+            _ => relation_changed(command.object, command),
+        },
+        Class::Trigger => match table_of_trigger(command.object) {
+            Some(table) => relation_changed(table, command),
+            None => Ok(()),
+        },
+        Class::Rule => {
+            if let Some(table) = table_of_rule(command.object) {
+                stream_table::check(table)?;
+            }
+            replaced::changed(command)
+        }
+        // Names that statements were made with may mean something else now.
+        Class::Schema | Class::Extension => {
+            stream_table::note_all_names();
+            Ok(())
+        }
+        Class::Other(_) => replaced::changed(command),
+    }
+}
+
+fn relation_changed(table: Oid, command: &Command) -> Result<(), ErrorReport> {
+    stream_table::check(table)?;
+    source::changed(table, command)
+}
+
+/// The event trigger `pgstream_on_rewrite`.
+#[pg_extern(sql = false)]
+fn on_table_rewrite() -> Result<(), ErrorReport> {
+    if event::is_own() {
+        return Ok(());
+    }
+    let _superuser = Identity::superuser();
+    event::rewritten().map_or(Ok(()), source::rewritten)
+}
+
+/// The event trigger `pgstream_on_drop`.
+#[pg_extern(sql = false)]
+fn on_sql_drop() -> Result<(), ErrorReport> {
+    if event::is_own() {
+        return Ok(());
+    }
+    let is_restoring = dump::is_restoring();
+    let _superuser = Identity::superuser();
+    drop::dropped(&event::dropped(), is_restoring)
+}
+
+/// The event trigger `pgstream_on_trigger`, after CREATE TRIGGER and ALTER TRIGGER. When a trigger is
+/// dropped, its name is all that tells what it was, so nobody else may use ours.
+#[pg_extern(sql = false)]
+fn on_trigger() -> Result<(), ErrorReport> {
+    let _superuser = Identity::superuser();
+    let Some(name) = spi::get_one::<String>(include_str!("ddl/misnamed_trigger.sql"), &[]) else {
+        return Ok(());
+    };
+    Err(ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_RESERVED_NAME,
+        format!("unacceptable trigger name \"{name}\""),
+        "on_trigger",
+    )
+    .set_detail("Names that begin with \"pg_stream_\" are those of the triggers of pg_stream."))
+}
+
+fn table_of_trigger(trigger: Oid) -> Option<Oid> {
+    let mut table = None;
+    spi::ask(
+        "SELECT tgrelid FROM pg_catalog.pg_trigger WHERE oid = $1",
+        &[trigger.into()],
+        |row| table = row.get(0),
+    );
+    table
+}
+
+fn table_of_rule(rule: Oid) -> Option<Oid> {
+    let mut table = None;
+    spi::ask("SELECT ev_class FROM pg_catalog.pg_rewrite WHERE oid = $1", &[rule.into()], |row| {
+        table = row.get(0)
+    });
+    table.filter(|it| catalog::by_relation(*it).is_some())
+}

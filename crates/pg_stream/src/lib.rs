@@ -29,6 +29,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::hide_backtraces();
     settings::define();
     pg::access::install();
+    pg::event::before_type_change(ddl::before_type_change);
     if pg::is_preloading() {
         scheduler::install();
     } else if !pg::shmem::is_available() {

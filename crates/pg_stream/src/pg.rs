@@ -4,6 +4,7 @@ pub mod access;
 pub mod buffer;
 pub mod deparse;
 pub mod dump;
+pub mod event;
 pub mod fault;
 pub mod frontier;
 pub mod hash;

@@ -65,7 +65,7 @@ use crate::{
         snapshot::Snapshot,
         spi::Session,
         store::Store,
-        subtransaction,
+        subtransaction::{self, Avoidable},
         time::Stopwatch,
     },
     settings::{self, UserTriggers},
@@ -178,7 +178,7 @@ fn run_for(pgs_id: i64, by: InitiatedBy, cause: Option<Cause>) -> Result<Outcome
     if let Err(Error::Broken { what, .. }) = &result
         && ready.can_be_rebuilt()
     {
-        ready = Ready::at(definition, &snapshot, Some(Cause::Damage(what.clone())))?;
+        ready = Ready::at(Rc::clone(&definition), &snapshot, Some(Cause::Damage(what.clone())))?;
         snapshot = Snapshot::latest();
         result = ready.run(&snapshot, &occasion, &clock, &progress);
     }
@@ -217,6 +217,12 @@ impl Ready {
         if let Some(Cause::Damage(what)) = &cause {
             warn_of_damage(&definition, what);
         }
+        let definition = if cause.is_some() && definition.differential.is_some() {
+            storage::begin_rebuild(definition.pgs_id);
+            lock_sources(definition.pgs_id)?
+        } else {
+            definition
+        };
         if let Some(differential) = definition.differential.as_ref().filter(|_| cause.is_some()) {
             storage::rebuild(&definition, differential)?;
         }
@@ -348,9 +354,27 @@ fn warn_of_damage(definition: &Definition, what: &str) {
     );
 }
 
-/// Locks what the query reads. Locking lets changes of definition in, so it repeats until the
-/// definition that was locked is the current one.
+/// The name of the stream table if its next refresh has to rebuild it.
+pub fn must_be_rebuilt(pgs_id: i64) -> Result<Option<String>, Error> {
+    definition::forget(pgs_id);
+    let definition = definition::of(pgs_id)?;
+    let state = State::read(pgs_id, &Snapshot::latest())?;
+    Ok(state.cause_to_rebuild(&definition).map(|_| relation::display_name(definition.relation)))
+}
+
+/// Locks what the query reads, then the stream table. Locking lets changes of definition in, so it
+/// repeats until the definition that was locked is the current one.
 pub fn lock_sources(pgs_id: i64) -> Result<Rc<Definition>, Error> {
+    let known = definition::cached(pgs_id);
+    // The definition is made of what the sources are, so it must not be made while they change.
+    let sources = known.as_ref().map_or_else(|| catalog::sources(pgs_id), |it| it.locked.clone());
+    sources.iter().for_each(|it| relation::lock_for_reading(*it));
+    let table = known.map(|it| it.relation);
+    let table = table.or_else(|| catalog::by_id(pgs_id).map(|it| it.relation));
+    table.iter().for_each(|it| relation::lock_for_reading(*it));
+    if !table.is_some_and(relation::exists) {
+        return Err(Error::Undefined(format!("number {pgs_id}")));
+    }
     definition::recheck(pgs_id)?;
     let mut definition = definition::of(pgs_id)?;
     loop {
@@ -414,25 +438,44 @@ impl Refresh<'_> {
                 has_consumed: deltas.has_consumed,
                 ..outcome(Action::NoData, Counts::default())
             }),
-            Some(deltas) if !mixes_versions(differential, &deltas.stores) => {
-                let work = || self.differential(differential, &deltas.stores);
-                // If it goes wrong, what triggers of users did must not stay. What is stored is
-                // computed anew then, so without them there is nothing to undo.
-                if relation::has_user_triggers(self.definition.relation) {
-                    subtransaction::undone_if_error(work)
-                } else {
-                    work()
-                }
-            }
-            Some(deltas) => {
-                let work = || self.differential(differential, &deltas.stores);
-                subtransaction::unless_data_exception(work).unwrap_or_else(|| {
-                    let session = Session::open();
-                    let retry = Refresh { session: &session, ..*self };
-                    retry.full(Some(differential), Action::Full)
-                })
-            }
+            Some(deltas) => self.differential_or_full(differential, &deltas.stores),
         }
+    }
+
+    /// Applies the deltas. Where that can fail although the query does not, it is tried first.
+    fn differential_or_full(
+        &self,
+        differential: &Differential,
+        deltas: &HashMap<Oid, Store>,
+    ) -> Result<Outcome, Error> {
+        let is_unique = self.definition.has_unique_indexes;
+        if !is_unique && !mixes_versions(differential, deltas) {
+            let work = || self.differential(differential, deltas, true);
+            // If it goes wrong, what triggers of users did must not stay. What is stored is
+            // computed anew then, so without them there is nothing to undo.
+            return if relation::has_user_triggers(self.definition.relation) {
+                subtransaction::undone_if_error(work)
+            } else {
+                work()
+            };
+        }
+        let attempt = |in_place| {
+            subtransaction::unless_avoidable(|| {
+                self.in_session(|it| it.differential(differential, deltas, in_place))
+            })
+        };
+        attempt(true)
+            .or_else(|failure| match failure {
+                Avoidable::Conflict => attempt(false),
+                Avoidable::Data => Err(failure),
+            })
+            .unwrap_or_else(|_| self.in_session(|it| it.full(Some(differential), Action::Full)))
+    }
+
+    /// In a session of its own, which goes with a subtransaction that fails.
+    fn in_session<T>(&self, work: impl FnOnce(&Refresh<'_>) -> T) -> T {
+        let session = Session::open();
+        work(&Refresh { session: &session, ..*self })
     }
 
     /// The changes of each source that has any; `None` when one was truncated.
@@ -476,6 +519,7 @@ impl Refresh<'_> {
         &self,
         differential: &Differential,
         deltas: &HashMap<Oid, Store>,
+        in_place: bool,
     ) -> Result<Outcome, Error> {
         self.progress.enter(Phase::Applying);
         let wants_output = self.has_readers()?;
@@ -489,7 +533,7 @@ impl Refresh<'_> {
                 self.definition,
                 differential,
                 deltas,
-                wants_output,
+                differential::Wants { output: wants_output, in_place },
                 self.snapshot,
                 self.session,
                 self.progress,

@@ -22,6 +22,7 @@ use crate::{
     capture, catalog,
     pg::{
         dump,
+        event::OwnCommands,
         lock::Lock,
         member, name, relation,
         security::Identity,
@@ -210,8 +211,12 @@ fn attach_by_name(table: Oid) -> bool {
         found = Some((row.get::<i64>(0).expect("the primary key"), row.get::<String>(1)));
     });
     let Some((id, give_view)) = found else { return false };
+    if let Some(view) = catalog::by_id(id).and_then(|it| it.view) {
+        relation::belongs_to(view, table);
+    }
     if let Some(give_view) = give_view {
         // So that nobody gets to read with the privileges of another.
+        let _own = OwnCommands::begin();
         spi::run(&give_view, &[], |_| {});
     }
     spi::run(

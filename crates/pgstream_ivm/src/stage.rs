@@ -114,6 +114,41 @@ impl Pipeline {
     }
 }
 
+impl Pipeline {
+    /// The same without the names of tables and columns, which mean nothing to it: what was stored
+    /// for a pipeline suits every other one that is equal in this form.
+    #[must_use]
+    pub fn without_names(&self) -> Self {
+        let mut pipeline = self.clone();
+        for stage in &mut pipeline.stages {
+            stage.body = without_names(stage.body.clone());
+            stage.output.iter_mut().for_each(|it| it.name.clear());
+            if let Some(Head::Recursion(recursion)) = &mut stage.head {
+                recursion.base = without_names(recursion.base.clone());
+                recursion.step = without_names(recursion.step.clone());
+            }
+        }
+        pipeline
+    }
+}
+
+fn without_names(plan: Plan) -> Plan {
+    match plan.map_inputs(without_names) {
+        Plan::Scan(mut scan) => {
+            if let Source::Table { sql, .. } = &mut scan.source {
+                sql.clear();
+            }
+            scan.columns.iter_mut().for_each(|it| it.name.clear());
+            Plan::Scan(scan)
+        }
+        Plan::Project { input, mut columns } => {
+            columns.iter_mut().for_each(|it| it.1.clear());
+            Plan::Project { input, columns }
+        }
+        plan => plan,
+    }
+}
+
 impl Stage {
     /// The sources that the body reads.
     pub fn sources(&self) -> Vec<&Source> {

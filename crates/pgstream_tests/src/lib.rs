@@ -9,6 +9,7 @@ mod database;
 pub mod fuzz;
 mod interleaving;
 mod oracle;
+mod orphans;
 mod scenario;
 mod server;
 mod session;
@@ -19,6 +20,7 @@ pub use interleaving::{Interleaving, REFRESH, Sessions, Step, check_interleaving
 pub use oracle::{
     Comparison, Difference, HistoryRow, difference, history_since, last_action, last_refresh_id,
 };
+pub use orphans::orphans;
 pub use scenario::{Scenario, Watched, check, check_unless_refused, check_values};
 pub use server::{Server, kill_9};
 pub use session::{Session, SqlError};

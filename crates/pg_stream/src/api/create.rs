@@ -2,7 +2,6 @@
 
 use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
 use pgstream_core::{mode::RefreshMode, name::QualifiedName};
-use pgstream_ivm::sql::quote_qualified;
 
 use crate::{
     api::options,
@@ -10,7 +9,9 @@ use crate::{
     error::Error,
     fault::{self, Step},
     lower::{self, Analyzed, Lowered},
-    pg::{deparse::PortableSettings, dump, name, security::Identity, spi, wake},
+    pg::{
+        deparse::PortableSettings, dump, event::OwnCommands, name, security::Identity, spi, wake,
+    },
     refresh,
     settings::{self, CdcMode},
 };
@@ -62,8 +63,12 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
         schedule: request.schedule,
         mode: request.mode,
     });
-    let view = create_view(id, &analyzed.qualified_sql, (owner, &name.schema));
-    catalog::set_view(id, view, &analyzed.functions_used);
+    let view = {
+        let _own = OwnCommands::begin();
+        catalog::create_view(id, &analyzed.qualified_sql, owner, &name.schema)
+    };
+    catalog::set_view(id, view);
+    catalog::set_functions(id, &analyzed.functions_used);
     fault::point(Step::QueryStored);
     match request.mode {
         RefreshMode::Full => catalog::set_dependencies(id, &analyzed.relations),
@@ -113,23 +118,4 @@ pub fn warn_of_stable_functions(lowered: &Lowered) {
 fn check_privileges(analyzed: &Analyzed) {
     let _settings = PortableSettings::enter();
     spi::run(&format!("SELECT FROM ({}) AS q LIMIT 0", analyzed.qualified_sql), &[], |_| {});
-}
-
-/// The hidden view keeps the query, follows renames, and holds on to what it uses. To analyze a query
-/// is to evaluate parts of it, such as literals of types with conditions, so its owner makes the view
-/// beside the table that is to come, and then it is moved.
-fn create_view(id: i64, sql: &str, (owner, schema): (pg_sys::Oid, &str)) -> pg_sys::Oid {
-    let hidden = format!("pg_stream_query_{id}");
-    let beside = quote_qualified(schema, &hidden);
-    let view = {
-        let _owner = Identity::restricted(owner);
-        spi::run(&format!("CREATE VIEW {beside} AS {sql}"), &[], |_| {});
-        name::resolve(&beside).expect("just created")
-    };
-    let moved = quote_qualified("pgstream_state", &hidden);
-    spi::run(&format!("ALTER VIEW {beside} SET SCHEMA pgstream_state"), &[], |_| {});
-    spi::run(&format!("ALTER VIEW {moved} RENAME TO query_{id}"), &[], |_| {});
-    let there = quote_qualified("pgstream_state", &format!("query_{id}"));
-    assert_eq!(name::resolve(&there), Some(view), "the schema {schema} stays what it was");
-    view
 }

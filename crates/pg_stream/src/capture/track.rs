@@ -8,15 +8,21 @@
 //! Replication applies changes without firing statement triggers, so a row trigger that fires only
 //! then stands in for them. TRUNCATE fires the triggers of each table that it empties.
 
+use std::ffi::CStr;
+
 use pgrx::{PgSqlErrorCode, ereport, pg_sys::Oid};
 
 use crate::{
     fault::{self, Step},
     pg::{
         buffer::{self, Buffer, OWN_COLUMNS},
+        event::OwnCommands,
         lock::{self, Lock},
-        member, relation,
+        member,
+        own::{OwnTable, Value},
+        relation,
         security::Identity,
+        snapshot::Snapshot,
         source::{self, Column, Kind, Source, Trigger, command_done, quoted},
         spi,
     },
@@ -28,23 +34,93 @@ use crate::{
 pub fn track(source: Oid, columns: &[i16], consumer: i64) {
     let _identity = Identity::superuser();
     check(source);
-    let triggers = Triggers::of(source, Lock::AccessShare);
-    if !triggers.are_right() || !has_columns(source, columns) {
+    if !Triggers::of(source).are_right() || !has_columns(source, columns) {
         lock::relation(source, Lock::ShareRowExclusive);
         create_buffer(source, columns);
-        Triggers::of(source, Lock::ShareRowExclusive).make_right(source);
+        for member in source::members(source, Lock::ShareRowExclusive) {
+            lock::relation(member, Lock::ShareRowExclusive);
+        }
+        Triggers::of(source).make_right(source);
     }
     register(source, consumer);
+    note_members(source);
 }
 
-/// Makes the triggers of a captured table right again, after a change of its partitions or children
-/// or of its place in a tree. What happened before without them is not captured: rebuild then.
-pub fn refit_triggers(source: Oid) {
+/// Makes the triggers of a captured table right again, after a command that may have changed them,
+/// or the tables that inherit from it. What happened before without them is not captured: rebuild.
+pub fn refit(source: Oid) -> Refit {
     let _identity = Identity::superuser();
-    if !Triggers::of(source, Lock::AccessShare).are_right() {
-        lock::relation(source, Lock::ShareRowExclusive);
-        Triggers::of(source, Lock::ShareRowExclusive).make_right(source);
+    let triggers = Triggers::of(source);
+    let has_changed = triggers.concern(source);
+    triggers.make_right(source);
+    Refit { has_changed, moved: note_members(source) }
+}
+
+/// What [`refit`] found.
+pub struct Refit {
+    /// Whether the triggers on the source itself were not right.
+    pub has_changed: bool,
+    /// The tables that came or went since the last time.
+    pub moved: Vec<Oid>,
+}
+
+const TRACKING: &CStr = c"pgs_change_tracking";
+const TRACKING_KEY: &CStr = c"pgs_change_tracking_pkey";
+
+/// Who reads the changes of `source`.
+pub fn consumers(source: Oid) -> Vec<i64> {
+    let mut consumers = Vec::new();
+    OwnTable::open(TRACKING, Lock::AccessShare).find(
+        TRACKING_KEY,
+        ("source_relid", source),
+        &Snapshot::latest(),
+        |row| consumers = row.get("tracked_by_pgs_ids").unwrap_or_default(),
+    );
+    consumers
+}
+
+/// Whether a table does not belong to `source` any more whose rows were its own when the triggers
+/// were made right.
+pub fn has_lost_members(source: Oid) -> bool {
+    let mut noted: Vec<Oid> = Vec::new();
+    let latest = Snapshot::latest();
+    OwnTable::open(TRACKING, Lock::AccessShare).find(
+        TRACKING_KEY,
+        ("source_relid", source),
+        &latest,
+        |row| noted = row.get("members").unwrap_or_default(),
+    );
+    if noted.len() < 2 {
+        return false;
     }
+    // A detached partition is gone for those who look after that, and not for others.
+    let current = latest.with_own_changes(|| source::members(source, Lock::None));
+    noted.iter().any(|it| !current.contains(it))
+}
+
+/// Notes which tables belong to `source`. Returns those that came or went since the last time.
+fn note_members(source: Oid) -> Vec<Oid> {
+    let current = source::members(source, Lock::None);
+    let tracking = OwnTable::open(TRACKING, Lock::RowExclusive);
+    let mut noted = None;
+    tracking.find(TRACKING_KEY, ("source_relid", source), &Snapshot::latest(), |row| {
+        noted = row.get::<Vec<Oid>>("members");
+    });
+    if noted.as_ref() == Some(&current) {
+        return Vec::new();
+    }
+    let Some(row) = tracking.lock_newest(TRACKING_KEY, ("source_relid", source)) else {
+        return Vec::new();
+    };
+    // Again, since somebody else may have been waited for.
+    let current = Snapshot::latest().with_own_changes(|| source::members(source, Lock::None));
+    let noted: Vec<Oid> = row.get("members").unwrap_or_default();
+    tracking.update(&row, &[Value::new("members", current.clone())]);
+    drop(tracking);
+    command_done();
+    let came = current.iter().filter(|it| !noted.contains(it));
+    let went = noted.iter().filter(|it| !current.contains(it));
+    came.chain(went).copied().collect()
 }
 
 /// As [`track`] for a stream table, whose refresh writes the buffer.
@@ -90,8 +166,9 @@ fn drop_triggers(source: Oid) {
     let members = source::members(source, Lock::AccessExclusive);
     for member in members.iter().copied() {
         let opened = Source::open(member, Lock::None);
-        let (there, table) = (own_triggers(&opened, source), opened.sql_name());
+        let (mut there, table) = (own_triggers(&opened, source), opened.sql_name());
         drop(opened);
+        there.retain(|it| !it.is_clone);
         for trigger in there {
             drop_trigger(&trigger.name, &table);
         }
@@ -105,29 +182,34 @@ fn drop_trigger(name: &str, table: &str) {
     run(&format!("DROP TRIGGER {} ON {table}", quoted(name)));
 }
 
-/// The triggers on a relation that capture `source`, without those that belong to one on a
-/// partitioned table.
+/// The triggers on a relation that capture `source`, whatever they are called.
 fn own_triggers(on: &Source, source: Oid) -> Vec<Trigger> {
-    let function = capture_function();
-    let argument = source.to_u32().to_string();
+    let (function, argument) = (source::own_function(c"capture"), source.to_u32().to_string());
     let mut triggers = on.triggers();
-    triggers.retain(|it| {
-        !it.is_clone && it.function == function && it.arguments == [argument.as_str()]
-    });
+    triggers.retain(|it| it.function == function && it.arguments == [argument.as_str()]);
     triggers
 }
 
-/// The function of every trigger that captures. Names tell nothing: who owns a table can give any to
-/// a trigger on it.
-fn capture_function() -> Oid {
-    spi::get_one("SELECT 'pgstream.capture()'::pg_catalog.regprocedure::pg_catalog.oid", &[])
-        .expect("a function of the extension")
+/// The sources that are captured by triggers on a relation.
+pub fn captured_through(on: Oid) -> Vec<Oid> {
+    let opened = Source::open(on, Lock::AccessShare);
+    let triggers = opened.triggers();
+    if triggers.is_empty() {
+        return Vec::new();
+    }
+    let function = source::own_function(c"capture");
+    let ours = triggers.into_iter().filter(|it| it.function == function);
+    let numbers = ours.filter_map(|it| it.arguments.first()?.parse::<u32>().ok());
+    let mut sources: Vec<Oid> = numbers.map(Oid::from).collect();
+    sources.sort_unstable_by_key(|it| it.to_u32());
+    sources.dedup();
+    sources
 }
 
 /// Trigger and table of what captures `source` from relations that belong to it no longer.
 fn stray_triggers(source: Oid, members: &[Oid]) -> Vec<(String, String)> {
     let mut strays = Vec::new();
-    spi::run(
+    spi::ask(
         "SELECT tgname::text, tgrelid FROM pg_catalog.pg_trigger \
          WHERE tgfoid = 'pgstream.capture'::pg_catalog.regproc AND tgparentid = 0 \
          AND pg_catalog.encode(tgargs, 'escape') = $1::text || '\\000' AND tgrelid <> ALL ($2)",
@@ -196,6 +278,7 @@ fn register(source: Oid, consumer: i64) {
 }
 
 fn run(sql: &str) {
+    let _own = OwnCommands::begin();
     spi::run(sql, &[], |_| {});
     command_done();
 }
@@ -281,7 +364,8 @@ fn forget_lost_buffer(source: Oid) {
     spi::run(
         "WITH lost AS (DELETE FROM pgstream.pgs_change_tracking WHERE source_relid = $1 \
          RETURNING tracked_by_pgs_ids) \
-         UPDATE pgstream.pgs_stream_tables SET needs_reinit = true \
+         UPDATE pgstream.pgs_stream_tables \
+         SET needs_reinit = true, reinit_reason = 'a change buffer was dropped' \
          FROM lost WHERE pgs_id = ANY (tracked_by_pgs_ids)",
         &[source.into()],
         |_| {},
@@ -310,7 +394,9 @@ fn create_empty_buffer(source: Oid) {
     ));
     member::adopt(&name);
     spi::run(
-        "INSERT INTO pgstream.pgs_change_tracking VALUES ($1, $2, '{}', $3::pg_catalog.regclass)",
+        "INSERT INTO pgstream.pgs_change_tracking \
+             (source_relid, slot_name, tracked_by_pgs_ids, buffer_relid) \
+         VALUES ($1, $2, '{}', $3::pg_catalog.regclass)",
         &[source.into(), trigger_name(source, "").into(), name.into()],
         |_| {},
     );
@@ -368,10 +454,9 @@ enum Level {
 }
 
 impl Wanted {
+    /// Whether this is the trigger, firing at the right time or not.
     fn is(&self, trigger: &Trigger) -> bool {
-        self.name == trigger.name
-            && trigger.per_row == (self.level == Level::Row)
-            && trigger.enabled == self.enabled
+        self.name == trigger.name && trigger.per_row == (self.level == Level::Row)
     }
 
     fn create(&self, source: Oid) {
@@ -388,11 +473,20 @@ impl Wanted {
              EXECUTE FUNCTION pgstream.capture('{}')",
             source.to_u32()
         ));
-        if self.enabled != b'O' {
-            Source::open(self.on, Lock::None).set_trigger(&self.name, self.enabled);
-            command_done();
+        if self.enabled != ENABLED_AT_FIRST {
+            enable(self.on, &self.name, self.enabled);
         }
     }
+}
+
+/// When a fresh trigger fires, as in `pg_trigger`: not for replication.
+const ENABLED_AT_FIRST: u8 = b'O';
+/// When the row triggers on a partitioned table fire, and their copies on the partitions.
+const ENABLED_ALWAYS: u8 = b'A';
+
+fn enable(on: Oid, trigger: &str, enabled: u8) {
+    Source::open(on, Lock::ShareRowExclusive).set_trigger(trigger, enabled);
+    command_done();
 }
 
 /// What triggers capture a source, compared with those that are there.
@@ -400,13 +494,17 @@ struct Triggers {
     missing: Vec<Wanted>,
     /// Trigger and table.
     surplus: Vec<(String, String)>,
+    /// As [`Self::surplus`], on tables that belong to the source no longer. They do no harm.
+    stray: Vec<(String, String)>,
+    /// Table, trigger, and when it should fire.
+    switched: Vec<(Oid, String, u8)>,
 }
 
 impl Triggers {
-    /// Locks all that inherit from `source`.
-    fn of(source: Oid, lock: Lock) -> Self {
-        let members = source::members(source, lock);
-        let root = Source::open(source, Lock::None);
+    /// Of all that inherit from `source`, which is locked or the command in progress has changed.
+    fn of(source: Oid) -> Self {
+        let members = source::members(source, Lock::AccessShare);
+        let root = Source::open(source, Lock::AccessShare);
         let way = if root.kind() == Kind::Partitioned {
             Way::Partitioned
         } else if members.len() > 1 || root.is_partition() || source::has_parent(source) {
@@ -414,34 +512,57 @@ impl Triggers {
         } else {
             Way::ByStatement
         };
-        let mut triggers = Self { missing: Vec::new(), surplus: Vec::new() };
+        let mut triggers = Self {
+            missing: Vec::new(),
+            surplus: Vec::new(),
+            stray: stray_triggers(source, &members),
+            switched: Vec::new(),
+        };
         for member in members.iter().copied() {
             let opened = Source::open(member, Lock::None);
             let (table, there) = (opened.sql_name(), own_triggers(&opened, source));
             let mut wanted = way.wanted(source, member, &table);
             for trigger in there {
-                match wanted.iter().position(|it| it.is(&trigger)) {
-                    Some(found) => drop(wanted.swap_remove(found)),
-                    None => triggers.surplus.push((trigger.name, table.clone())),
+                let enabled = match wanted.iter().position(|it| it.is(&trigger)) {
+                    Some(found) => wanted.swap_remove(found).enabled,
+                    None if trigger.is_clone => ENABLED_ALWAYS,
+                    None => {
+                        triggers.surplus.push((trigger.name, table.clone()));
+                        continue;
+                    }
+                };
+                if trigger.enabled != enabled {
+                    triggers.switched.push((member, trigger.name, enabled));
                 }
             }
             triggers.missing.append(&mut wanted);
         }
-        triggers.surplus.append(&mut stray_triggers(source, &members));
         triggers.surplus.append(&mut restored_triggers(&members));
         triggers
     }
 
+    /// Whether every change of a row is captured once.
     fn are_right(&self) -> bool {
-        self.missing.is_empty() && self.surplus.is_empty()
+        self.missing.is_empty() && self.surplus.is_empty() && self.switched.is_empty()
+    }
+
+    /// Whether something is to be done on a table itself.
+    fn concern(&self, table: Oid) -> bool {
+        let name = source::sql_name(table);
+        self.missing.iter().any(|it| it.on == table)
+            || self.surplus.iter().any(|it| Some(&it.1) == name.as_ref())
+            || self.switched.iter().any(|it| it.0 == table)
     }
 
     fn make_right(&self, source: Oid) {
-        for (trigger, table) in &self.surplus {
+        for (trigger, table) in self.surplus.iter().chain(&self.stray) {
             drop_trigger(trigger, table);
         }
         for trigger in &self.missing {
             trigger.create(source);
+        }
+        for (table, trigger, enabled) in &self.switched {
+            enable(*table, trigger, *enabled);
         }
     }
 }
@@ -467,17 +588,17 @@ impl Way {
         const DELETE: Level =
             Level::Statement { transition_tables: "REFERENCING OLD TABLE AS old" };
         let name = |suffix| trigger_name(source, suffix);
-        let mut wanted = vec![(truncate_name(source), "TRUNCATE", TRUNCATE, b'A')];
+        let mut wanted = vec![(truncate_name(source), "TRUNCATE", TRUNCATE, ENABLED_ALWAYS)];
         match self {
             Self::ByStatement => wanted.extend([
-                (name(""), "INSERT", INSERT, b'O'),
-                (name("_upd"), "UPDATE", UPDATE, b'O'),
-                (name("_del"), "DELETE", DELETE, b'O'),
+                (name(""), "INSERT", INSERT, ENABLED_AT_FIRST),
+                (name("_upd"), "UPDATE", UPDATE, ENABLED_AT_FIRST),
+                (name("_del"), "DELETE", DELETE, ENABLED_AT_FIRST),
                 (name("_replica"), ANY, Level::Row, b'R'),
             ]),
-            Self::ByRow => wanted.push((name(""), ANY, Level::Row, b'A')),
+            Self::ByRow => wanted.push((name(""), ANY, Level::Row, ENABLED_ALWAYS)),
             Self::Partitioned if member == source => {
-                wanted.push((name(""), ANY, Level::Row, b'A'));
+                wanted.push((name(""), ANY, Level::Row, ENABLED_ALWAYS));
             }
             Self::Partitioned => {}
         }

@@ -1,4 +1,8 @@
-//! After DROP: what was dropped may be a stream table, its query, or its source.
+//! After DROP: what was dropped may be a stream table, its query, its source, or a part of what
+//! maintains it.
+//!
+//! PostgreSQL itself drops the hidden view of a stream table with it, because `pg_depend` says that it
+//! belongs to it. Stages and buffers belong to the extension: see [`crate::pg::member`].
 
 use pgrx::{
     pg_sys::{Oid, panic::ErrorReport},
@@ -9,78 +13,137 @@ use pgstream_ivm::sql::quote_qualified;
 
 use crate::{
     capture, catalog,
+    ddl::{outdate, stream_table},
     fault::{self, Step},
-    pg::{dump, member, security::Identity, spi, wake},
+    pg::{
+        event::{Class, Dropped, OwnCommands},
+        member, relation, spi, wake,
+    },
+    settings,
 };
 
-/// Something of ours that was dropped.
-enum Dropped {
-    StreamTable { id: i64 },
-    Query { id: i64, reason: String },
-    Source { relation: Oid, reader: i64 },
-}
-
-/// The event trigger `pgstream_on_drop`.
-#[pg_extern(sql = false)]
-fn on_sql_drop() -> Result<(), ErrorReport> {
-    let is_replaced = dump::is_restoring();
-    let _superuser = Identity::superuser();
-    // A dump that replaces a stream table takes it apart first.
-    let unguarded = match is_replaced {
-        true => None,
-        false => spi::get_one::<String>(include_str!("dropped_guard.sql"), &[]),
-    };
-    if let Some(table) = unguarded {
-        let report = ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-            format!("cannot drop the trigger that protects \"{table}\""),
-            "on_sql_drop",
-        );
-        return Err(report.set_hint("Drop the stream table instead."));
-    }
-    let mut dropped = Vec::new();
-    spi::run(include_str!("dropped.sql"), &[], |row| {
-        let id = row.get::<i64>(1);
-        let relation = row.get::<Oid>(2);
-        dropped.extend(match (row.get::<String>(0).as_deref(), id, relation) {
-            (Some("table"), Some(id), _) => Some(Dropped::StreamTable { id }),
-            (Some("query"), Some(id), _) => {
-                Some(Dropped::Query { id, reason: row.get(3).unwrap_or_default() })
-            }
-            (Some("source"), Some(reader), Some(relation)) => {
-                Some(Dropped::Source { relation, reader })
-            }
-            _ => None,
-        });
-    });
-    spi::run(include_str!("dropped_capture.sql"), &[], |_| {});
-    for it in &dropped {
-        match it {
-            Dropped::StreamTable { id } => forget(*id, is_replaced),
-            Dropped::Query { id, reason } => {
-                catalog::set_status(*id, Status::Error, Some(reason));
-                // Without its query it will never be refreshed again.
-                untrack_all(*id);
-            }
-            Dropped::Source { relation, reader } => capture::untrack(*relation, *reader),
+/// A dump that replaces a stream table drops its triggers before it, and its hidden view itself.
+pub fn dropped(dropped: &[Dropped], is_restoring: bool) -> Result<(), ErrorReport> {
+    let relations = dropped.iter().filter(|it| it.class == Class::Relation && it.part == 0);
+    let mut gone = false;
+    for it in relations.clone() {
+        if let Some(stream_table) = catalog::by_relation(it.object) {
+            forget(stream_table.id, is_restoring);
+            gone = true;
         }
     }
-    if !dropped.is_empty() {
+    for it in relations {
+        gone |= relation_dropped(it, dropped)?;
+    }
+    for it in dropped {
+        match it.class {
+            Class::Relation if it.part > 0 => column_dropped(it)?,
+            Class::Trigger if !is_restoring => trigger_dropped(it)?,
+            _ => {}
+        }
+    }
+    if gone {
         wake::scheduler_at_commit();
     }
     Ok(())
 }
 
-/// Removes what belonged to a stream table that is gone. A dump that replaces it drops its view too.
-fn forget(id: i64, is_replaced: bool) {
+/// Whether it concerned a stream table.
+fn relation_dropped(relation: &Dropped, all: &[Dropped]) -> Result<bool, ErrorReport> {
+    if let Some(stream_table) = catalog::by_view(relation.object) {
+        query_dropped(stream_table.id, all)?;
+        return Ok(true);
+    }
+    if let Some(id) = catalog::id_of_stage(&relation.names) {
+        outdate::outdate(id, &format!("{} was dropped", relation.identity))?;
+        return Ok(true);
+    }
+    if let Some(source) = catalog::source_of_buffer(relation.object) {
+        // Its source may be gone, too; otherwise capture starts anew with the rebuild.
+        let consumers = capture::consumers(source);
+        consumers.iter().for_each(|it| capture::untrack(source, *it));
+        if relation::exists(source) {
+            outdate::outdate_all(&consumers, &format!("{} was dropped", relation.identity))?;
+        }
+        return Ok(true);
+    }
+    let consumers = capture::consumers(relation.object);
+    consumers.iter().for_each(|it| capture::untrack(relation.object, *it));
+    Ok(!consumers.is_empty())
+}
+
+/// Without its query a stream table keeps its contents, and is never refreshed again.
+fn query_dropped(id: i64, all: &[Dropped]) -> Result<(), ErrorReport> {
+    let originals: Vec<&str> =
+        all.iter().filter(|it| it.is_original).map(|it| it.identity.as_str()).collect();
+    let reason = match originals.as_slice() {
+        [one] => format!("{one} was dropped"),
+        several => format!("{} were dropped", several.join(", ")),
+    };
+    if settings::block_source_ddl() {
+        let name = catalog::by_id(id).map(|it| relation::display_name(it.relation));
+        return Err(outdate::blocked(&name.unwrap_or_default(), &reason));
+    }
+    catalog::set_status(id, Status::Error, Some(&reason));
+    untrack_all(id);
+    drop_stages(id);
+    Ok(())
+}
+
+fn column_dropped(column: &Dropped) -> Result<(), ErrorReport> {
+    match catalog::by_relation(column.object) {
+        Some(found) => Err(stream_table::refusal(&found, "columns")),
+        None => Ok(()),
+    }
+}
+
+fn trigger_dropped(trigger: &Dropped) -> Result<(), ErrorReport> {
+    let [schema, table, name] = trigger.names.as_slice() else { return Ok(()) };
+    if !name.starts_with("pg_stream_") {
+        return Ok(());
+    }
+    if name == "pg_stream_guard" && trigger.is_original {
+        let report = ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+            format!("cannot drop the trigger that protects \"{schema}.{table}\""),
+            "on_sql_drop",
+        );
+        return Err(report.set_hint("Drop the stream table instead."));
+    }
+    if let Some(source) = source_of_trigger(name) {
+        return outdate::outdate_all(
+            &capture::consumers(source),
+            &format!("{} was dropped", trigger.identity),
+        );
+    }
+    Ok(())
+}
+
+/// The source whose changes a trigger of this name captures.
+fn source_of_trigger(name: &str) -> Option<Oid> {
+    let rest = name.strip_prefix("pg_stream_cdc_")?;
+    let rest = rest.strip_prefix("truncate_").unwrap_or(rest);
+    let digits = rest.find(|it: char| !it.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse::<u32>().ok().map(Oid::from)
+}
+
+/// Removes what belonged to a stream table that is gone.
+fn forget(id: i64, is_restoring: bool) {
     untrack_all(id);
     catalog::delete(id);
-    let view = quote_qualified("pgstream_state", &format!("query_{id}"));
-    if !is_replaced {
-        spi::run("SET LOCAL client_min_messages = warning", &[], |_| {});
-        spi::run(&format!("DROP VIEW IF EXISTS {view}"), &[], |_| {});
+    if !is_restoring {
+        drop_view(id);
     }
     drop_stages(id);
+}
+
+/// After pg_upgrade, which does not keep what `pg_depend` says of it, the hidden view is still there.
+fn drop_view(id: i64) {
+    let name = format!("query_{id}");
+    if relation::find("pgstream_state", &name).is_some() {
+        let _own = OwnCommands::begin();
+        spi::run(&format!("DROP VIEW {}", quote_qualified("pgstream_state", &name)), &[], |_| {});
+    }
 }
 
 fn untrack_all(id: i64) {
@@ -91,15 +154,8 @@ fn untrack_all(id: i64) {
 
 /// Drops the hidden state of inner stages.
 pub fn drop_stages(id: i64) {
-    let mut tables = Vec::new();
-    spi::run(
-        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE n.nspname = 'pgstream_state' AND c.relkind = 'r' AND c.relname ~ $1",
-        &[format!("^stage_{id}_[0-9]+$").into()],
-        |row| tables.extend(row.get::<String>(0)),
-    );
-    for table in tables {
-        member::drop_table(&table);
+    for stage in catalog::stages(id) {
+        member::drop_table(&stage);
     }
     fault::point(Step::StateDropped);
 }

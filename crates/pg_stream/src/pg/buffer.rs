@@ -145,10 +145,11 @@ pub fn of_source(source: Oid) -> Oid {
             pg_sys::F_OIDEQ.into(),
             Datum::from(source),
         );
+        let index = pg_sys::get_relname_relid(c"pgs_change_tracking_pkey".as_ptr(), schema);
         let scan = pg_sys::systable_beginscan(
             tracking,
-            Oid::INVALID,
-            false,
+            index,
+            true,
             std::ptr::null_mut(),
             1,
             &raw mut key,

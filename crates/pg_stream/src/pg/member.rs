@@ -4,23 +4,40 @@
 //! Such a table must not depend on anything that is dropped by itself: PostgreSQL would want to drop
 //! the extension with it. Names are quoted.
 
-use super::{source::command_done, spi};
+use pgrx::pg_sys;
+
+use super::{event::OwnCommands, name, source::command_done, spi};
 
 /// Makes a table belong to the extension.
 pub fn adopt(table: &str) {
+    let _own = OwnCommands::begin();
     spi::run(&format!("ALTER EXTENSION pg_stream ADD TABLE {table}"), &[], |_| {});
     command_done();
 }
 
 /// Makes a table that belongs to the extension one that can be dropped.
 pub fn release(table: &str) {
+    let _own = OwnCommands::begin();
+    if !is_member(table) {
+        return;
+    }
     spi::run(&format!("ALTER EXTENSION pg_stream DROP TABLE {table}"), &[], |_| {});
     command_done();
 }
 
 /// Drops a table that belongs to the extension.
 pub fn drop_table(table: &str) {
+    let _own = OwnCommands::begin();
     release(table);
     spi::run(&format!("DROP TABLE {table}"), &[], |_| {});
     command_done();
+}
+
+fn is_member(table: &str) -> bool {
+    name::resolve(table).is_some_and(|it| {
+        // SAFETY: a look-up by OID.
+        unsafe {
+            pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, it) != pg_sys::InvalidOid
+        }
+    })
 }

@@ -66,6 +66,15 @@ fn range_var(text: &str) -> *mut pg_sys::RangeVar {
     }
 }
 
+/// The name of a role that exists, quoted.
+pub fn role(role: Oid) -> String {
+    // SAFETY: look-ups that give a string, or an ERROR.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, false);
+        relation::text(pg_sys::quote_identifier(name))
+    }
+}
+
 /// The role that privileges are checked for.
 pub fn current_role() -> Oid {
     // SAFETY: reads a variable of this backend.

@@ -107,7 +107,24 @@ impl OwnTable {
         key: (&str, T),
         snapshot: &Snapshot,
     ) -> Option<OwnRow> {
-        let mut latest = (!relation::is_strict_transaction()).then(Snapshot::latest);
+        let latest = (!relation::is_strict_transaction()).then(Snapshot::latest);
+        self.lock_from(index, key, snapshot, latest)
+    }
+
+    /// As [`Self::lock`], but gives the newest version in every isolation level: for what goes with
+    /// changes of definitions, which PostgreSQL does not isolate either.
+    pub fn lock_newest<T: IntoDatum + Copy>(&self, index: &CStr, key: (&str, T)) -> Option<OwnRow> {
+        let latest = Snapshot::latest();
+        self.lock_from(index, key, &latest, Some(Snapshot::latest()))
+    }
+
+    fn lock_from<T: IntoDatum + Copy>(
+        &self,
+        index: &CStr,
+        key: (&str, T),
+        snapshot: &Snapshot,
+        mut latest: Option<Snapshot>,
+    ) -> Option<OwnRow> {
         loop {
             let mut found = None;
             self.find(index, key, latest.as_ref().unwrap_or(snapshot), |row| {

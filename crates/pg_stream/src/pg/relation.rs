@@ -23,6 +23,24 @@ pub fn display_name(relation: Oid) -> String {
     if name.is_empty() { relation.to_u32().to_string() } else { format!("{schema}.{name}") }
 }
 
+/// The relation of this name.
+pub fn find(schema: &str, name: &str) -> Option<Oid> {
+    let (schema, name) = (CString::new(schema).ok()?, CString::new(name).ok()?);
+    // SAFETY: syscache look-ups by names.
+    let found = unsafe {
+        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    (found != Oid::INVALID).then_some(found)
+}
+
+/// `r` for a table, `v` for a view and so on, as in `pg_class`.
+pub fn kind(relation: Oid) -> Option<char> {
+    // SAFETY: a syscache look-up.
+    let kind = unsafe { pg_sys::get_rel_relkind(relation) }.cast_unsigned();
+    (kind != 0).then(|| char::from(kind))
+}
+
 pub fn exists(relation: Oid) -> bool {
     // SAFETY: a syscache look-up.
     unsafe { pg_sys::get_rel_relkind(relation) != 0 }
@@ -36,6 +54,30 @@ pub fn owner(relation: Oid) -> Oid {
         pg_sys::relation_close(opened, pg_sys::NoLock as i32);
         owner
     }
+}
+
+/// Makes `relation` go when `owner` goes, as an index goes with its table.
+pub fn belongs_to(relation: Oid, owner: Oid) {
+    let mut is_known = false;
+    super::spi::ask(
+        "SELECT FROM pg_catalog.pg_depend \
+         WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = $1 AND deptype = 'a' \
+         AND refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = $2",
+        &[relation.into(), owner.into()],
+        |_| is_known = true,
+    );
+    if is_known {
+        return;
+    }
+    let address = |object| pg_sys::ObjectAddress {
+        classId: pg_sys::RelationRelationId,
+        objectId: object,
+        objectSubId: 0,
+    };
+    let (depender, referenced) = (address(relation), address(owner));
+    let kind = pg_sys::DependencyType::DEPENDENCY_AUTO;
+    // SAFETY: both relations exist, and the addresses outlive the call.
+    unsafe { pg_sys::recordDependencyOn(&raw const depender, &raw const referenced, kind) };
 }
 
 /// The OID of a type by its qualified SQL name.
@@ -86,6 +128,14 @@ pub fn tables_below(view: Oid) -> Vec<Oid> {
 pub fn lock_for_reading(relation: Oid) {
     // SAFETY: taking a lock by OID; invalidations are processed on the way.
     unsafe { pg_sys::LockRelationOid(relation, pg_sys::AccessShareLock as i32) };
+}
+
+/// Whether a unique index or an exclusion constraint restricts the rows of the relation.
+pub fn has_unique_indexes(relation: Oid) -> bool {
+    super::spi::get_one::<bool>(
+        "SELECT bool_or(indisunique OR indisexclusion) FROM pg_catalog.pg_index WHERE indrelid = $1",
+        &[relation.into()],
+    ) == Some(true)
 }
 
 /// Makes this transaction the only one that refreshes, alters or drops the stream table. Waits.

@@ -192,6 +192,39 @@ unsafe extern "C-unwind" {
     fn has_superclass(relation: Oid) -> bool;
 }
 
+/// The relation itself and those that it inherits from, directly or not.
+pub fn with_ancestors(relation: Oid) -> Vec<Oid> {
+    let mut found = vec![relation];
+    if has_parent(relation) {
+        found.clear();
+        super::spi::ask(
+            "WITH RECURSIVE tree(relid) AS (
+                 SELECT $1
+                 UNION
+                 SELECT i.inhparent FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhrelid = t.relid)
+             SELECT relid FROM tree",
+            &[relation.into()],
+            |row| found.extend(row.get::<Oid>(0)),
+        );
+    }
+    found
+}
+
+/// A function of the schema `pgstream` without arguments.
+pub fn own_function(name: &CStr) -> Oid {
+    // SAFETY: syscache look-ups of constant names, in memory that the lists are copied to.
+    unsafe {
+        let schema = pg_sys::makeString(c"pgstream".as_ptr().cast_mut());
+        let name = pg_sys::makeString(name.as_ptr().cast_mut());
+        let list = pg_sys::list_make2_impl(
+            pg_sys::NodeTag::T_List,
+            pg_sys::ListCell { ptr_value: schema.cast() },
+            pg_sys::ListCell { ptr_value: name.cast() },
+        );
+        pg_sys::LookupFuncName(list, 0, std::ptr::null(), true)
+    }
+}
+
 /// The relation itself and all that inherit from it, partitions too, locked.
 pub fn members(source: Oid, lock: Lock) -> Vec<Oid> {
     // SAFETY: the function has this signature in PostgreSQL 18; its errors are caught at the

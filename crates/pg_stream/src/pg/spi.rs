@@ -4,7 +4,10 @@
 //! A [`Session`] lasts for one piece of work. Statements kept beyond it ([`Prepared`]) are plans
 //! saved by PostgreSQL, which re-plans them when the catalog changes.
 
-use std::{ffi::CString, marker::PhantomData, ptr};
+use std::{
+    cell::RefCell, collections::HashMap, ffi::CString, marker::PhantomData, mem::ManuallyDrop, ptr,
+    rc::Rc,
+};
 
 use pgrx::{
     datum::IntoDatum,
@@ -325,6 +328,26 @@ pub fn run(sql: &str, args: &[Arg], mut each: impl FnMut(Row<'_>)) -> u64 {
         }
         processed
     }
+}
+
+thread_local! {
+    // Never dropped: at process exit PostgreSQL's memory is gone before thread locals are.
+    static ASKED: ManuallyDrop<RefCell<HashMap<&'static str, Rc<Prepared>>>> =
+        ManuallyDrop::default();
+}
+
+/// As [`run`], for a query that is asked often: it is planned once in a session. It reads what is
+/// committed now, and the transaction's own changes, in every isolation level.
+pub fn ask(sql: &'static str, args: &[Arg], each: impl FnMut(Row<'_>)) {
+    let _session = Session::open();
+    let known = ASKED.with(|asked| asked.borrow().get(sql).map(Rc::clone));
+    let prepared = known.unwrap_or_else(|| {
+        let types: Vec<Oid> = args.iter().map(|it| it.ty).collect();
+        let prepared = Rc::new(Prepared::new(sql, &types));
+        ASKED.with(|asked| asked.borrow_mut().insert(sql, Rc::clone(&prepared)));
+        prepared
+    });
+    prepared.query(args, &Snapshot::latest(), each);
 }
 
 /// The first column of the first row of [`run`], or `None` when there is no row or it is NULL.

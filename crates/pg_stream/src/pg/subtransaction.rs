@@ -34,14 +34,29 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     within(work, |_| true).map_err(|error| Failure::from(&error))
 }
 
-/// Runs `work` in a subtransaction. A data exception (SQLSTATE class 22) undoes all of it and gives
-/// `None`, and so does a result that is an error, which is given back; other errors pass through.
-pub fn unless_data_exception<T, E>(work: impl FnOnce() -> Result<T, E>) -> Option<Result<T, E>> {
-    match within(work, Result::is_ok) {
-        Ok(result) => Some(result),
-        Err(error) if Failure::from(&error).is_like(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION) => None,
-        Err(error) => error.rethrow(),
-    }
+/// How work can fail so that another way may succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Avoidable {
+    /// SQLSTATE class 22.
+    Data,
+    /// A unique index or an exclusion constraint was in the way.
+    Conflict,
+}
+
+/// Runs `work` in a subtransaction. An avoidable failure undoes all of it, and so does a result that
+/// is an error, which is given back; other errors pass through.
+pub fn unless_avoidable<T, E>(
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<Result<T, E>, Avoidable> {
+    within(work, Result::is_ok).map_err(|error| {
+        let failure = Failure::from(&error);
+        match failure.code {
+            PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION
+            | PgSqlErrorCode::ERRCODE_EXCLUSION_VIOLATION => Avoidable::Conflict,
+            _ if failure.is_like(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION) => Avoidable::Data,
+            _ => error.rethrow(),
+        }
+    })
 }
 
 /// Runs `work` in a subtransaction, which a result that is an error undoes.

@@ -63,7 +63,10 @@ impl State {
     /// Why what is stored cannot be gone on from, if it cannot.
     pub(super) fn cause_to_rebuild(&self, definition: &Definition) -> Option<Cause> {
         let differential = definition.differential.as_ref()?;
-        if self.needs_reinit || self.fingerprint.as_deref() != Some(&differential.fingerprint) {
+        if self.needs_reinit
+            || differential.has_lost_members
+            || self.fingerprint.as_deref() != Some(&differential.fingerprint)
+        {
             return Some(Cause::Definition);
         }
         if self.seal.as_deref().is_some_and(|it| !seal::is_native(it)) {

@@ -13,7 +13,7 @@ use pgstream_ivm::{
 };
 
 use crate::{
-    catalog,
+    capture, catalog,
     error::Error,
     lower::{self, Relation},
     pg::{
@@ -46,6 +46,8 @@ pub struct Definition {
     pub with_partitions: Vec<Oid>,
     /// What lowering found that the query reads.
     pub dependencies: Vec<Relation>,
+    /// Whether unique indexes of users restrict the rows.
+    pub has_unique_indexes: bool,
     /// Prepared statements.
     pub statements: RefCell<Statements>,
 }
@@ -69,6 +71,8 @@ pub struct Differential {
     pub depends_on_role: bool,
     /// The seal of the tables as they were when this was loaded: see [`super::seal`].
     pub seal: Option<String>,
+    /// Whether a table has left one of the sources, with its rows.
+    pub has_lost_members: bool,
 }
 
 /// A table whose changes are captured for this stream table.
@@ -109,8 +113,8 @@ thread_local! {
     static CACHE: ManuallyDrop<RefCell<HashMap<i64, Rc<Definition>>>> = ManuallyDrop::default();
 }
 
-/// The definition of a stream table.
-pub fn of(pgs_id: i64) -> Result<Rc<Definition>, Error> {
+/// The definition, if it is known and nothing that it was made from has changed.
+pub fn cached(pgs_id: i64) -> Option<Rc<Definition>> {
     if relation::take_invalidations() {
         CACHE.with(|cache| {
             let is_valid = |it: &Definition| !relation::was_invalidated(&it.watched());
@@ -118,7 +122,12 @@ pub fn of(pgs_id: i64) -> Result<Rc<Definition>, Error> {
         });
         relation::forget_invalidations();
     }
-    if let Some(found) = CACHE.with(|cache| cache.borrow().get(&pgs_id).cloned()) {
+    CACHE.with(|cache| cache.borrow().get(&pgs_id).cloned())
+}
+
+/// The definition of a stream table.
+pub fn of(pgs_id: i64) -> Result<Rc<Definition>, Error> {
+    if let Some(found) = cached(pgs_id) {
         return Ok(found);
     }
     let definition = Rc::new(load(pgs_id)?);
@@ -198,7 +207,7 @@ impl Definition {
 fn load(pgs_id: i64) -> Result<Definition, Error> {
     let mut row: Option<(Option<Oid>, Option<Oid>, Option<bool>, Option<String>)> = None;
     let mut settings = Vec::new();
-    spi::run(
+    spi::ask(
         "SELECT pgs_relid, view_relid, refresh_mode = 'FULL', pgs_schema || '.' || pgs_name, settings \
          FROM pgstream.pgs_stream_tables WHERE pgs_id = $1",
         &[pgs_id.into()],
@@ -249,6 +258,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         differential,
         locked,
         dependencies,
+        has_unique_indexes: relation::has_unique_indexes(relation),
         statements: RefCell::default(),
     })
 }
@@ -289,12 +299,13 @@ fn differential(
         })
         .collect();
     let sources = tracked_sources(&pipeline);
-    let fingerprint = format!(
-        "{:016x}",
-        xxhash_rust::xxh3::xxh3_64(format!("1 {pipeline:?} {storages:?} {owner:?}").as_bytes(),)
-    );
+    // Renaming something does not change what is stored.
+    let stored: Vec<_> = storages.iter().map(|it| (&it.columns, &it.state, it.counted)).collect();
+    let layout = format!("2 {:?} {stored:?} {owner:?}", pipeline.without_names());
+    let fingerprint = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(layout.as_bytes()));
     // What is stored does not depend on the indexes that there are.
     look_up::indexed(&mut pipeline, &|order| has_index(order, &storages));
+    let has_lost_members = sources.iter().any(|it| capture::has_lost_members(it.relation));
     Differential {
         pipeline,
         storages,
@@ -305,6 +316,7 @@ fn differential(
         readers: Vec::new(),
         depends_on_role: false,
         seal: None,
+        has_lost_members,
     }
 }
 

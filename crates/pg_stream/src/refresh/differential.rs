@@ -39,13 +39,22 @@ use crate::{
     },
 };
 
+/// What is asked of a refresh, beside the right result.
+#[derive(Clone, Copy)]
+pub struct Wants {
+    /// The change of the stream table, for others.
+    pub output: bool,
+    /// Rows that change are updated, and do not go and come back.
+    pub in_place: bool,
+}
+
 /// Applies `deltas` to every stage. Returns what happened to the stream table and, when somebody
 /// reads it downstream, the change of its content.
 pub fn run(
     definition: &Definition,
     differential: &Differential,
     deltas: &HashMap<Oid, Store>,
-    wants_output: bool,
+    wants: Wants,
     snapshot: &Snapshot,
     session: &Session,
     progress: &Progress,
@@ -74,7 +83,8 @@ pub fn run(
             sizes,
             snapshot,
             session,
-            wants_output: !is_last || wants_output,
+            wants_output: !is_last || wants.output,
+            in_place: !is_last || wants.in_place,
         };
         let (counts, output) = {
             let store_of = |source: &Source| match source {
@@ -113,6 +123,7 @@ struct StageRun<'a> {
     snapshot: &'a Snapshot,
     session: &'a Session,
     wants_output: bool,
+    in_place: bool,
 }
 
 impl StageRun<'_> {
@@ -151,6 +162,7 @@ impl StageRun<'_> {
         let pairs =
             RefCell::new(Pairs::new(self.differential, self.index, head, self.wants_output));
         pairs.borrow_mut().is_every_group_lost = self.is_altered();
+        pairs.borrow_mut().in_place = self.in_place;
         let each = |row: Row<'_>| pairs.borrow_mut().add(&row);
         self.query(Kind::Changed, self.sizes.clone(), || text().changed.clone(), each);
 
@@ -214,7 +226,7 @@ impl StageRun<'_> {
             self.query(kind, sizes, evaluated, |it| rows.add(it.values, it.nulls, 1));
         }
         let is_keyed = self.stage.key.is_some();
-        let change = content_change(&rows, &values, is_keyed, self.output_width());
+        let change = content_change(&rows, &values, is_keyed && self.in_place, self.output_width());
         let counts = self.apply(&change, &matching(is_keyed));
         self.check(&change, counts)?;
         Ok((counts, change.output))
@@ -318,7 +330,8 @@ impl StageRun<'_> {
                 rows.add(&row.values[..width], &row.nulls[..width], weight);
             },
         );
-        let change = content_change(&rows, &values, key.is_some(), self.output_width());
+        let change =
+            content_change(&rows, &values, key.is_some() && self.in_place, self.output_width());
         if self.differential.pipeline.is_deferred(self.index) {
             return Ok((Counts::default(), change.output));
         }
@@ -467,6 +480,7 @@ struct Pairs {
     is_negative: bool,
     /// Until the first pass is over.
     is_every_group_lost: bool,
+    in_place: bool,
 }
 
 impl Pairs {
@@ -501,6 +515,7 @@ impl Pairs {
             outputs: stage.output.len(),
             is_negative: false,
             is_every_group_lost: false,
+            in_place: true,
         }
     }
 
@@ -564,12 +579,19 @@ impl Pairs {
                 if same_output && same_state && row.get::<i64>(PAIR_PREFIX) == Some(new_count) {
                     return;
                 }
-                let (mut values, mut nulls) = (vec![row.values[0]], vec![false]);
+                let found_by = if self.in_place { row.values[0] } else { row.values[ROW_ID] };
+                let (mut values, mut nulls) = (vec![found_by], vec![false]);
                 values.extend(&row.values[new.clone()]);
                 nulls.extend(&row.nulls[new]);
                 values.push(row.values[old.end]);
                 nulls.push(false);
-                change.updated.put(&values, &nulls);
+                if self.in_place {
+                    change.updated.put(&values, &nulls);
+                } else {
+                    change.removed.put(&row.values[..1], &row.nulls[..1]);
+                    change.removed_rows += 1;
+                    change.added.put(&values, &nulls);
+                }
                 if !same_output {
                     change.put_output(&row.values[old.clone()], &row.nulls[old], -1);
                     change.put_output(&values[1..=self.width], &nulls[1..=self.width], 1);

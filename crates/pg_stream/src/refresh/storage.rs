@@ -14,8 +14,8 @@ use crate::{
     error::Error,
     fault::{self, Step},
     pg::{
-        member, relation, security::Identity, snapshot::Snapshot, spi, spi::Session,
-        store::type_length, time::Stopwatch, types,
+        event::OwnCommands, member, name, relation, security::Identity, snapshot::Snapshot, spi,
+        spi::Session, store::type_length, time::Stopwatch, types,
     },
     refresh::{
         self, Action, InitiatedBy, Occasion, advance, definition,
@@ -30,6 +30,7 @@ use crate::{
 pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     let clock = Stopwatch::start();
     let _superuser = Identity::superuser();
+    let _own = OwnCommands::begin();
     relation::lock_stream_table(pgs_id);
     let relation = create_table(pgs_id, owner)?;
     fault::point(Step::TableCreated);
@@ -116,6 +117,7 @@ fn create_table(pgs_id: i64, owner: Oid) -> Result<Oid, Error> {
         &[pgs_id.into(), relation.into()],
         |_| {},
     );
+    relation::belongs_to(view, relation);
     protect(&table);
     Ok(relation)
 }
@@ -151,14 +153,15 @@ fn set_count_column(relation: Oid, table: &str, differential: &Differential) {
 fn create_stages(definition: &Definition, differential: &Differential, owner: Oid) {
     let stages = differential.pipeline.stages.iter().zip(&differential.storages);
     let inner = stages.enumerate().take(differential.storages.len() - 1);
-    let owner_name: String =
-        spi::get_one("SELECT quote_ident(rolname) FROM pg_roles WHERE oid = $1", &[owner.into()])
-            .expect("the owner exists");
+    let owner_name = name::role(owner);
     for (index, (stage, storage)) in inner.filter(|(_, it)| it.1.inline.is_none()) {
         debug_assert_eq!(storage.table, definition::stage_table(definition.pgs_id, index));
         create_stage(stage, storage);
         protect(&storage.table);
-        spi::run(&format!("ALTER TABLE {} OWNER TO {owner_name}", storage.table), &[], |_| {});
+        // It may be published together with all other tables.
+        for change in ["REPLICA IDENTITY FULL", &format!("OWNER TO {owner_name}")] {
+            spi::run(&format!("ALTER TABLE {} {change}", storage.table), &[], |_| {});
+        }
         // The privileges that it has now belong to it, and are not dumped either.
         member::adopt(&storage.table);
         if stage.window().is_some_and(|it| !it.partition.is_empty()) {
@@ -283,14 +286,22 @@ fn is_stream_table(relation: Oid) -> bool {
     .is_some()
 }
 
-/// Lays out inner stages and capture anew, for a definition that is not the one they were made for.
-pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(), Error> {
-    // A change of definition that is not committed yet asks for another rebuild after this one.
+/// Keeps other changes of definition from asking for a rebuild while one is under way: they ask for
+/// another one after it. Whoever knows the definition from before must look again.
+pub fn begin_rebuild(pgs_id: i64) {
     spi::run(
         "SELECT FROM pgstream.pgs_stream_tables WHERE pgs_id = $1 FOR UPDATE",
-        &[definition.pgs_id.into()],
+        &[pgs_id.into()],
         |_| {},
     );
+    definition::forget(pgs_id);
+}
+
+/// Lays out inner stages and capture anew, for a definition that is not the one they were made for.
+pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(), Error> {
+    let _own = OwnCommands::begin();
+    // Dumps and pg_upgrade do not keep this.
+    relation::belongs_to(definition.view, definition.relation);
     drop_stages(definition.pgs_id);
     fault::point(Step::StagesDropped);
     let owner = relation::owner(definition.relation);
@@ -304,6 +315,13 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
     index_stages(differential);
     catalog::set_dependencies(definition.pgs_id, &definition.dependencies);
     track(definition.pgs_id, differential);
+    for source in catalog::tracked_sources(definition.pgs_id) {
+        if !differential.sources.iter().any(|it| it.relation == source) {
+            capture::untrack(source, definition.pgs_id);
+        }
+    }
     seal::renew(definition);
+    // What it knew of the sources' triggers and partitions has changed.
+    definition::forget(definition.pgs_id);
     Ok(())
 }

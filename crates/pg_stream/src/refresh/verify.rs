@@ -109,7 +109,9 @@ impl Refresh<'_> {
         }
         let Some(deltas) = self.read_deltas(differential, frontier)? else { return Ok(false) };
         if !deltas.stores.is_empty() {
-            self.differential(differential, &deltas.stores)?;
+            // Nobody sees it, so rows may go and come back where they must not collide.
+            let in_place = !self.definition.has_unique_indexes;
+            self.differential(differential, &deltas.stores, in_place)?;
         }
         Ok(true)
     }

@@ -9,6 +9,8 @@ mod core;
 mod cost;
 mod crash;
 mod ddl;
+mod ddl_random;
+mod ddl_stream_tables;
 mod distinct;
 mod distinct_on;
 mod dump;

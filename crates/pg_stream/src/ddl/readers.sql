@@ -1,0 +1,44 @@
+-- The stream tables whose queries depend on an object ($1 its catalog, $2 the object), however they
+-- do: through views, operators, aggregates, types, or columns of these types. Bodies of functions
+-- are text that PostgreSQL does not look into, so a function that mentions the name of another one
+-- is taken to use it.
+WITH RECURSIVE above(classid, objid) AS (
+    SELECT $1::oid, $2::oid
+    UNION
+    SELECT up.classid, up.objid
+    FROM above AS a,
+    LATERAL (
+        SELECT d.classid, d.objid
+        FROM pg_catalog.pg_depend AS d
+        WHERE d.refclassid = a.classid AND d.refobjid = a.objid
+          AND (d.classid IN ('pg_catalog.pg_rewrite'::regclass, 'pg_catalog.pg_proc'::regclass,
+                             'pg_catalog.pg_operator'::regclass, 'pg_catalog.pg_type'::regclass,
+                             'pg_catalog.pg_cast'::regclass,
+                             'pg_catalog.pg_collation'::regclass, 'pg_catalog.pg_opclass'::regclass,
+                             'pg_catalog.pg_opfamily'::regclass, 'pg_catalog.pg_ts_dict'::regclass,
+                             'pg_catalog.pg_ts_config'::regclass)
+               OR d.classid = 'pg_catalog.pg_class'::regclass
+              AND d.refclassid IN ('pg_catalog.pg_type'::regclass, 'pg_catalog.pg_collation'::regclass))
+        UNION ALL
+        SELECT 'pg_catalog.pg_class'::regclass, w.ev_class
+        FROM pg_catalog.pg_rewrite AS w
+        WHERE a.classid = 'pg_catalog.pg_rewrite'::regclass AND w.oid = a.objid
+        UNION ALL
+        SELECT 'pg_catalog.pg_type'::regclass, c.reltype
+        FROM pg_catalog.pg_class AS c
+        WHERE a.classid = 'pg_catalog.pg_class'::regclass AND c.oid = a.objid AND c.relkind = 'c'
+        UNION ALL
+        SELECT 'pg_catalog.pg_proc'::regclass, user_function.oid
+        FROM pg_catalog.pg_proc AS used
+        JOIN pg_catalog.pg_proc AS user_function
+          ON user_function.oid >= 16384 AND user_function.prosqlbody IS NULL
+         AND strpos(user_function.prosrc, used.proname) > 0
+        WHERE a.classid = 'pg_catalog.pg_proc'::regclass AND used.oid = a.objid
+          AND EXISTS (SELECT FROM pgstream.pgs_stream_tables WHERE functions_used <> '{}')
+    ) AS up
+)
+SELECT DISTINCT s.pgs_id
+FROM above AS a
+JOIN pgstream.pgs_stream_tables AS s ON s.view_relid = a.objid
+WHERE a.classid = 'pg_catalog.pg_class'::regclass
+ORDER BY s.pgs_id
