@@ -23,8 +23,6 @@ SELECT CASE
       OR EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = $1)
         THEN 'inheritance'
     WHEN (SELECT relpersistence FROM pg_catalog.pg_class WHERE oid = $1) <> 'p' THEN 'unlogged'
-    WHEN (SELECT relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = $1)
-        THEN 'forced row security'
     WHEN EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = $1) THEN 'rule'
     WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
                      WHERE tgrelid = $1 AND tgname = 'pg_stream_guard'

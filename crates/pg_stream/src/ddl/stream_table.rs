@@ -118,11 +118,6 @@ pub fn refusal(stream_table: &StreamTable, problem: &str) -> ErrorReport {
             "A crash would empty it, although it counts as up to date.",
             "",
         ),
-        "forced row security" => (
-            "cannot force row security on",
-            "A refresh, which runs as the owner, would not see all rows.",
-            "Use ENABLE ROW LEVEL SECURITY, which restricts everybody else.",
-        ),
         "rule" => (
             "rules are not supported on",
             "They would change what a refresh writes.",

@@ -51,7 +51,6 @@ fn what_changes_its_columns_or_rows_is_refused() {
         ("ALTER TABLE parent INHERIT st", "0A000"),
         ("ALTER TABLE part ATTACH PARTITION st DEFAULT", "0A000"),
         ("ALTER TABLE st SET UNLOGGED", "0A000"),
-        ("ALTER TABLE st FORCE ROW LEVEL SECURITY", "0A000"),
         ("CREATE RULE r AS ON INSERT TO st DO INSTEAD NOTHING", "0A000"),
         ("CREATE RULE r AS ON DELETE TO st DO ALSO DELETE FROM t", "0A000"),
         ("DROP TRIGGER pg_stream_guard ON st", "2BP01"),

@@ -1088,7 +1088,7 @@ fn whoever_owns_the_database_but_is_no_superuser_cannot_take_the_extension_over(
         "ALTER SCHEMA pgstream_state OWNER TO CURRENT_USER",
         "CREATE TABLE pgstream_state.x (i int)",
         "DROP EVENT TRIGGER pgstream_on_drop",
-        "ALTER EVENT TRIGGER pgstream_on_alter DISABLE",
+        "ALTER EVENT TRIGGER pgstream_on_ddl_end DISABLE",
         "ALTER EXTENSION pg_stream DROP FUNCTION pgstream.capture()",
         "DROP EXTENSION pg_stream CASCADE",
         "CREATE EVENT TRIGGER x ON sql_drop EXECUTE FUNCTION pgstream.on_sql_drop()",
