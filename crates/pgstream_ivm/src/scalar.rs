@@ -24,6 +24,8 @@ pub struct Type {
     /// `numeric` (1.0 and 1.00), of floats (0 and -0) and of text in a nondeterministic collation.
     /// `false` when unknown.
     pub exact: bool,
+    /// Whether it is a domain, which checks what is cast to it.
+    pub domain: bool,
 }
 
 impl Type {
@@ -36,6 +38,7 @@ impl Type {
             sql: "boolean".to_owned(),
             equality: Some("OPERATOR(pg_catalog.=)".to_owned()),
             exact: true,
+            domain: false,
         }
     }
 
@@ -79,10 +82,15 @@ impl Scalar {
         }
     }
 
-    /// NULL of a type.
+    /// NULL of a type, also of a domain that forbids it, as outer joins and grouping sets bring it
+    /// about: nothing checks what a sub-query without rows gives.
     pub fn null(ty: &Type) -> Self {
         // `NULL::integer[]` would take a subscript that follows for a part of the type.
-        let segments = vec![Segment::Text(format!("(NULL::{})", ty.sql))];
+        let text = match ty.domain {
+            true => format!("(SELECT NULL::{} WHERE false)", ty.sql),
+            false => format!("(NULL::{})", ty.sql),
+        };
+        let segments = vec![Segment::Text(text)];
         Self { segments, ty: ty.clone(), nullable: true, scale: None }
     }
 

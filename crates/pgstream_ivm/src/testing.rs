@@ -101,6 +101,7 @@ fn type_of(oid: u32, sql: &str) -> Type {
         sql: sql.to_owned(),
         equality: Some("OPERATOR(pg_catalog.=)".to_owned()),
         exact: oid != 1700,
+        domain: false,
     }
 }
 

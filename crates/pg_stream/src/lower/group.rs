@@ -125,12 +125,7 @@ fn grouped_by(
 }
 
 fn null(column: &Column) -> Scalar {
-    Scalar {
-        segments: vec![Segment::Text(format!("(NULL::{})", column.ty.sql))],
-        ty: column.ty.clone(),
-        nullable: true,
-        scale: column.scale,
-    }
+    Scalar { scale: column.scale, ..Scalar::null(&column.ty) }
 }
 
 /// GROUPING(…) in a set: a bit for each argument, the last one the lowest, set where the argument

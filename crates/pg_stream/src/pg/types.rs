@@ -20,6 +20,7 @@ pub fn describe(oid: Oid, typmod: i32, collation: Oid) -> Type {
         sql: sql.unwrap_or_default(),
         equality: equality(oid).and_then(operator_sql),
         exact: is_exact(oid, typmod, collation),
+        domain: is_domain(oid),
     }
 }
 
@@ -176,6 +177,11 @@ pub fn row_type(table: Oid) -> Oid {
 pub fn is_storable(oid: Oid) -> bool {
     // SAFETY: a look-up in the catalog.
     (unsafe { pg_sys::get_typtype(oid) }) as u8 != pg_sys::TYPTYPE_PSEUDO
+}
+
+fn is_domain(oid: Oid) -> bool {
+    // SAFETY: a look-up in the catalog.
+    (unsafe { pg_sys::get_typtype(oid) }) as u8 == pg_sys::TYPTYPE_DOMAIN
 }
 
 /// Whether a type is a domain whose values are arrays.

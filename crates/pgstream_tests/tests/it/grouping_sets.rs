@@ -143,3 +143,17 @@ fn too_many_sets_are_evaluated_as_a_whole() {
         changes: &CHANGES[..3],
     });
 }
+
+#[test]
+fn of_domains_that_forbid_null() {
+    maintained(Scenario {
+        tables: "CREATE DOMAIN never_null AS int NOT NULL; CREATE TABLE t (id int PRIMARY KEY, a never_null, b int); INSERT INTO t VALUES (1, 1, 1), (2, 1, 2), (3, 2, 2)",
+        query: "SELECT a, b, count(DISTINCT a) AS n, count(DISTINCT b) AS m, array_agg(DISTINCT a) AS l FROM t GROUP BY CUBE (a, b)",
+        changes: &[
+            "INSERT INTO t VALUES (4, 3, 1), (5, 1, NULL)",
+            "UPDATE t SET a = 2 WHERE id = 1",
+            "DELETE FROM t WHERE a = 2",
+            "DELETE FROM t",
+        ],
+    });
+}
