@@ -72,6 +72,9 @@ pub struct Lowered {
     pub depends_on_moment: bool,
     /// The constructs whose result depends on an order that the query leaves open.
     pub open: Vec<String>,
+    /// Tables with children of which some part of the query reads only their own rows. What is captured
+    /// does not tell these from those of the children.
+    pub parts: Vec<Oid>,
     /// What is read with whose rights.
     pub permissions: Vec<Permission>,
     /// Who reads each table.
@@ -164,6 +167,7 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
         uses_stable: inventory.uses_stable(),
         depends_on_moment: inventory.depends_on_moment(),
         open: lowering.open.into_iter().collect(),
+        parts: lowering.parts.into_iter().map(Oid::from).collect(),
         readers,
         depends_on_role: depends_on_role || inventory.names_user,
         permissions: inventory.permissions,
@@ -179,6 +183,8 @@ struct Lowering {
     recursive: Option<Recursive>,
     /// The constructs whose result depends on an order that the query leaves open.
     open: BTreeSet<String>,
+    /// See [`Lowered::parts`].
+    parts: BTreeSet<u32>,
     /// How many leaves the plan has so far.
     leaves: usize,
     /// How many sub-queries in expressions have become columns.

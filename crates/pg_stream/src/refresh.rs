@@ -507,7 +507,9 @@ impl Refresh<'_> {
                 return Ok(None);
             }
             deltas.has_consumed |= delta.consumed > 0;
-            if delta.store.rows() > 0 {
+            // Changes that cancel out may have moved rows between a table and its children.
+            let has_moved = delta.consumed > 0 && differential.parts.contains(&source.relation);
+            if delta.store.rows() > 0 || has_moved {
                 deltas.stores.insert(source.relation, delta.store);
             }
         }

@@ -707,6 +707,9 @@ pub fn lower_table(
     };
     note_table(lowering, oid, &table, read.iter().map(|it| (it.number, it.name.clone())));
     let is_part = table.has_children && !children;
+    if is_part {
+        lowering.parts.insert(oid.to_u32());
+    }
     let plan = if is_part { without_children(scan) } else { Plan::Scan(scan) };
     let from = From { plan, places };
     if computed.is_empty() && !is_whole {

@@ -332,15 +332,13 @@ pub fn is_sortable(ty: Oid) -> bool {
     }
 }
 
-/// Whether a type has a default hash operator class.
+/// Whether values of a type can be hashed. Arrays, ranges and rows have an operator class for it
+/// whatever is in them, so the function is asked for, which the cache gives only where it works.
 pub fn is_hashable(ty: Oid) -> bool {
     // SAFETY: the type cache entry is never freed.
     unsafe {
-        let entry = pg_sys::lookup_type_cache(
-            ty,
-            pg_sys::TYPECACHE_HASH_OPFAMILY.try_into().expect("a flag"),
-        );
-        (*entry).hash_opf != Oid::INVALID
+        let flag = pg_sys::TYPECACHE_HASH_PROC.try_into().expect("a flag");
+        (*pg_sys::lookup_type_cache(ty, flag)).hash_proc != Oid::INVALID
     }
 }
 

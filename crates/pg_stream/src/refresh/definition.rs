@@ -63,6 +63,8 @@ pub struct Differential {
     pub depends_on_moment: bool,
     /// Changes whenever what is stored would have to be laid out differently.
     pub fingerprint: String,
+    /// Sources of which a part is read: see [`lower::Lowered::parts`].
+    pub parts: Vec<Oid>,
     /// What the query reads, and with whose rights.
     pub permissions: Vec<Permission>,
     /// Who reads each source.
@@ -239,6 +241,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         let name = lowered.depends_on_role.then(|| name::of_role(relation::owner(relation)));
         let mut differential =
             differential(pgs_id, &table, &columns, lowered.plan, lowered.depends_on_moment, name);
+        differential.parts = lowered.parts;
         differential.permissions = lowered.permissions;
         differential.readers = lowered.readers;
         differential.depends_on_role = lowered.depends_on_role;
@@ -312,6 +315,7 @@ fn differential(
         sources,
         depends_on_moment,
         fingerprint,
+        parts: Vec::new(),
         permissions: Vec::new(),
         readers: Vec::new(),
         depends_on_role: false,

@@ -70,7 +70,15 @@ pub fn run(
         };
         let sources = stage.sources();
         let sizes: Vec<u8> = sources.iter().map(|it| size_class(rows_of(it))).collect();
-        let delta = derive::delta(&stage.body, &|source| rows_of(source) > 0);
+        // What is evaluated as a whole may read a part of a table, in which changes that cancel out
+        // have moved rows: their delta is there, without rows.
+        let is_moved = |source: &Source| match source {
+            Source::Table { oid, .. } if matches!(stage.head, Some(Head::Whole)) => {
+                deltas.contains_key(&Oid::from(*oid))
+            }
+            _ => false,
+        };
+        let delta = derive::delta(&stage.body, &|source| rows_of(source) > 0 || is_moved(source));
         if matches!(delta, Plan::Empty(_)) {
             continue;
         }

@@ -142,6 +142,9 @@ const PARENT_CHANGES: &[&str] = &[
     "UPDATE parent SET v = v || '!'",
     "DELETE FROM child",
     "INSERT INTO child SELECT * FROM ONLY parent; UPDATE ONLY parent SET id = id + 1",
+    // Rows that look alike change places: what is captured cancels out.
+    "INSERT INTO child VALUES (7, 'twin'), (8, 'twin')",
+    "WITH gone AS (DELETE FROM child RETURNING *) INSERT INTO parent SELECT * FROM gone",
     "DELETE FROM parent",
 ];
 

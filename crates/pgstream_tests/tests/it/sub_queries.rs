@@ -155,6 +155,19 @@ fn nested() {
 }
 
 #[test]
+fn arrays_of_what_cannot_be_hashed() {
+    maintained(Scenario {
+        tables: "CREATE TABLE t (id int PRIMARY KEY, m money, v varbit); INSERT INTO t VALUES (1, '1.5', '1'), (2, NULL, '01')",
+        query: "SELECT id, ARRAY(SELECT m FROM t ORDER BY id) AS ms, ARRAY(SELECT v FROM t AS u WHERE u.m = t.m ORDER BY id) AS vs FROM t",
+        changes: &[
+            "INSERT INTO t VALUES (3, '1.5', '1')",
+            "UPDATE t SET m = '2', v = NULL WHERE id < 3",
+            "DELETE FROM t WHERE id = 1",
+        ],
+    });
+}
+
+#[test]
 fn arrays() {
     sub_queries(&[
         "SELECT id, ARRAY(SELECT b.id FROM b WHERE b.aid = a.id ORDER BY b.v DESC, b.id) AS bs FROM a",
