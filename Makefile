@@ -31,7 +31,7 @@ demo: build
 test: setup
 	cargo test
 	@scripts/build.sh
-	@MINUTES=$(MINUTES) scripts/with_server.sh fast scripts/test.sh
+	@MINUTES=$(MINUTES) SEED=$(SEED) scripts/with_server.sh fast scripts/test.sh
 
 fuzz: build
 	@scripts/with_server.sh fast cargo run --quiet --release -p pgstream_tests --bin fuzz -- \

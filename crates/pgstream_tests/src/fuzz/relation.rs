@@ -136,15 +136,17 @@ impl Generator<'_> {
             return None;
         }
         let (left, right) = (self.random.pick(&tables).clone(), self.random.pick(&tables).clone());
-        let shared: Vec<_> =
+        let mut shared: Vec<_> =
             left.columns.iter().filter(|column| right.columns.contains(column)).cloned().collect();
+        // Rows of which a part has no equality fail only where two of them meet.
+        let is_comparable = |it: &(String, Type)| it.1.has_equality();
+        let are_comparable = shared.iter().all(is_comparable);
+        shared.retain(is_comparable);
         if shared.is_empty() {
             return None;
         }
         self.met(Construct::JoinUsing);
-        // Rows of which a part has no equality fail only where two of them meet.
-        let is_comparable = |it: &(String, Type)| it.1.has_equality();
-        let on = if shared.iter().all(is_comparable) && self.random.chance(35) {
+        let on = if are_comparable && self.random.chance(35) {
             On::Natural
         } else {
             On::Using(self.random.pick(&shared).0.clone())
