@@ -17,9 +17,17 @@ const MOST_TIME: &str = "1500ms";
 /// Violations that a random change may run into.
 const OF_THE_CHANGE: &[&str] = &["23505", "23514", "23502", "21000", "40001", "54000"];
 
-/// Of a scalar sub-query, which PostgreSQL may not evaluate where no row needs its value: several
-/// rows, and an array_agg of arrays that do not fit together.
-const OF_A_SUB_QUERY: &[&str] = &["21000", "2202E"];
+/// Several rows of a scalar sub-query.
+const SEVERAL_ROWS: &str = "21000";
+
+/// An array_agg of arrays that do not fit together.
+const UNFIT_ARRAYS: &str = "2202E";
+
+/// Whether the error may come although PostgreSQL evaluates the query: it leaves out sub-queries whose
+/// value no row needs.
+fn is_of_a_sub_query(error: &SqlError, one: &StreamTable) -> bool {
+    error.code == UNFIT_ARRAYS || error.code == SEVERAL_ROWS && one.may_fail
+}
 
 /// A lock that the other session holds: whoever meets it gives up.
 const LOCKED: &str = "55P03";
@@ -120,7 +128,7 @@ impl<'a> Runner<'a> {
                 Ok(())
             }
             Err(error) if error.code == LOCKED => Ok(()),
-            Err(error) if OF_A_SUB_QUERY.contains(&error.code.as_str()) && one.may_fail => {
+            Err(error) if is_of_a_sub_query(&error, one) => {
                 self.outcome.query_errors += 1;
                 Ok(())
             }
@@ -214,8 +222,8 @@ impl<'a> Runner<'a> {
                 return Ok(());
             }
             let is_timeout = error.code == "57014";
-            let is_cardinality = OF_A_SUB_QUERY.contains(&error.code.as_str()) && one.may_fail;
-            if error.code != "08006" && (is_cardinality || self.query_fails(one, is_timeout)) {
+            let is_lazy = is_of_a_sub_query(&error, one);
+            if error.code != "08006" && (is_lazy || self.query_fails(one, is_timeout)) {
                 self.outcome.query_errors += 1;
                 return Ok(());
             }
