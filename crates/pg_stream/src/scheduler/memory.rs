@@ -22,10 +22,18 @@ struct Entry {
     needs_reinit: bool,
     /// The change buffers that it reads.
     buffers: Vec<Oid>,
-    /// Its own and those that its query reads.
+    /// Its own, which is the first, and those that its query reads.
     relations: Vec<Oid>,
     /// Until when it is known to be up to date.
     last: Micros,
+}
+
+impl Entry {
+    /// Whether what was seen still counts. Counters of other buffers say nothing; and an extension that
+    /// is created again numbers its stream tables from the start.
+    fn is_about_the_same_as(&self, other: &Self) -> bool {
+        self.relations.first() == other.relations.first() && self.buffers == other.buffers
+    }
 }
 
 /// Reads all stream tables; in a transaction.
@@ -75,7 +83,23 @@ struct Seen {
 #[derive(Clone, Copy)]
 struct Run {
     since: Micros,
-    changes: u64,
+    /// What the counters said when it began. `None` when other buffers matter now.
+    changes: Option<u64>,
+}
+
+impl Seen {
+    /// Nothing yet.
+    fn new(entry: &Entry) -> Self {
+        Self {
+            ran_at: entry.last,
+            checked_at: entry.last,
+            changes: None,
+            verified_at: None,
+            detours: 0,
+            took: 0,
+            running: None,
+        }
+    }
 }
 
 /// See the module.
@@ -100,15 +124,11 @@ impl Memory {
         let (tables, entries) = read();
         self.seen.retain(|id, it| entries.contains_key(id) || it.running.is_some());
         for (id, entry) in &entries {
-            self.seen.entry(*id).or_insert(Seen {
-                ran_at: entry.last,
-                checked_at: entry.last,
-                changes: None,
-                verified_at: None,
-                detours: 0,
-                took: 0,
-                running: None,
-            });
+            let seen = self.seen.entry(*id).or_insert_with(|| Seen::new(entry));
+            if self.entries.get(id).is_some_and(|old| !old.is_about_the_same_as(entry)) {
+                let running = seen.running.map(|run| Run { changes: None, ..run });
+                *seen = Seen { running, ..Seen::new(entry) };
+            }
         }
         self.schedules = Schedules::new(tables);
         self.entries = entries;
@@ -170,7 +190,8 @@ impl Memory {
             let (Some(entry), Some(seen)) = (self.entries.get(id), self.seen.get_mut(id)) else {
                 continue;
             };
-            seen.running = Some(Run { since: now, changes: slot.changes(&entry.buffers) });
+            let changes = Some(slot.changes(&entry.buffers));
+            seen.running = Some(Run { since: now, changes });
         }
     }
 
@@ -233,13 +254,14 @@ impl Memory {
             Verdict::Changed | Verdict::Unchanged => {
                 let was_rested = seen.checked_at == seen.ran_at;
                 let was_in_vain = report.verdict == Verdict::Unchanged
-                    && (was_rested || seen.changes == Some(run.changes));
+                    && (was_rested || (run.changes.is_some() && seen.changes == run.changes));
                 if !was_in_vain {
                     seen.ran_at = run.since;
                 }
                 seen.checked_at = run.since;
-                seen.changes = Some(run.changes);
-                seen.verified_at = report.follows_changes.then_some(run.since);
+                seen.changes = run.changes;
+                seen.verified_at =
+                    (report.follows_changes && run.changes.is_some()).then_some(run.since);
                 seen.detours = 0;
                 seen.took = report.took;
                 if let Some(entry) = self.entries.get_mut(&id) {

@@ -6,7 +6,8 @@ SELECT s.pgs_id, s.schedule, s.scheduled_at, s.status, s.consecutive_errors, s.n
        ARRAY(SELECT t.buffer_relid
              FROM pgstream.pgs_dependencies d
              JOIN pgstream.pgs_change_tracking t USING (source_relid)
-             WHERE d.pgs_id = s.pgs_id),
+             WHERE d.pgs_id = s.pgs_id
+             ORDER BY t.buffer_relid),
        coalesce(s.data_timestamp, s.created_at),
        s.pgs_relid || ARRAY(SELECT source_relid FROM pgstream.pgs_dependencies d
                             WHERE d.pgs_id = s.pgs_id)

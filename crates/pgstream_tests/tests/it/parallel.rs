@@ -453,6 +453,38 @@ fn the_extension_comes_and_goes_under_a_running_scheduler() {
 }
 
 #[test]
+fn stream_tables_of_an_extension_that_was_created_again_are_new() {
+    let database = database();
+    let mut session = database.session();
+    for _ in 0..3 {
+        two_tables(&mut session);
+        session.run("INSERT INTO t VALUES (1, 1)");
+        eventually(&mut session, "SELECT count(*) FROM a", "1");
+        // The scheduler never finds it missing.
+        session.run(
+            "BEGIN; DROP EXTENSION pg_stream CASCADE; DROP TABLE IF EXISTS a, b; DROP TABLE t, u;
+             CREATE EXTENSION pg_stream; COMMIT",
+        );
+    }
+}
+
+#[test]
+fn a_query_that_is_replaced_is_followed_whatever_was_counted_before() {
+    let database = database();
+    let mut session = database.session();
+    two_tables(&mut session);
+    for id in 1..=3 {
+        session.run(&format!("INSERT INTO t VALUES ({id}, 1)"));
+        eventually(&mut session, "SELECT count(*) FROM a", &id.to_string());
+    }
+    session.run("SELECT pgstream.alter_stream_table('a', query => 'SELECT id, v FROM u')");
+    for id in 1..=5 {
+        session.run(&format!("INSERT INTO u VALUES ({id}, 1)"));
+        eventually(&mut session, "SELECT count(*) FROM a", &id.to_string());
+    }
+}
+
+#[test]
 fn a_worker_that_is_terminated_leaves_a_failure_behind() {
     let database = database();
     let (mut gatekeeper, mut session) = (database.session(), database.session());
