@@ -150,16 +150,16 @@ unsafe extern "C-unwind" fn callback(
 unsafe fn with_foreign_joins(query: *mut pg_sys::Query) -> *mut pg_sys::Query {
     // SAFETY: by the caller's promise; a copy is changed.
     unsafe {
-        let mut found = false;
+        let mut joins = Vec::new();
         if let Some(from) = Node::from_ptr((*query).jointree) {
             from.visit(&mut |node| {
-                if node.tag() == NodeTag::T_JoinExpr {
-                    found |= is_foreign_join(node.as_ptr());
+                if node.tag() == NodeTag::T_JoinExpr && is_foreign_join(node.as_ptr()) {
+                    joins.push((*node.as_ptr::<pg_sys::JoinExpr>()).rtindex as usize);
                 }
                 if node.tag() == NodeTag::T_Query { Step::Over } else { Step::Into }
             });
         }
-        if !found {
+        if joins.is_empty() {
             return query;
         }
         let copy: *mut pg_sys::Query = pg_sys::copyObjectImpl(query.cast()).cast();
@@ -168,13 +168,15 @@ unsafe fn with_foreign_joins(query: *mut pg_sys::Query) -> *mut pg_sys::Query {
         (*copy).targetList = flat((*copy).targetList.cast()).cast();
         (*copy).jointree = flat((*copy).jointree.cast()).cast();
         (*copy).havingQual = flat((*copy).havingQual);
-        for entry in pointers::<pg_sys::RangeTblEntry>((*copy).rtable) {
+        for (index, entry) in pointers::<pg_sys::RangeTblEntry>((*copy).rtable).enumerate() {
             (*entry).groupexprs = flat((*entry).groupexprs.cast()).cast();
             (*entry).functions = flat((*entry).functions.cast()).cast();
             (*entry).tablefunc = flat((*entry).tablefunc.cast()).cast();
             (*entry).values_lists = flat((*entry).values_lists.cast()).cast();
             (*entry).subquery = flat((*entry).subquery.cast()).cast();
-            (*entry).joinmergedcols = 0;
+            if joins.contains(&(index + 1)) {
+                (*entry).joinmergedcols = 0;
+            }
         }
         copy
     }

@@ -485,6 +485,8 @@ fn case_insensitive_text() {
         "SELECT id, n FROM t JOIN u USING (c) WHERE c = 'A'",
         "SELECT id, count(n) AS n FROM t NATURAL LEFT JOIN u GROUP BY id",
         "SELECT lower(c) AS c, id, n FROM t FULL JOIN u USING (c)",
+        "SELECT x.id, lower(z.c) AS c FROM t x JOIN t y USING (id) JOIN (u JOIN t z USING (c)) ON n = x.id",
+        "SELECT id, lower(c) AS c, n FROM (t x JOIN t y USING (id, c)) FULL JOIN u USING (c)",
         "SELECT x.id, (SELECT max(n) FROM u JOIN t USING (c) WHERE t.id <> x.id AND c = x.c) AS m FROM t x",
         "SELECT lower(c) AS c, l.n FROM t JOIN (u JOIN t y USING (c)) USING (c), LATERAL (SELECT c IS DISTINCT FROM 'A' AS n) l",
         "SELECT id FROM t WHERE c IN (SELECT c FROM u WHERE n > 1)",
