@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 
 use pgstream_ivm::plan::{Column, Plan};
+use pgstream_ivm::stage::stage;
 
 use crate::pg::access::Permission;
 use crate::pg::deparse::{self, PortableSettings};
@@ -33,7 +34,7 @@ use crate::pg::portable::portable;
 use crate::pg::query::{self, NotSelect};
 use crate::pg::relation;
 use crate::pg::security::{Identity, LocalSettings};
-use crate::pg::types::Oid;
+use crate::pg::types::{self, Oid};
 
 pub use inventory::{Relation, RelationKind};
 pub use refusal::Refusal;
@@ -154,7 +155,12 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
     let _settings = PortableSettings::enter();
     rights::check_barriers(query)?;
     let mut lowering = Lowering::default();
-    let plan = select::lower(&mut lowering, query, None, None)?;
+    let mut plan = select::lower(&mut lowering, query, None, None)?;
+    if stores_anonymous_rows(&plan) {
+        lowering = Lowering::default();
+        let refusal = Refusal::without_rule("grouping or storing anonymous rows");
+        plan = opaque::lower(&mut lowering, query, refusal)?;
+    }
     let (readers, depends_on_role) = rights::readers(&lowering.tables, &inventory.permissions)?;
     if inventory.has_unordered_array {
         lowering.open.insert("ARRAY(sub-query)".to_owned());
@@ -172,6 +178,15 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
         depends_on_role: depends_on_role || inventory.names_user,
         permissions: inventory.permissions,
     })
+}
+
+/// Whether a hidden table would have a column of anonymous rows, which no table can have.
+fn stores_anonymous_rows(plan: &Plan) -> bool {
+    let pipeline = stage(plan.clone());
+    let hidden = 0..pipeline.stages.len() - 1;
+    let mut stored = hidden.filter(|it| !pipeline.is_deferred(*it));
+    let is_storable = |column: &Column| types::is_storable(Oid::from(column.ty.oid));
+    stored.any(|it| !pipeline.stages[it].output.iter().all(is_storable))
 }
 
 /// What lowering gathers on its way through a query.

@@ -200,6 +200,31 @@ fn whole_rows() {
     }
 }
 
+/// No hidden table can have columns of them, so what would store them is evaluated as a whole.
+#[test]
+fn anonymous_rows_inside() {
+    const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, g int, h text); CREATE TABLE u (g int, k text);
+        INSERT INTO t VALUES (1, 1, 'a'), (2, 1, 'a'), (3, NULL, 'b'); INSERT INTO u VALUES (1, 'a'), (NULL, 'b'), (2, NULL)";
+    const CHANGES: &[&str] = &[
+        "INSERT INTO t VALUES (4, NULL, 'b'), (5, 2, NULL); UPDATE u SET k = 'c' WHERE g = 1",
+        "UPDATE t SET h = 'x' WHERE id < 3; INSERT INTO u VALUES (1, 'x'), (1, 'x')",
+        "DELETE FROM t WHERE g = 1",
+        "DELETE FROM t",
+    ];
+    for query in [
+        "SELECT ROW(g, h)::text AS r, count(*) AS n FROM t GROUP BY ROW(g, h)",
+        "SELECT id, rank() OVER (PARTITION BY ROW(g, h) ORDER BY ROW(h, id)) AS r FROM t",
+        "SELECT max(ROW(g, id))::text AS m FROM t WHERE g > 0",
+        "SELECT x.r::text AS r FROM (SELECT ROW(g, h) AS r FROM t UNION SELECT ROW(g, k) FROM u) x",
+        "SELECT id, (SELECT ROW(g, k) FROM u WHERE u.g = t.g ORDER BY k LIMIT 1)::text AS r FROM t",
+        "SELECT x.m::text AS m FROM (SELECT array_agg(ROW(g, h) ORDER BY id) AS m FROM t GROUP BY h) x",
+        "SELECT u.k, x.n FROM u LEFT JOIN (SELECT ROW(g, h) AS r, count(*) AS n FROM t GROUP BY 1) x ON x.r = ROW(u.g, u.k)",
+        "SELECT g, count(DISTINCT ROW(h, id)) AS n FROM t GROUP BY g",
+    ] {
+        check(Scenario { tables: TABLES, query, changes: CHANGES });
+    }
+}
+
 /// They are NULL in rows that an outer join adds.
 #[test]
 fn virtual_generated_columns_everywhere() {
