@@ -1,5 +1,5 @@
 //! Commands that schedulers must know of: on databases (most fail while anybody is connected, so
-//! the scheduler and its workers step aside), and DROP EXTENSION.
+//! the scheduler and its workers step aside), DROP EXTENSION, and COMMIT PREPARED.
 
 use std::ffi::{CStr, c_char};
 
@@ -71,6 +71,7 @@ unsafe extern "C-unwind" fn process_utility(
         match tag {
             NodeTag::T_CreatedbStmt => after_create_database(),
             NodeTag::T_DropStmt if is_about_extensions(command) => after_drop_extension(),
+            NodeTag::T_TransactionStmt if is_commit_prepared(command) => after_commit_prepared(),
             _ => {}
         }
     }
@@ -101,6 +102,21 @@ unsafe fn is_about_extensions(command: *mut pg_sys::Node) -> bool {
     // SAFETY: as promised.
     let kind = unsafe { (*command.cast::<pg_sys::DropStmt>()).removeType };
     kind == pg_sys::ObjectType::OBJECT_EXTENSION
+}
+
+/// # Safety
+///
+/// `command` is a `TransactionStmt`.
+unsafe fn is_commit_prepared(command: *mut pg_sys::Node) -> bool {
+    // SAFETY: as promised.
+    let kind = unsafe { (*command.cast::<pg_sys::TransactionStmt>()).kind };
+    kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
+}
+
+/// What it has changed is visible now.
+#[pgrx::pg_guard]
+extern "C-unwind" fn after_commit_prepared() {
+    wake::prepared_committed();
 }
 
 /// It may have been ours.

@@ -38,8 +38,12 @@ pub struct Slot {
     changes: [AtomicU64; COUNTERS],
     /// Whether the scheduler wants to be woken by the next of them.
     armed: [AtomicBool; COUNTERS],
-    /// Changes may become visible that no counter tells of.
-    unsettled: AtomicBool,
+    /// Counts transactions that were prepared and will change what a scheduler looks at.
+    prepared: AtomicU64,
+    /// How many of them have ended for sure.
+    settled: AtomicU64,
+    /// The last of them that has changed the catalog of stream tables.
+    prepared_catalog: AtomicU64,
     /// No scheduler is started before this time.
     held_until: AtomicI64,
     /// Somebody asked for a scheduler since the last one started.
@@ -267,9 +271,13 @@ impl Slot {
         }
     }
 
-    /// Counts a commit for all buffers.
+    /// Counts a commit for all buffers, and wakes the scheduler if it waits for any.
     pub fn note_unknown_changes(&self) {
         self.changes.iter().for_each(|it| _ = it.fetch_add(1, SeqCst));
+        let is_awaited = |any, it: &AtomicBool| it.swap(false, SeqCst) || any;
+        if self.armed.iter().fold(false, is_awaited) {
+            self.wake();
+        }
     }
 
     /// Counts a commit that changed the catalog, and wakes the scheduler.
@@ -278,13 +286,39 @@ impl Slot {
         self.wake();
     }
 
-    /// Whether changes may become visible that no counter tells of.
-    pub fn is_unsettled(&self) -> bool {
-        self.unsettled.load(SeqCst)
+    /// Counts a transaction that is being prepared, or some that may have been.
+    pub fn note_prepared(&self, has_changed_catalog: bool) {
+        let number = self.prepared.fetch_add(1, SeqCst) + 1;
+        if has_changed_catalog {
+            self.prepared_catalog.fetch_max(number, SeqCst);
+        }
     }
 
-    pub fn set_unsettled(&self, unsettled: bool) {
-        self.unsettled.store(unsettled, SeqCst);
+    /// Counts for everything that a prepared transaction may have changed, which has just committed.
+    pub fn note_commit_prepared(&self) {
+        if !self.is_unsettled() {
+            return;
+        }
+        self.note_unknown_changes();
+        if self.prepared_catalog.load(SeqCst) > self.settled.load(SeqCst) {
+            self.note_catalog();
+        }
+    }
+
+    /// A number that stays the same until another transaction is prepared.
+    pub fn prepared(&self) -> u64 {
+        self.prepared.load(SeqCst)
+    }
+
+    /// Whether changes may become visible that no counter tells of.
+    pub fn is_unsettled(&self) -> bool {
+        self.prepared() != self.settled.load(SeqCst)
+    }
+
+    /// All transactions that were prepared until [`Slot::prepared`] was asked have ended.
+    pub fn settle(&self, prepared: u64) {
+        self.note_commit_prepared();
+        self.settled.store(prepared, SeqCst);
     }
 
     pub fn wake(&self) {

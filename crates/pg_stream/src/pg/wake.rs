@@ -35,10 +35,17 @@ pub fn changes_committed(buffers: &[Oid]) {
 }
 
 /// To be called while a transaction is prepared that wrote into change buffers: its commit, in
-/// another session perhaps, will tell nobody.
+/// another session perhaps, will not tell what it changed.
 pub fn changes_prepared() {
     if let Some(slot) = own_slot() {
-        slot.set_unsettled(true);
+        slot.note_prepared(false);
+    }
+}
+
+/// To be called after COMMIT PREPARED.
+pub fn prepared_committed() {
+    if let Some(slot) = own_slot() {
+        slot.note_commit_prepared();
     }
 }
 
@@ -75,7 +82,14 @@ unsafe extern "C-unwind" fn at_end(
 ) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT => tell(PENDING.take()),
-        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            if PENDING.take().scheduler
+                && let Some(slot) = own_slot()
+            {
+                slot.note_prepared(true);
+            }
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT => {
             PENDING.take();
         }
         _ => {}

@@ -59,6 +59,8 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
     let mut scheduler = Scheduler { slot, memory: Memory::default(), pool, pruned_at: 0 };
     let mut watch = Watch::default();
     recover();
+    // Those that were prepared before a restart.
+    slot.note_prepared(true);
     loop {
         let milliseconds = scheduler.pass();
         let now = time::since_epoch();
@@ -162,7 +164,7 @@ impl Scheduler {
         if !self.slot.is_unsettled() {
             return;
         }
-        self.slot.set_unsettled(false);
+        let prepared = self.slot.prepared();
         let has_prepared = worker::transaction(c"pg_stream: looking for transactions", || {
             spi::get_one::<bool>(
                 "SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts \
@@ -170,10 +172,8 @@ impl Scheduler {
                 &[],
             )
         });
-        match has_prepared {
-            // Those that were have committed meanwhile, or not.
-            Ok(Some(false)) => self.slot.note_unknown_changes(),
-            _ => self.slot.set_unsettled(true),
+        if let Ok(Some(false)) = has_prepared {
+            self.slot.settle(prepared);
         }
     }
 

@@ -583,6 +583,54 @@ fn a_prepared_transaction_is_seen_when_it_commits() {
     eventually(&mut session, "SELECT count(*) FROM a", "2");
 }
 
+/// Crashes the server and starts it again with one more setting.
+fn restart(database: &Database, setting: &str) -> Session {
+    database.server().kill();
+    database.server().set(&[setting]);
+    database.server().start_again();
+    database.session()
+}
+
+#[test]
+fn the_commit_of_a_prepared_transaction_wakes_the_scheduler() {
+    let database = database();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int)");
+    session.run("SELECT pgstream.create_stream_table('a', 'SELECT id, v FROM t', '1h')");
+    for number in 1..3 {
+        let insert = format!("BEGIN; INSERT INTO t VALUES ({number}); PREPARE TRANSACTION 'p'");
+        session = restart(&database, "pg_stream.enabled=off");
+        // For a scheduler that starts it has rested for its period, and the next change is due at once.
+        session
+            .run("UPDATE pgstream.pgs_stream_tables SET data_timestamp = now() - interval '2 h'");
+        if number == 2 {
+            // Nobody tells the scheduler of it.
+            session.run(&insert);
+        }
+        session = restart(&database, "pg_stream.enabled=on");
+        let is_fresh = "SELECT max(staleness) < interval '1 h' FROM pgstream.pgs_status()";
+        eventually(&mut session, is_fresh, "t");
+        if number == 1 {
+            session.run(&insert);
+        }
+        session.run("COMMIT PREPARED 'p'");
+        eventually(&mut session, "SELECT count(*) FROM a", &number.to_string());
+    }
+}
+
+#[test]
+fn a_stream_table_of_a_prepared_transaction_is_refreshed_from_its_commit_on() {
+    let database = database();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int)");
+    session.run(
+        "BEGIN; SELECT pgstream.create_stream_table('a', 'SELECT id, v FROM t', '1s'); PREPARE TRANSACTION 'p'",
+    );
+    session.run("COMMIT PREPARED 'p'");
+    session.run("INSERT INTO t VALUES (1, 1)");
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+}
+
 #[test]
 fn what_has_not_changed_stays_fresh() {
     let database = database();
