@@ -218,6 +218,11 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
         if matches!(node.kind(), Kind::SubLink(_)) {
             return Step::Over;
         }
+        let found = found.or_else(|| {
+            let can_fail = |it: &Node<'_>| has_failing_sub_query(*it);
+            let words = "a sub-query that can fail in an expression that may leave it out";
+            skipped(node).iter().any(can_fail).then_some(words)
+        });
         if let Some(words) = found {
             refusal.get_or_insert_with(|| Refusal::without_rule(words).at(node.location()));
             return Step::Over;
@@ -225,6 +230,64 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
         Step::Into
     });
     refusal.map_or(Ok(()), Err)
+}
+
+/// What PostgreSQL does not evaluate where something before it decides. A sub-query in it becomes a column
+/// that is evaluated for all rows.
+fn skipped(node: Node<'_>) -> Vec<Node<'_>> {
+    match node.kind() {
+        Kind::Case(_) => vec![node],
+        Kind::Coalesce(arguments) | Kind::Boolean { arguments, .. } => {
+            arguments.into_iter().skip(1).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a function fails for some arguments that are no mistakes: division, roots, logarithms, powers,
+/// what reads texts, and all that PostgreSQL did not bring.
+fn is_failing(function: types::Oid) -> bool {
+    const PARTS: [&str; 4] = ["div", "mod", "sqrt", "pow"];
+    const WHOLE: [&str; 7] =
+        ["ln", "log", "log10", "to_number", "to_date", "to_timestamp", "boolin"];
+    const READ: [&str; 6] = ["_in", "int2in", "int4in", "int8in", "float4in", "float8in"];
+    if !types::is_builtin(function) {
+        return true;
+    }
+    let name = types::plain_function_name(function);
+    PARTS.iter().any(|it| name.contains(it))
+        || WHOLE.contains(&name.as_str())
+        || READ.iter().any(|it| name.ends_with(it))
+}
+
+fn has_failing_sub_query(expression: Node<'_>) -> bool {
+    let mut found = false;
+    expression.visit(&mut |node| {
+        if matches!(node.kind(), Kind::SubLink(_)) {
+            found |= can_fail(node);
+            return Step::Over;
+        }
+        Step::Into
+    });
+    found
+}
+
+/// Whether something in a sub-query, other than an aggregate that PostgreSQL brought, is a failing function. A
+/// division by a constant is none.
+fn can_fail(sub_query: Node<'_>) -> bool {
+    let mut found = false;
+    sub_query.visit(&mut |node| {
+        let is_harmless = match node.kind() {
+            Kind::Call { arguments, .. } => {
+                matches!(arguments.get(1).map(|it| it.kind()), Some(Kind::Constant { .. }))
+            }
+            Kind::Aggregate(call) => types::is_builtin(call.function()),
+            _ => false,
+        };
+        found |= !is_harmless && node.functions().into_iter().any(is_failing);
+        Step::Into
+    });
+    found
 }
 
 /// Why a column cannot be read, if it cannot.

@@ -267,3 +267,31 @@ fn several_rows_are_postgresqls_error() {
     session.refresh("st");
     assert_eq!(session.value("SELECT v FROM st WHERE id = 1"), "2");
 }
+
+/// What fails for other rows is not evaluated for them.
+#[test]
+fn sub_queries_that_are_left_out() {
+    const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, g int, h text); CREATE TABLE u (g int, w int, k text);
+        INSERT INTO t VALUES (1, 1, '5'), (2, 2, 'x'), (3, NULL, NULL); INSERT INTO u VALUES (1, 5, '1'), (2, 6, '2'), (NULL, 7, NULL)";
+    const CHANGES: &[&str] = &[
+        "INSERT INTO t VALUES (4, 0, 'y'), (5, 0, '7')",
+        "INSERT INTO u VALUES (0, 3, '3'), (1, 9, '4'), (0, 0, NULL)",
+        "UPDATE t SET g = 0 WHERE id = 1; UPDATE u SET k = 'z' WHERE g = 0",
+        "UPDATE u SET g = 0, w = 0 WHERE g = 2",
+        "UPDATE t SET g = 3 WHERE g = 0; UPDATE u SET g = 3 WHERE g = 0",
+        "UPDATE t SET g = 0; DELETE FROM u WHERE w = 0",
+    ];
+    for query in [
+        "SELECT id, CASE WHEN g <> 0 THEN (SELECT max(w / t.g) FROM u) END AS x FROM t",
+        "SELECT id, CASE g WHEN 0 THEN -1 ELSE (SELECT max(w / t.g) FROM u WHERE u.g = t.g) END AS x FROM t",
+        "SELECT id FROM t WHERE g = 0 OR (SELECT max(w / t.g) FROM u) > 1",
+        "SELECT id, g <> 0 AND EXISTS (SELECT FROM u WHERE u.w % t.g = 1) AS x FROM t",
+        "SELECT id, CASE WHEN g <> 0 THEN 5 IN (SELECT u.w / t.g FROM u) END AS x FROM t",
+        "SELECT id, CASE WHEN g <> 0 THEN ARRAY(SELECT w / t.g FROM u ORDER BY w) END AS x FROM t",
+        "SELECT g, CASE WHEN g <> 0 THEN (SELECT sum(w / x.g) FROM u) END AS s FROM (SELECT g FROM t GROUP BY g) x",
+        "SELECT id, COALESCE(NULLIF(id, 9), (SELECT min(k::int) FROM u WHERE u.g = t.g)) AS x FROM t",
+        "SELECT id, CASE WHEN h ~ '^[0-9]+$' THEN (SELECT max(w + t.h::int) FROM u) END AS x FROM t",
+    ] {
+        check(Scenario { tables: TABLES, query, changes: CHANGES });
+    }
+}
