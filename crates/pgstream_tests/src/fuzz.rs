@@ -9,6 +9,7 @@ mod random;
 mod relation;
 mod runner;
 mod schema;
+mod security;
 mod select;
 mod shrink;
 mod smaller;

@@ -8,6 +8,7 @@ use super::{
     random::Random,
     runner::Runner,
     schema::{Computed, OTHER_SCHEMA, Table},
+    security::{READER, Security},
     syntax::{Body, Query},
 };
 use crate::{
@@ -96,6 +97,8 @@ pub struct Case {
     pub stream_tables: Vec<StreamTable>,
     /// Each round is a few transactions and refreshes.
     pub rounds: Vec<Vec<Step>>,
+    /// Row-level security; without it, all belongs to a superuser.
+    pub security: Option<Security>,
     /// Whether the changes are made in other batches and another order too, which must end in the
     /// same tables.
     pub metamorphic: bool,
@@ -198,7 +201,15 @@ impl Case {
         if !metamorphic && random.chance(30) {
             add_second_session(&tables, &stream_tables, random, &mut rounds);
         }
-        Self { tables, views, stream_tables, rounds, metamorphic }
+        let security = random.chance(15).then(|| Security::random(&tables, &views, random));
+        if let (Some(security), false) = (&security, metamorphic)
+            && random.chance(30)
+        {
+            let change = security.change(&tables, random).map(Step::Sql);
+            let round = random.below(rounds.len());
+            rounds[round].splice(0..0, change);
+        }
+        Self { tables, views, stream_tables, rounds, security, metamorphic }
     }
 
     /// Runs it in schemas of its own, which are dropped afterwards.
@@ -306,7 +317,7 @@ impl Case {
     }
 
     /// The statements that set the case up, without the stream tables.
-    pub(super) fn set_up(&self) -> Vec<String> {
+    pub(super) fn set_up(&self, schema: &str) -> Vec<String> {
         let mut statements: Vec<String> = Vec::new();
         for need in self.tables.iter().flat_map(Table::needs) {
             if !statements.iter().any(|it| it == need) {
@@ -325,6 +336,10 @@ impl Case {
         statements.extend(
             self.views.iter().map(|view| format!("CREATE VIEW {} AS {}", view.name, view.query)),
         );
+        if let Some(security) = &self.security {
+            statements.extend(Security::roles(schema));
+            statements.extend(security.statements.iter().cloned());
+        }
         statements
     }
 
@@ -332,23 +347,27 @@ impl Case {
     pub fn script(&self, failure: &Failure) -> String {
         let mut lines = vec![format!("-- {}", failure.kind)];
         lines.extend(failure.message.lines().map(|line| format!("--   {line}")));
-        if self.tables.iter().any(|it| it.is_elsewhere) {
+        if self.security.is_some() || self.tables.iter().any(|it| it.is_elsewhere) {
             lines.push(format!("CREATE SCHEMA {OTHER_SCHEMA};"));
         }
-        lines.extend(self.set_up().into_iter().map(|sql| sql + ";"));
+        lines.extend(self.set_up("public").into_iter().map(|sql| sql + ";"));
+        let as_reader = |line: String| match self.security {
+            Some(_) => format!("SET ROLE {READER}; {line} RESET ROLE;"),
+            None => line,
+        };
         for round in 0..=self.rounds.len() {
             for one in self.stream_tables.iter().filter(|one| one.round == round) {
-                lines.push(format!(
+                lines.push(as_reader(format!(
                     "SELECT pgstream.create_stream_table('{}', $q${}$q$, '1d');",
                     one.name, one.query
-                ));
+                )));
                 lines.extend(one.create_trigger().map(|it| it + ";"));
             }
             lines.extend(self.rounds.get(round).into_iter().flatten().map(Step::script));
         }
         if let Some(one) = self.stream_tables.iter().find(|one| one.name == failure.stream_table) {
             lines.push(format!("SELECT * FROM {} ORDER BY 1;", one.name));
-            lines.push(format!("{};", one.query));
+            lines.push(as_reader(format!("{};", one.query)));
         }
         in_schema(&(lines.join("\n") + "\n"), "public")
     }

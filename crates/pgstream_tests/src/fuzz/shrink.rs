@@ -167,6 +167,14 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
             add(&|it| it.views[at].query = query.clone());
         }
     }
+    if let Some(security) = &case.security {
+        add(&|it| it.security = None);
+        for at in 0..security.statements.len() {
+            let mut less = security.clone();
+            less.statements.remove(at);
+            add(&|it| it.security = Some(less.clone()));
+        }
+    }
     for (at, table) in case.tables.iter().enumerate() {
         if table.has_child {
             add(&|it| it.tables[at].has_child = false);
