@@ -162,7 +162,7 @@ fn compare_stage(
         .filter(|it| match it.checked_sub(stage.output.len()) {
             None => is_determined(stage, *it),
             // A recursion has several ways to rank its rows.
-            Some(state) => stage.group().is_some() && storage.state[state].1 == "int8",
+            Some(state) => stage.group().is_some() && storage.state[state].1 == "pg_catalog.int8",
         })
         .chain(storage.counted.then_some(all.len()))
         .collect();

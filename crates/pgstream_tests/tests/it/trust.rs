@@ -111,6 +111,21 @@ fn damage_of_hidden_state_is_seen_by_verify_and_made_right_by_the_next_refresh()
 }
 
 #[test]
+fn verify_compares_counts_that_only_hidden_state_has() {
+    let (mut session, _watched, _database) = with_st(TOTALS);
+    let stage = stage(&mut session);
+    assert_eq!(verified(&mut session), [""; 0]);
+    tamper(
+        &mut session,
+        &stage,
+        &format!("UPDATE {stage} SET s1_count = s1_count + 1 WHERE c0 = 1"),
+    );
+    let found = verified(&mut session);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().all(|it| it.ends_with(&stage)), "{found:?}");
+}
+
+#[test]
 fn hidden_state_that_is_gone_is_laid_out_anew() {
     for damage in [
         "ALTER EXTENSION pg_stream DROP TABLE {stage}; DROP TABLE {stage}",
