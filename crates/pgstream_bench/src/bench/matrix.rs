@@ -33,7 +33,7 @@ pub fn run(client: &mut Client, options: &Options, report: &mut Report) -> Resul
         let mut keys = Keys::new(rows);
         for shape in &shapes {
             eprintln!("{}, {rows} rows", shape.name);
-            if let Err(error) = measure(client, shape, rows, &mut keys, options, report) {
+            if let Err(error) = measure(client, (shape, rows), &mut keys, options, report) {
                 // The other shapes are still worth measuring.
                 report.fail(format!("{}, {rows} rows: {error}", shape.name));
                 client.batch_execute("ROLLBACK")?;
@@ -55,8 +55,7 @@ pub fn create_sources(client: &mut Client, rows: usize) -> Result<()> {
 
 fn measure(
     client: &mut Client,
-    shape: &Shape,
-    rows: usize,
+    (shape, rows): (&Shape, usize),
     keys: &mut Keys,
     options: &Options,
     report: &mut Report,

@@ -46,7 +46,7 @@ pub fn run(client: &mut Client, options: &Options, report: &mut Report) -> Resul
 
 /// The two tables, in an order that alternates.
 fn in_turn(run: usize) -> [usize; 2] {
-    if run % 2 == 0 { [0, 1] } else { [1, 0] }
+    if run.is_multiple_of(2) { [0, 1] } else { [1, 0] }
 }
 
 fn bulk(client: &mut Client, runs: usize, report: &mut Report) -> Result<()> {
