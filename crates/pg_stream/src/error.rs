@@ -7,7 +7,7 @@
 use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport};
 use pgstream_core::name::QualifiedName;
 
-use crate::lower::Refusal;
+use crate::{lower::Refusal, pg::relation};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -48,6 +48,8 @@ pub enum Error {
         "could not refresh because \"{0}\" was truncated or rewritten after the transaction began"
     )]
     TruncatedConcurrently(String),
+    #[error("could not refresh a stream table that was created after the transaction began")]
+    CreatedConcurrently,
     #[error("stream table \"{0}\" has BEFORE row triggers and is read by other stream tables")]
     AlteredSource(String),
     #[error("stream table {table} does not hold what it should: {what}")]
@@ -61,6 +63,15 @@ impl Error {
     /// An invariant does not hold; the table must be rebuilt.
     pub fn broken(table: &str, what: &str) -> Self {
         Self::Broken { table: table.to_owned(), what: what.to_owned() }
+    }
+
+    /// The catalog does not show a stream table of this number.
+    pub fn unknown(pgs_id: i64) -> Self {
+        if relation::is_strict_transaction() {
+            Self::CreatedConcurrently
+        } else {
+            Self::Undefined(format!("number {pgs_id}"))
+        }
     }
 
     pub fn sqlstate(&self) -> PgSqlErrorCode {
@@ -80,7 +91,9 @@ impl Error {
             Self::Busy(_) => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::HasReaders { .. } => PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             Self::Cyclic { .. } => PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
-            Self::TruncatedConcurrently(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            Self::TruncatedConcurrently(_) | Self::CreatedConcurrently => {
+                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
+            }
             Self::StatementRunning(_) => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             Self::AlteredSource(_) => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::Broken { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,

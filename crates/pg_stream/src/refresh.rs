@@ -373,7 +373,7 @@ pub fn lock_sources(pgs_id: i64) -> Result<Rc<Definition>, Error> {
     let table = table.or_else(|| catalog::by_id(pgs_id).map(|it| it.relation));
     table.iter().for_each(|it| relation::lock_for_reading(*it));
     if !table.is_some_and(relation::exists) {
-        return Err(Error::Undefined(format!("number {pgs_id}")));
+        return Err(Error::unknown(pgs_id));
     }
     definition::recheck(pgs_id)?;
     let mut definition = definition::of(pgs_id)?;

@@ -116,10 +116,9 @@ pub fn check_both_modes(
         let construct = "an expression that is twice among grouping sets";
         return Err(Refusal::always(construct, reason));
     }
-    if compares_rows(rewritten) {
+    if let Some(words) = compares_rows(rewritten) {
         let reason = "PostgreSQL cannot print it so that it keeps its operators";
-        let construct = "a comparison of rows by the order of a type that PostgreSQL did not bring";
-        return Err(Refusal::always(construct, reason));
+        return Err(Refusal::always(format!("a comparison of rows {words}"), reason));
     }
     if has_row_locks(rewritten) {
         let reason = "row-level locking has no meaning for a stored result";

@@ -26,17 +26,45 @@ pub fn portable(query: Query<'_>) -> Query<'_> {
     }
 }
 
-/// Whether rows are compared by their order with an operator that PostgreSQL did not bring.
-pub fn compares_rows(query: Query<'_>) -> bool {
-    let mut found = false;
+/// How rows are compared in a way that PostgreSQL cannot print, if they are: by their order with an
+/// operator that PostgreSQL did not bring, or with those of a sub-query by operators of which not all
+/// have the name of the first.
+pub fn compares_rows(query: Query<'_>) -> Option<&'static str> {
+    let mut found = None;
     query.node().visit(&mut |node| {
-        if node.tag() == NodeTag::T_RowCompareExpr {
-            // SAFETY: the tag was checked; the list is one of OIDs.
-            unsafe {
-                let row = &*node.as_ptr::<pg_sys::RowCompareExpr>();
-                let count = (*row.opnos).length as usize;
-                found |= (0..count)
-                    .any(|it| !types::is_builtin((*(*row.opnos).elements.add(it)).oid_value));
+        // SAFETY: each cast follows the tag; the list is one of OIDs.
+        unsafe {
+            match node.tag() {
+                NodeTag::T_RowCompareExpr => {
+                    let row = &*node.as_ptr::<pg_sys::RowCompareExpr>();
+                    let count = (*row.opnos).length as usize;
+                    let is_foreign =
+                        |it| !types::is_builtin((*(*row.opnos).elements.add(it)).oid_value);
+                    if (0..count).any(is_foreign) {
+                        let words = "by the order of a type that PostgreSQL did not bring";
+                        found.get_or_insert(words);
+                    }
+                }
+                NodeTag::T_SubLink => {
+                    let test = (*node.as_ptr::<pg_sys::SubLink>()).testexpr;
+                    if !test.is_null() && (*test).type_ == NodeTag::T_BoolExpr {
+                        let operators: Vec<Oid> =
+                            pointers::<pg_sys::OpExpr>((*test.cast::<pg_sys::BoolExpr>()).args)
+                                .filter(|it| (**it).xpr.type_ == NodeTag::T_OpExpr)
+                                .map(|it| (*it).opno)
+                                .collect();
+                        let mut names = operators.iter().map(|it| types::operator_sql(*it));
+                        let first = names.next();
+                        if !operators.iter().all(|it| types::is_builtin(*it))
+                            && names.any(|it| Some(it) != first)
+                        {
+                            let words =
+                                "with those of a sub-query by operators of different schemas";
+                            found.get_or_insert(words);
+                        }
+                    }
+                }
+                _ => {}
             }
         }
         Step::Into

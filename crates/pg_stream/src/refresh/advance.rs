@@ -57,7 +57,7 @@ impl State {
                 });
             },
         );
-        state.ok_or_else(|| Error::Undefined(format!("number {pgs_id}")))
+        state.ok_or_else(|| Error::unknown(pgs_id))
     }
 
     /// Why what is stored cannot be gone on from, if it cannot.

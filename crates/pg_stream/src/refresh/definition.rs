@@ -219,7 +219,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         },
     );
     let Some((Some(relation), view, Some(is_full), Some(name))) = row else {
-        return Err(Error::Undefined(format!("number {pgs_id}")));
+        return Err(Error::unknown(pgs_id));
     };
     let view = view.filter(|view| relation::exists(*view));
     let Some(view) = view else {

@@ -93,7 +93,7 @@ fn create_table(pgs_id: i64, owner: Oid) -> Result<Oid, Error> {
         |row| names = Some((row.get::<String>(0), row.get::<String>(1), row.get::<Oid>(2))),
     );
     let Some((Some(schema), Some(name), Some(view))) = names else {
-        return Err(Error::Undefined(format!("number {pgs_id}")));
+        return Err(Error::unknown(pgs_id));
     };
     let table = quote_qualified(&schema, &name);
     let (view_schema, view_name) = relation::name(view);

@@ -23,13 +23,13 @@ const OF_THE_CHANGE: &[&str] = &["23505", "23514", "23502", "21000", "40001", "5
 /// Several rows of a scalar sub-query.
 const SEVERAL_ROWS: &str = "21000";
 
-/// An array_agg of arrays that do not fit together.
-const UNFIT_ARRAYS: &str = "2202E";
+/// An array_agg of arrays that do not fit together, or of NULLs among them.
+const UNFIT_ARRAYS: [&str; 2] = ["2202E", "22004"];
 
 /// Whether the error may come although PostgreSQL evaluates the query: it leaves out sub-queries whose
 /// value no row needs.
 fn is_of_a_sub_query(error: &SqlError, one: &StreamTable) -> bool {
-    error.code == UNFIT_ARRAYS || error.code == SEVERAL_ROWS && one.may_fail
+    UNFIT_ARRAYS.contains(&error.code.as_str()) || error.code == SEVERAL_ROWS && one.may_fail
 }
 
 /// A lock that the other session holds: whoever meets it gives up.

@@ -329,6 +329,21 @@ fn creation_in_repeatable_read_sees_what_was_committed_before_it() {
 }
 
 #[test]
+fn a_transaction_from_before_the_creation_cannot_refresh() {
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["old", "c"]);
+    s.monitor().run(TABLES);
+    s.run("old", "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t");
+    s.run("c", &format!("SELECT pgstream.create_stream_table('st', '{TOTALS}', '1d')"));
+    match s.step("old", REFRESH) {
+        Step::Done(Err(error)) => assert_eq!(error.code, "40001", "{error}"),
+        _ => panic!("it does not see the stream table"),
+    }
+    s.run("old", "ROLLBACK");
+    s.run("old", REFRESH);
+}
+
+#[test]
 fn creation_in_a_transaction_that_has_changed_the_source() {
     let database = Database::new();
     let mut s = Sessions::new(&database, &["c", "w"]);

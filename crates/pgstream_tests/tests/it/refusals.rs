@@ -53,6 +53,26 @@ fn refused_in_both_modes() {
 }
 
 #[test]
+fn rows_compared_by_operators_of_different_schemas() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE EXTENSION citext; CREATE TABLE t (id int, c citext)");
+    for query in [
+        "SELECT (id, c) IN (SELECT id, c FROM t) AS b FROM t",
+        "SELECT id FROM t WHERE (id, c) <> (SELECT id, c FROM t)",
+        "SELECT id FROM t WHERE (c, id) < (SELECT c, id FROM t)",
+    ] {
+        for mode in ["DIFFERENTIAL", "FULL"] {
+            let error = session.error(&format!(
+                "SELECT pgstream.create_stream_table('st', '{query}', '1d', '{mode}')"
+            ));
+            assert_eq!(error.code, "0A000", "{query}: {error}");
+            assert!(error.message.contains("a comparison of rows"), "{query}: {error}");
+        }
+    }
+}
+
+#[test]
 fn only_a_single_select_defines_a_stream_table() {
     let database = Database::new();
     let mut session = database.session();

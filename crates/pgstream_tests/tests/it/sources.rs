@@ -515,6 +515,7 @@ fn case_insensitive_text() {
         "SELECT x.id, (SELECT max(n) FROM u JOIN t USING (c) WHERE t.id <> x.id AND c = x.c) AS m FROM t x",
         "SELECT lower(c) AS c, l.n FROM t JOIN (u JOIN t y USING (c)) USING (c), LATERAL (SELECT c IS DISTINCT FROM 'A' AS n) l",
         "SELECT id FROM t WHERE c IN (SELECT c FROM u WHERE n > 1)",
+        "SELECT id FROM t WHERE (c, c) NOT IN (SELECT c, coalesce(c, 'a') FROM u WHERE n > 1)",
         "SELECT id FROM t WHERE c NOT IN (SELECT c FROM u WHERE c IS NOT NULL)",
         "SELECT id, c > ALL (SELECT c FROM u WHERE n < 3) AS g FROM t",
         "SELECT count(DISTINCT c) AS n, lower(min(c)) AS lo, lower(max(c)) AS hi FROM t",
