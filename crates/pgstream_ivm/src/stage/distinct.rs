@@ -96,17 +96,17 @@ impl Body {
                 ("count", None, Some(self.plain(condition)), AggregateFunction::CountRows)
             }
             AggregateFunction::Sum { argument } => {
-                let at = self.plain(argument);
+                let at = self.plain(guarded(argument, filter.as_ref()));
                 let argument = self.column(at);
                 ("sum", Some(at), self.condition(filter), AggregateFunction::Sum { argument })
             }
             AggregateFunction::Average { argument } => {
-                let at = self.plain(argument);
+                let at = self.plain(guarded(argument, filter.as_ref()));
                 let argument = self.column(at);
                 ("avg", Some(at), self.condition(filter), AggregateFunction::Average { argument })
             }
             AggregateFunction::Extremum { argument, end } => {
-                let at = self.plain(argument);
+                let at = self.plain(guarded(argument, filter.as_ref()));
                 let argument = self.column(at);
                 let name = match end {
                     End::Least => "min",
@@ -116,7 +116,7 @@ impl Body {
                 (name, Some(at), self.condition(filter), function)
             }
             AggregateFunction::Decided { argument, by } => {
-                let at = self.plain(argument);
+                let at = self.plain(guarded(argument, filter.as_ref()));
                 let argument = self.column(at);
                 let name = if by { "bool_or" } else { "bool_and" };
                 let function = AggregateFunction::Decided { argument, by };
@@ -247,13 +247,14 @@ impl Body {
     fn values_plan(&self, input: &Plan, values: usize) -> Plan {
         let Values { argument, conditions, has_all } = &self.values[values];
         let counted = (!*has_all).then(|| any(conditions));
-        let rows = match all(is_not_null(argument).into_iter().chain(counted)) {
+        let argument = guarded(argument.clone(), counted.as_ref());
+        let rows = match all(is_not_null(&argument).into_iter().chain(counted)) {
             None => input.clone(),
             Some(predicate) => Plan::Filter { input: Box::new(input.clone()), predicate },
         };
         let keys = self.columns[..self.keys].iter();
         let mut columns: Vec<_> = keys.map(|it| (it.scalar.clone(), it.name.clone())).collect();
-        columns.push((Scalar { nullable: false, ..argument.clone() }, "value".to_owned()));
+        columns.push((Scalar { nullable: false, ..argument }, "value".to_owned()));
         columns.extend(conditions.iter().map(|it| (it.clone(), "condition".to_owned())));
         let input = Box::new(Plan::Project { input: Box::new(rows), columns });
         let schema = input.schema();
@@ -286,6 +287,20 @@ fn is_not_null(argument: &Scalar) -> Option<Scalar> {
     segments.extend(argument.segments.iter().cloned());
     segments.push(text(") = 1"));
     argument.nullable.then(|| Scalar { segments, ..truth("") })
+}
+
+/// An argument that is evaluated only where the condition is true: elsewhere it may fail.
+fn guarded(argument: Scalar, condition: Option<&Scalar>) -> Scalar {
+    let Some(condition) = condition.filter(|_| argument.as_column().is_none()) else {
+        return argument;
+    };
+    let text = |it: &str| Segment::Text(it.to_owned());
+    let mut segments = vec![text("CASE WHEN ")];
+    segments.extend(condition.segments.iter().cloned());
+    segments.push(text(" THEN "));
+    segments.extend(argument.segments);
+    segments.push(text(" END"));
+    Scalar { segments, nullable: true, ..argument }
 }
 
 /// All of the conditions; `None` for none.

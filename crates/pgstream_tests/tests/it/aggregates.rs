@@ -341,3 +341,21 @@ fn aggregates_of_json_and_ranges() {
         changes: CHANGES,
     });
 }
+
+/// What fails for other rows is not evaluated for them.
+#[test]
+fn arguments_behind_a_condition() {
+    check(Scenario {
+        tables: "CREATE TABLE t (id int PRIMARY KEY, g int, h text); INSERT INTO t VALUES (1, 1, 'a'), (2, 2, 'b'), (3, NULL, NULL)",
+        query: "SELECT h, sum(10 / g) FILTER (WHERE g <> 0) AS s, max(10 / g) FILTER (WHERE g <> 0) AS m, avg(10 / g) FILTER (WHERE g <> 0) AS v,
+                bool_or(10 / g > 3) FILTER (WHERE g <> 0) AS o, count(10 / g) FILTER (WHERE g <> 0) AS n,
+                count(DISTINCT 10 / g) FILTER (WHERE g <> 0) AS d, sum(DISTINCT 10 / g) FILTER (WHERE g > 0) AS e FROM t GROUP BY h",
+        changes: &[
+            "INSERT INTO t VALUES (4, 0, 'c'), (5, 0, 'a')",
+            "UPDATE t SET g = 0 WHERE id = 1",
+            "INSERT INTO t VALUES (6, 3, 'a'), (7, -3, 'a'), (8, 3, 'c')",
+            "UPDATE t SET g = 1 WHERE g = 0",
+            "DELETE FROM t WHERE g = 3",
+        ],
+    });
+}
