@@ -34,7 +34,8 @@
 //! # Cost
 //!
 //! Every term starts from a change. `M` finds the rows of `L` that `ΔR` touches, and counts the
-//! matches of those. Staging sees to it that the operands of outer joins and marks are leaves, so
+//! matches of those; where an index finds these, no more than `max(d, 0) + 1`, which tells both
+//! `n' > 0` and, as neither `n'` nor `n' - d` is negative, `n' - d > 0`. Staging sees to it that the operands of outer joins and marks are leaves, so
 //! that the text stays linear in a chain of them.
 //!
 //! Source: Budiu et al., *DBSP: Automatic Incremental View Maintenance for Rich Query Languages*,
@@ -153,6 +154,7 @@ fn mark_change(
         right: Box::new(at(right, Version::New, changed)),
         on: on.cloned(),
         mark: mark.clone(),
+        is_indexed: false,
     })
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    look_up::compared,
+    look_up::{compared, is_conjunction},
     plan::Plan,
     scalar::{Scalar, Segment},
 };
@@ -93,9 +93,7 @@ fn side(
 
 /// Adds the columns that a condition equates to known ones and to constants.
 fn add_fixed(condition: &Scalar, known: &mut BTreeSet<usize>) {
-    let text = condition.print(|_| "#".to_owned());
-    let is_conjunction = !text.split([' ', '(', ')']).any(|it| matches!(it, "OR" | "NOT" | "CASE"));
-    if !is_conjunction {
+    if !is_conjunction(condition) {
         return;
     }
     for window in condition.segments.windows(2) {

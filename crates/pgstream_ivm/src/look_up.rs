@@ -60,6 +60,85 @@ pub fn indexed(pipeline: &mut Pipeline, has_index: &dyn Fn(&Ordered) -> bool) {
     }
 }
 
+/// Notes in a change which of its marks look up the matches of a row by an index that begins with the
+/// columns that the condition compares: those for which `has_index` holds, given [`matches`] of it.
+#[must_use]
+pub fn with_indexes(
+    change: Plan,
+    pipeline: &Pipeline,
+    has_index: &mut dyn FnMut(&[Ordered]) -> bool,
+) -> Plan {
+    match change.map_inputs(|it| with_indexes(it, pipeline, has_index)) {
+        Plan::MarkChange { left, right, change, on, mark, .. } => {
+            let orders = on.as_ref().map(|on| orders_of_matches(&left, &right, on, pipeline));
+            let is_indexed = orders.is_some_and(|it| !it.is_empty() && has_index(&it));
+            Plan::MarkChange { left, right, change, on, mark, is_indexed }
+        }
+        plan => plan,
+    }
+}
+
+/// For each outer join and mark the orders that find the matches of a row, if there are any.
+pub fn matches(pipeline: &Pipeline) -> Vec<Vec<Ordered>> {
+    fn add(plan: &Plan, pipeline: &Pipeline, found: &mut Vec<Vec<Ordered>>) {
+        if let Plan::LeftJoin { left, right, on: Some(on) }
+        | Plan::Mark { left, right, on: Some(on), .. } = plan
+        {
+            let orders = orders_of_matches(left, right, on, pipeline);
+            if !orders.is_empty() && !found.contains(&orders) {
+                found.push(orders);
+            }
+        }
+        plan.inputs().into_iter().for_each(|it| add(it, pipeline, found));
+    }
+    let mut found = Vec::new();
+    pipeline.stages.iter().for_each(|it| add(&it.body, pipeline, &mut found));
+    found
+}
+
+/// The orders in which the rows of `right` that match one of `left` stand together; none where they
+/// are not those of a single table with equal values in some columns.
+fn orders_of_matches(left: &Plan, right: &Plan, on: &Scalar, pipeline: &Pipeline) -> Vec<Ordered> {
+    match right.scans().as_slice() {
+        [Scan { source: Source::Stage(index), .. }] if pipeline.is_deferred(*index) => {
+            return Vec::new();
+        }
+        // No index is used behind the barrier of a policy.
+        [Scan { policy: None, .. }] => {}
+        _ => return Vec::new(),
+    }
+    if !is_conjunction(on) {
+        return Vec::new();
+    }
+    let width = left.schema().len();
+    let origins = origins(right, pipeline);
+    let of_right = |(a, b): (usize, usize)| match (a < width, b < width) {
+        (true, false) => Some(b - width),
+        (false, true) => Some(a - width),
+        _ => None,
+    };
+    let columns = compared(on).into_iter().filter_map(of_right);
+    let found = columns.map(|it| match origins[it].as_slice() {
+        [only] => Some(only.clone()),
+        _ => None,
+    });
+    let Some(mut found) = found.collect::<Option<Vec<_>>>() else { return Vec::new() };
+    found.sort_by_key(|it| it.1);
+    found.dedup();
+    let order = |(source, by): &(Source, usize)| Ordered {
+        source: source.clone(),
+        keys: found.iter().map(|it| it.1).filter(|it| it != by).collect(),
+        by: *by,
+    };
+    found.iter().map(order).collect()
+}
+
+/// Whether all comparisons of a condition must hold, as far as that can be told.
+pub(crate) fn is_conjunction(condition: &Scalar) -> bool {
+    let text = condition.print(|_| "#".to_owned());
+    !text.split([' ', '(', ')']).any(|it| matches!(it, "OR" | "NOT" | "CASE"))
+}
+
 /// The orders that a stage's head wants of one leaf, with the numbers of their calls: with several
 /// leaves no index has them all.
 fn orders_of(stage: &Stage, pipeline: &Pipeline) -> Vec<(usize, Ordered)> {
@@ -264,11 +343,11 @@ fn origins(plan: &Plan, pipeline: &Pipeline) -> Vec<Origins> {
 
 #[cfg(test)]
 mod tests {
-    use super::{equalities_among_others, look_ups, orders};
+    use super::{Ordered, equalities_among_others, look_ups, matches, orders};
     use crate::{
         plan::{Plan, Source},
         stage::stage,
-        testing::{aggregate, filter, join, project, scan, union_all, window},
+        testing::{aggregate, filter, join, left_join, mark, project, scan, union_all, window},
     };
 
     #[test]
@@ -331,6 +410,32 @@ mod tests {
         };
         assert_eq!(wanted(first(Some("#2 <= 3"))), ["[1] 2"]);
         assert!(wanted(first(None)).is_empty());
+    }
+
+    #[test]
+    fn matches_stand_together_in_the_order_of_what_is_compared() {
+        let found = |plan: Plan| {
+            let found = matches(&stage(plan)).into_iter();
+            let orders = |it: Vec<Ordered>| {
+                it.iter().map(|it| format!("{:?} {}", it.keys, it.by)).collect::<Vec<_>>()
+            };
+            found.map(orders).collect::<Vec<_>>()
+        };
+        assert_eq!(found(left_join(scan("a"), scan("b"), "(#0 = #2)")), [["[] 1"]]);
+        let both = "((#2 = #0) AND (#1 = #3) AND (#0 <> #1))";
+        assert_eq!(found(mark(scan("a"), scan("b"), both)), [["[2] 1", "[1] 2"]]);
+        let filtered = filter(project(scan("b"), &["#1", "#0 + 1"]), "#0 > 1");
+        assert_eq!(found(mark(scan("a"), filtered.clone(), "(#0 = #2)")), [["[] 2"]]);
+        for (right, on) in [
+            (filtered, "(#0 = #3)"),
+            (scan("b"), "((#0 = #2) OR (#1 = #3))"),
+            (scan("b"), "(#0 < #2)"),
+            (scan("b"), "(#0 = #1)"),
+            (join(scan("b"), scan("c"), "#0 = #2"), "(#0 = #2)"),
+            (union_all([scan("b"), scan("b")]), "(#0 = #2)"),
+        ] {
+            assert!(found(mark(scan("a"), right, on)).is_empty(), "{on}");
+        }
     }
 
     #[test]

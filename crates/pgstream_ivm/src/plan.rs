@@ -231,6 +231,8 @@ pub enum Plan {
         on: Option<Scalar>,
         /// The additional column: a boolean.
         mark: Column,
+        /// Whether an index finds the matches of a row; see [`crate::look_up::with_indexes`].
+        is_indexed: bool,
     },
     /// Each row with each row of a sub-query that reads nothing but the row itself: LATERAL without
     /// tables, such as a call of a set-returning function.
@@ -425,12 +427,13 @@ impl Plan {
             Self::Mark { left, right, on, mark } => {
                 Self::Mark { left: Box::new(f(*left)), right: Box::new(f(*right)), on, mark }
             }
-            Self::MarkChange { left, right, change, on, mark } => Self::MarkChange {
+            Self::MarkChange { left, right, change, on, mark, is_indexed } => Self::MarkChange {
                 left: Box::new(f(*left)),
                 right: Box::new(f(*right)),
                 change: Box::new(f(*change)),
                 on,
                 mark,
+                is_indexed,
             },
             Self::Expand { input, item, columns, outer } => {
                 Self::Expand { input: Box::new(f(*input)), item, columns, outer }

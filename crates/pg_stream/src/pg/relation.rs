@@ -211,6 +211,35 @@ pub fn pages(relation: Oid) -> u32 {
     }
 }
 
+/// How many rows have the same value in a column, on average, as far as ANALYZE has found out.
+pub fn rows_per_value(relation: Oid, attribute: i16) -> Option<f64> {
+    // SAFETY: the relation is locked by the refresh, and closed with the lock kept; the cache entry is
+    // released after its last use.
+    unsafe {
+        let statistics = pg_sys::SearchSysCache3(
+            pg_sys::SysCacheIdentifier::STATRELATTINH as i32,
+            relation.into(),
+            attribute.into(),
+            false.into(),
+        );
+        if statistics.is_null() {
+            return None;
+        }
+        let row = pg_sys::GETSTRUCT(statistics).cast::<pg_sys::FormData_pg_statistic>();
+        let distinct = f64::from((*row).stadistinct);
+        pg_sys::ReleaseSysCache(statistics);
+        let opened = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
+        let rows = f64::from((*(*opened).rd_rel).reltuples);
+        pg_sys::relation_close(opened, pg_sys::NoLock as i32);
+        // A negative one is a multiple of the number of rows; 0 is not known.
+        match distinct {
+            ..0.0 => Some(-1.0 / distinct),
+            0.0 => None,
+            _ => Some(rows / distinct),
+        }
+    }
+}
+
 /// The relations and all their partitions and children.
 pub fn with_descendants(relations: &[Oid]) -> Vec<Oid> {
     let mut all = Vec::new();

@@ -23,7 +23,7 @@ use crate::{
         spi,
         store::StoreColumn,
     },
-    refresh::{seal, statements::Statements},
+    refresh::{delta, seal, statements::Statements},
     settings,
 };
 
@@ -71,6 +71,8 @@ pub struct Differential {
     readers: Vec<(Oid, Oid)>,
     /// Whether the plan can be another one although nothing tells so: see [`recheck`].
     pub depends_on_role: bool,
+    /// For marks and outer joins the orders that find the matches of a row, where one has an index.
+    pub matches: Vec<Vec<Ordered>>,
     /// The seal of the tables as they were when this was loaded: see [`super::seal`].
     pub seal: Option<String>,
     /// Whether a table has left one of the sources, with its rows.
@@ -86,6 +88,22 @@ pub struct TrackedSource {
 }
 
 impl Differential {
+    /// Whether to look up the matches of each row in one of these orders, after so many rows of their
+    /// table have changed. A limit makes PostgreSQL read the table instead where so many rows are
+    /// equal that it expects to meet one soon; it would read all of it for each row without a match.
+    pub fn looks_up(&self, orders: &[Ordered], changed: u64) -> bool {
+        if !self.matches.iter().any(|it| it == orders) {
+            return false;
+        }
+        let table = orders.first().and_then(|it| table_of(&it.source, &self.storages));
+        table.is_some_and(|table| {
+            let rows = |it: &Ordered| relation::rows_per_value(table, attribute(&it.source, it.by));
+            let rows = orders.iter().filter_map(rows).reduce(f64::min);
+            rows.is_some_and(|it| it * 4.0 < f64::from(relation::pages(table)))
+                && delta::prefers_look_ups(table, changed)
+        })
+    }
+
     pub fn is_last(&self, stage: usize) -> bool {
         stage + 1 == self.pipeline.stages.len()
     }
@@ -308,6 +326,8 @@ fn differential(
     let fingerprint = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(layout.as_bytes()));
     // What is stored does not depend on the indexes that there are.
     look_up::indexed(&mut pipeline, &|order| has_index(order, &storages));
+    let mut matches = look_up::matches(&pipeline);
+    matches.retain(|orders| orders.iter().any(|it| has_index(it, &storages)));
     let has_lost_members = sources.iter().any(|it| capture::has_lost_members(it.relation));
     Differential {
         pipeline,
@@ -319,6 +339,7 @@ fn differential(
         permissions: Vec::new(),
         readers: Vec::new(),
         depends_on_role: false,
+        matches,
         seal: None,
         has_lost_members,
     }
@@ -326,14 +347,24 @@ fn differential(
 
 /// Whether an index finds the first rows in an order.
 pub fn has_index(order: &Ordered, storages: &[Storage]) -> bool {
-    let attribute = |it: &usize| i16::try_from(*it).expect("an attribute number");
-    let (table, first) = match &order.source {
-        Source::Table { oid, .. } => (Some(Oid::from(*oid)), 0),
-        // The row id stands before the columns of a stage.
-        Source::Stage(stage) => (name::resolve(&storages[*stage].table), 2),
-    };
-    let keys: Vec<i16> = order.keys.iter().map(|it| attribute(&(it + first))).collect();
-    table.is_some_and(|it| relation::has_ordered_index(it, &keys, attribute(&(order.by + first))))
+    let keys: Vec<i16> = order.keys.iter().map(|it| attribute(&order.source, *it)).collect();
+    let by = attribute(&order.source, order.by);
+    table_of(&order.source, storages).is_some_and(|it| relation::has_ordered_index(it, &keys, by))
+}
+
+/// The table that holds the rows of a source, if it exists.
+fn table_of(source: &Source, storages: &[Storage]) -> Option<Oid> {
+    match source {
+        Source::Table { oid, .. } => Some(Oid::from(*oid)),
+        Source::Stage(stage) => name::resolve(&storages[*stage].table),
+    }
+}
+
+/// The attribute number in that table of what [`Ordered`] names.
+fn attribute(source: &Source, column: usize) -> i16 {
+    // The row id stands before the columns of a stage.
+    let before = if matches!(source, Source::Stage(_)) { 2 } else { 0 };
+    i16::try_from(column + before).expect("an attribute number")
 }
 
 /// The hidden table of an inner stage.

@@ -104,7 +104,7 @@ impl Change {
 
 /// Whether looking up each row beats reading the whole table. The planner cannot know: it has no
 /// statistics of what it joins the table with, and takes row ids to repeat there.
-fn prefers_look_ups(table: Oid, rows: u64) -> bool {
+pub fn prefers_look_ups(table: Oid, rows: u64) -> bool {
     /// A look-up takes about as long as reading this part of a page in sequence.
     const LOOK_UPS_IN_A_PAGE: u64 = 10;
     rows < u64::from(relation::pages(table)) * LOOK_UPS_IN_A_PAGE

@@ -13,7 +13,7 @@ use std::{
 
 use pgrx::pg_sys::{BuiltinOid, Datum, Oid};
 use pgstream_ivm::{
-    derive,
+    derive, look_up,
     plan::{Plan, Source},
     sql::{
         self, HeadStatements, Matching, PAIR_PREFIX, RecursionStatements, WindowStatements,
@@ -69,7 +69,7 @@ pub fn run(
             Source::Stage(stage) => stage_deltas.get(stage).map_or(0, Store::rows),
         };
         let sources = stage.sources();
-        let sizes: Vec<u8> = sources.iter().map(|it| size_class(rows_of(it))).collect();
+        let mut sizes: Vec<u8> = sources.iter().map(|it| size_class(rows_of(it))).collect();
         // What is evaluated as a whole may read a part of a table, in which changes that cancel out
         // have moved rows: their delta is there, without rows.
         let is_moved = |source: &Source| match source {
@@ -82,6 +82,12 @@ pub fn run(
         if matches!(delta, Plan::Empty(_)) {
             continue;
         }
+        let delta = look_up::with_indexes(delta, &differential.pipeline, &mut |orders| {
+            let changed = orders.first().map_or(0, |it| rows_of(&it.source));
+            let looks_up = differential.looks_up(orders, changed);
+            sizes.push(u8::from(looks_up));
+            looks_up
+        });
         fault::point(Step::StageStarted);
         let run = StageRun {
             definition,
@@ -126,7 +132,7 @@ struct StageRun<'a> {
     differential: &'a Differential,
     index: usize,
     stage: &'a Stage,
-    /// Size classes of the deltas of the stage's sources.
+    /// Size classes of the deltas of the stage's sources, then which matches are looked up.
     sizes: Vec<u8>,
     snapshot: &'a Snapshot,
     session: &'a Session,

@@ -3,7 +3,7 @@
 use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
     aggregate, derive,
-    look_up::{Ordered, look_ups, orders},
+    look_up::{self, Ordered, look_ups, orders},
     plan::{AggregateFunction, Plan, Source},
     sql::{self, delta_name},
     stage::{Group, Head, Recursion, Stage, Window},
@@ -239,6 +239,9 @@ fn delta_statements(differential: &Differential, index: usize) -> Vec<(String, S
     if matches!(delta, Plan::Empty(_)) {
         return Vec::new();
     }
+    let delta = look_up::with_indexes(delta, &differential.pipeline, &mut |orders| {
+        differential.looks_up(orders, 1)
+    });
     match &stage.head {
         Some(Head::Whole) => {
             let storages = &differential.storages;

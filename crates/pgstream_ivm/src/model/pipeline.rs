@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::{
     aggregate,
-    derive::{at, delta},
+    derive::{self, at, delta},
     fixpoint::{Fixpoint, Standing},
+    look_up::with_indexes,
     model::{Content, Database, Relation, Row, ZSet, run, value::Value},
     plan::{Plan, Source, Version},
     sql::{
@@ -60,6 +61,7 @@ pub struct Runner {
     storages: Vec<Storage>,
     stored: Vec<BTreeMap<i64, Stored>>,
     next_ctid: i64,
+    is_indexed: bool,
 }
 
 impl Runner {
@@ -67,7 +69,8 @@ impl Runner {
     pub fn new(pipeline: Pipeline, tables: &Database) -> Self {
         let storages: Vec<Storage> =
             pipeline.stages.iter().enumerate().map(|(index, it)| storage(index, it)).collect();
-        let mut runner = Self { pipeline, storages, stored: Vec::new(), next_ctid: 1 };
+        let mut runner =
+            Self { pipeline, storages, stored: Vec::new(), next_ctid: 1, is_indexed: false };
         for index in 0..runner.storages.len() {
             runner.stored.push(BTreeMap::new());
             if runner.pipeline.is_deferred(index) {
@@ -78,6 +81,16 @@ impl Runner {
             }
         }
         runner
+    }
+
+    /// As if there were every index by which matches can be looked up.
+    #[must_use]
+    pub fn indexed(self) -> Self {
+        Self { is_indexed: true, ..self }
+    }
+
+    fn delta(&self, body: &Plan, changed: &dyn Fn(&Source) -> bool) -> Plan {
+        with_indexes(derive::delta(body, changed), &self.pipeline, &mut |_| self.is_indexed)
     }
 
     /// Brings all storages from old to new content, and returns the change of the stream table.
@@ -101,11 +114,11 @@ impl Runner {
                     self.refresh_window(index, window, &is_changed, &mut database)
                 }
                 Some(Head::Recursion(head)) if head.is_set => {
-                    let delta = delta(&stage.body, &is_changed);
+                    let delta = self.delta(&stage.body, &is_changed);
                     self.refresh_set(index, head, &delta, &mut database)
                 }
                 Some(Head::Recursion(head)) => {
-                    let delta = delta(&stage.body, &is_changed);
+                    let delta = self.delta(&stage.body, &is_changed);
                     self.refresh_recursion(index, head, &delta, &mut database)
                 }
                 Some(Head::Whole) => self.refresh_whole(index, tables),
@@ -222,7 +235,7 @@ impl Runner {
         database: &Database,
     ) -> ZSet {
         let sql = identified_delta(
-            &delta(&stage.body, changed),
+            &self.delta(&stage.body, changed),
             stage.key.as_deref(),
             stage.output.len(),
             &self.storages,
@@ -254,7 +267,7 @@ impl Runner {
         database: &mut Database,
     ) -> ZSet {
         let stage = self.pipeline.stages[index].clone();
-        let body = delta(&stage.body, changed);
+        let body = self.delta(&stage.body, changed);
         let statements = window(&stage, head, &body, &self.storages[index], &self.storages);
         let touched = run(&statements.touched, database);
         let has_null = |row: &Row| row.contains(&Value::Null);
@@ -385,7 +398,7 @@ impl Runner {
         database: &mut Database,
     ) -> ZSet {
         let stage = self.pipeline.stages[index].clone();
-        let body = delta(&stage.body, changed);
+        let body = self.delta(&stage.body, changed);
         let statements = head(&stage, group, &body, &self.storages[index], &self.storages);
         let keys = group.keys.len();
         let mut pairs = Vec::new();

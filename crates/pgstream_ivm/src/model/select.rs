@@ -48,6 +48,7 @@ struct Select {
     /// The columns of ORDER BY, and whether their order is descending; how many rows are fetched,
     /// and whether with ties.
     first: Option<(Vec<(Expression, bool)>, usize, bool)>,
+    limit: Option<Expression>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +117,8 @@ impl Parser {
         if self.accept_words(&["OFFSET"]) {
             assert_eq!(self.take(), Token::Number("0".to_owned()));
         }
-        Select { items, from, condition, grouping, having, first }
+        let limit = self.accept_words(&["LIMIT"]).then(|| self.expression());
+        Select { items, from, condition, grouping, having, first, limit }
     }
 
     fn first(&mut self) -> (Vec<(Expression, bool)>, usize, bool) {
@@ -369,7 +371,7 @@ impl Select {
         let is_grouped = !self.grouping.is_empty()
             || self.having.is_some()
             || items.iter().any(|(it, _)| it.has_aggregate());
-        let rows = if is_grouped {
+        let mut rows = if is_grouped {
             self.grouped(&product, &items)
         } else {
             let rows: Vec<&Row> = product.rows.iter().collect();
@@ -381,6 +383,13 @@ impl Select {
             let row = |at| items.iter().map(|(it, _)| it.evaluate(context(at))).collect();
             (0..rows.len()).map(row).collect()
         };
+        if let Some(limit) = &self.limit {
+            // It does not see the rows.
+            let row = Row::new();
+            let seen = [&row];
+            let limit = limit.evaluate(Context { scope, ..Context::of(&[], &seen) }).to_int();
+            rows.truncate(usize::try_from(limit).expect("a limit is not negative"));
+        }
         Relation { columns, rows }
     }
 

@@ -185,8 +185,8 @@ impl<'a> Printer<'a> {
                 select.computes = true;
                 select
             }
-            Plan::MarkChange { left, right, change, on, .. } => {
-                self.mark_change((left, right, change), on.as_ref())
+            Plan::MarkChange { left, right, change, on, is_indexed, .. } => {
+                self.mark_change((left, right, change), on.as_ref(), *is_indexed)
             }
             Plan::Expand { input, item, columns, outer } => {
                 let select = self.select(input);
@@ -207,11 +207,13 @@ impl<'a> Printer<'a> {
 
     /// The rows of `left` that `change` touches are numbered, as nothing else tells them apart. For
     /// each, the weights of its matches in `change` are added up; where that is not 0, its matches
-    /// in `right` are counted.
+    /// in `right` are counted. With an index, each is looked up, and counting ends with the first match
+    /// that is not new; without one, PostgreSQL must be free to join all of them at once.
     fn mark_change(
         &mut self,
         (left, right, change): (&Plan, &Plan, &Plan),
         on: Option<&Scalar>,
+        is_indexed: bool,
     ) -> Select {
         let terms = match left {
             Plan::Sum { inputs } => inputs.as_slice(),
@@ -250,16 +252,29 @@ impl<'a> Printer<'a> {
             on_text(&q),
         );
         let mut content = self.content(right);
-        content.columns.push("true".to_owned());
-        let content = content.print_with(None);
-        let m = format!("{r}.c{}", right.schema().len());
-        let counted = format!(
-            "SELECT {}any_value({p}.w) AS w, count({m}) > 0 AS m FROM \
-             ({weighed}) AS {p} LEFT JOIN ({content}) AS {r} ON {} GROUP BY {p}.n \
-             HAVING (count({m}) = 0) <> (count({m}) = any_value({p}.d))",
-            any(&p),
-            on_text(&p),
-        );
+        let counted = if is_indexed {
+            let [x, y] = std::array::from_fn(|_| self.alias());
+            let content = content.print_with(None);
+            let columns: String = (0..width).map(|it| format!("{p}.c{it} AS c{it}, ")).collect();
+            format!(
+                "SELECT {columns}{p}.w AS w, {y}.m > 0 AS m FROM ({weighed}) AS {p}, \
+                 LATERAL (SELECT count(*) AS m FROM (SELECT FROM ({content}) AS {r} WHERE {} \
+                 LIMIT GREATEST({p}.d, 0)::int8 + 1) AS {x}) AS {y}(m) \
+                 WHERE ({y}.m = 0) <> ({y}.m = {p}.d)",
+                on_text(&p),
+            )
+        } else {
+            content.columns.push("true".to_owned());
+            let content = content.print_with(None);
+            let m = format!("{r}.c{}", right.schema().len());
+            format!(
+                "SELECT {}any_value({p}.w) AS w, count({m}) > 0 AS m FROM \
+                 ({weighed}) AS {p} LEFT JOIN ({content}) AS {r} ON {} GROUP BY {p}.n \
+                 HAVING (count({m}) = 0) <> (count({m}) = any_value({p}.d))",
+                any(&p),
+                on_text(&p),
+            )
+        };
         let mut columns: Vec<String> = (0..width).map(|it| format!("{g}.c{it}")).collect();
         columns.push(format!("({g}.m = ({s}.s > 0))"));
         let select = Select {

@@ -3,6 +3,7 @@
 
 use crate::{
     derive::delta,
+    look_up::with_indexes,
     model::storage,
     plan::{Plan, Scan, Source},
     sql::{self, Matching, Storage, apply, full_select, head, identified_delta, identified_rows},
@@ -148,6 +149,11 @@ fn matches() {
     assert_sql!("anti_join",
         "full" => full_select(&plan, &[]),
         "b changed" => delta_of(&plan, &[B]),
+    );
+    let change = delta(&plan, &|source| matches!(source, Source::Table { oid: B, .. }));
+    let change = with_indexes(change, &stage(plan.clone()), &mut |_| true);
+    assert_sql!("anti_join_with_an_index",
+        "b changed" => identified_delta(&change, plan.key().as_deref(), 3, &[]),
     );
 }
 

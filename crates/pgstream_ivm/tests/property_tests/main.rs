@@ -9,7 +9,7 @@ mod tape;
 
 use pgstream_ivm::{
     derive::{at, delta},
-    look_up::indexed,
+    look_up::{indexed, with_indexes},
     model::{History, Row, Runner, ZSet, eval, run},
     plan::{Plan, Source, Version},
     sql::{full_select, identified_delta},
@@ -47,8 +47,12 @@ fn check_delta_law(plan: &Plan, history: &History, changed: &dyn Fn(&Source) -> 
     let sql = full_select(plan, &[]);
     let rows: ZSet = run(&sql, &database).rows.into_iter().collect();
     assert_eq!(rows, new, "{sql}");
-    let sql = identified_delta(&derived, plan.key().as_deref(), plan.schema().len(), &[]);
-    assert_eq!(weighted(run(&sql, &database).rows), change, "{sql}");
+    let pipeline = stage(plan.clone());
+    for is_indexed in [false, true] {
+        let derived = with_indexes(derived.clone(), &pipeline, &mut |_| is_indexed);
+        let sql = identified_delta(&derived, plan.key().as_deref(), plan.schema().len(), &[]);
+        assert_eq!(weighted(run(&sql, &database).rows), change, "{sql}");
+    }
 }
 
 /// The printed statements of the plan's stages keep each storage equal to recomputation, through
@@ -61,6 +65,9 @@ fn check_stage_law(plan: &Plan, history: &[u8], extra: u8) {
     let mut pipeline = stage(plan.clone());
     indexed(&mut pipeline, &|_| is_indexed);
     let mut runner = Runner::new(pipeline, &database(&history));
+    if is_indexed {
+        runner = runner.indexed();
+    }
     assert_eq!(runner.content(), eval(plan, &history), "\n{plan}");
     for _ in 0..3 {
         history = next(&mut tape, &history);

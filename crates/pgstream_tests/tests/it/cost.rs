@@ -145,6 +145,64 @@ fn the_next_extremum_is_found_by_an_index() {
     }
 }
 
+#[test]
+fn matches_are_looked_up_no_further_than_the_first_that_is_not_new() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE c (id int PRIMARY KEY, v int NOT NULL);
+         CREATE TABLE t (id int PRIMARY KEY, c int, v int NOT NULL);
+         INSERT INTO c SELECT i, i FROM generate_series(1, 1020) i;
+         INSERT INTO t SELECT i, 1 + i % 1000, i % 7 FROM generate_series(1, 20000) i;
+         CREATE INDEX ON t (c);
+         ANALYZE",
+    );
+    for query in [
+        "SELECT c.id, count(t.id) AS n FROM c LEFT JOIN t ON t.c = c.id AND t.v <> 3 GROUP BY c.id",
+        "SELECT id FROM c WHERE NOT EXISTS (SELECT FROM t WHERE t.c = c.id AND t.v <> 3)",
+        "SELECT id, EXISTS (SELECT FROM t WHERE t.v <> 3 AND t.c = c.id) AS has FROM c",
+    ] {
+        session.create("st", query);
+        let changes = [
+            ("INSERT INTO t VALUES (30000, 17, 1)", 4),
+            // The first matches of some, and more of the others.
+            ("INSERT INTO t SELECT 30000 + i, 970 + i, 1 FROM generate_series(1, 50) i", 150),
+            ("INSERT INTO t SELECT 31000 + i, 1001 + i % 2, 1 FROM generate_series(1, 4) i", 8),
+            ("DELETE FROM t WHERE id = 30000", 4),
+            ("DELETE FROM t WHERE id > 30000", 100),
+            ("UPDATE t SET c = 1020 WHERE id BETWEEN 10 AND 12", 12),
+            ("UPDATE t SET c = 1 + id % 1000 WHERE id BETWEEN 10 AND 12", 12),
+        ];
+        for (change, most) in changes {
+            let read = rows_read(&mut session, change);
+            assert!(read <= most, "{read} rows after {change}: {query}");
+            assert_equal(&mut session, query);
+        }
+        session.run("SELECT pgstream.drop_stream_table('st')");
+    }
+}
+
+/// Where many rows are equal, PostgreSQL would read the table for each row whose matches are limited.
+#[test]
+fn matches_among_many_equal_rows_are_not_looked_up_one_by_one() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    session.run(
+        "CREATE TABLE c (id int PRIMARY KEY, g int);
+         INSERT INTO c SELECT i, i % 9 FROM generate_series(1, 900) i;
+         CREATE INDEX ON t (g);
+         ANALYZE",
+    );
+    let query = "SELECT id FROM c WHERE NOT EXISTS (SELECT FROM t WHERE t.g = c.g)";
+    session.create("st", query);
+    for change in ["INSERT INTO t VALUES (5000, 7, 1, 1)", "DELETE FROM t WHERE id = 5000"] {
+        let read = rows_read(&mut session, change);
+        assert!(read < 8000, "{read} rows after {change}");
+        assert_equal(&mut session, query);
+    }
+}
+
 const FIVE_TABLES: &str = "
     CREATE TABLE a (id int PRIMARY KEY, b int, v int);
     CREATE TABLE b (id int PRIMARY KEY, c int, name text);
