@@ -75,7 +75,11 @@ impl Type {
 
     /// The type of a random column.
     pub fn random(random: &mut Random) -> Self {
-        if random.chance(35) { Self::Of(*random.pick(SIMPLES)) } else { *random.pick(COLUMN_TYPES) }
+        if random.chance(35) {
+            Self::Of(random.pick::<&Simple>(SIMPLES))
+        } else {
+            *random.pick(COLUMN_TYPES)
+        }
     }
 
     pub fn is_array(self) -> bool {
@@ -229,7 +233,7 @@ impl Type {
                     + "::jsonb"
             }
             Self::Uuid => format!("'00000000-0000-0000-0000-00000000000{number}'::uuid"),
-            Self::Of(simple) => simple.literal(*random.pick(simple.texts)),
+            Self::Of(simple) => simple.literal(random.pick::<&str>(simple.texts)),
         }
     }
 

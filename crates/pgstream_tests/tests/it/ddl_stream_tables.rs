@@ -133,7 +133,7 @@ fn what_does_not_change_its_rows_works() {
 fn vacuum_full() {
     let (mut session, _database) = create();
     for table in ["st", "totals", "t"] {
-        session.run(CHANGE.replace("20", &format!("(SELECT max(id) + 1 FROM t)")).as_str());
+        session.run(CHANGE.replace("20", "(SELECT max(id) + 1 FROM t)").as_str());
         session.run(&format!("VACUUM FULL {table}"));
         session.refresh("st");
         session.refresh("totals");
