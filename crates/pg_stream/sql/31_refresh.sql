@@ -1,8 +1,6 @@
 -- Keeps everybody but a refresh from changing a stream table.
 CREATE FUNCTION pgstream.guard_stream_table() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'guard_stream_table_wrapper';
-CREATE FUNCTION pgstream.guard_rows() RETURNS trigger
-    LANGUAGE c AS 'MODULE_PATHNAME', 'guard_rows_wrapper';
 
 -- Part of the statements of a refresh: true, or the error for a scalar sub-query with several rows.
 CREATE FUNCTION pgstream.is_single(rows bigint) RETURNS boolean

@@ -293,12 +293,6 @@ pub fn accepts_write(table: Oid, operation: PgTriggerOperation) -> bool {
     is_restored
 }
 
-/// Whether [`accepts_write`] may say so.
-pub fn may_accept_write(table: Oid) -> bool {
-    dump::is_restoring()
-        || catalog::by_relation(table).is_none() && relation::name(table).0 != "pgstream_state"
-}
-
 /// The event trigger `pgstream_keep_own_triggers`: those of our own tables always fire.
 #[pg_extern(sql = false)]
 fn keep_own_triggers() {

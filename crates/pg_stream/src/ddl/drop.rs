@@ -102,7 +102,7 @@ fn trigger_dropped(trigger: &Dropped) -> Result<(), ErrorReport> {
     if !name.starts_with("pg_stream_") {
         return Ok(());
     }
-    if ["pg_stream_guard", "pg_stream_guard_rows"].contains(&name.as_str()) && trigger.is_original {
+    if name == "pg_stream_guard" && trigger.is_original {
         let report = ErrorReport::new(
             PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             format!("cannot drop the trigger that protects \"{schema}.{table}\""),

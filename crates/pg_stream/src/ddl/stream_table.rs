@@ -13,8 +13,7 @@ use crate::{
     pg::{event::OwnCommands, lock::Lock, name, relation, source::Source, spi},
 };
 
-/// The triggers that guard it, and when they fire.
-const GUARDS: [(&str, u8); 2] = [("pg_stream_guard", b'A'), ("pg_stream_guard_rows", b'R')];
+const GUARD: &str = "pg_stream_guard";
 
 /// After a command about a table or its triggers or rules: is a stream table still fit?
 pub fn check(table: Oid) -> Result<(), ErrorReport> {
@@ -44,14 +43,12 @@ fn check_stream_table(stream_table: &StreamTable) -> Result<(), ErrorReport> {
         return Err(refusal(stream_table, &problem));
     }
     let opened = Source::open(stream_table.relation, Lock::None);
-    let triggers = opened.triggers();
-    let is_off = |(name, when): &(&str, u8)| {
-        triggers.iter().any(|it| it.name == *name && it.enabled != *when)
-    };
-    let off: Vec<(&str, u8)> = GUARDS.into_iter().filter(is_off).collect();
-    off.iter().for_each(|(name, when)| opened.set_trigger(name, *when));
+    let is_off = opened.triggers().iter().any(|it| it.name == GUARD && it.enabled != b'A');
+    if is_off {
+        opened.set_trigger(GUARD, b'A');
+    }
     drop(opened);
-    if !off.is_empty() {
+    if is_off {
         // Nothing was written meanwhile, but whoever finds another version of it cannot know.
         outdate::outdate(stream_table.id, "the trigger that guards it was changed")?;
     }

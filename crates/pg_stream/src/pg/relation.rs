@@ -8,8 +8,6 @@ use std::{
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::table;
-
 /// Schema and name.
 pub fn name(relation: Oid) -> (String, String) {
     // SAFETY: both functions return NULL or a palloc'd string.
@@ -260,10 +258,11 @@ pub fn has_before_row_triggers(relation: Oid) -> bool {
     // SAFETY: the relation is locked by the refresh; it is closed with the lock kept.
     unsafe {
         let opened = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
-        let before_row = pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_ROW;
-        let has = table::triggers(opened).iter().any(|it| {
-            u32::from(it.tgtype.cast_unsigned()) & before_row == before_row && !table::is_guard(it)
-        });
+        let triggers = (*opened).trigdesc;
+        let has = !triggers.is_null()
+            && ((*triggers).trig_insert_before_row
+                || (*triggers).trig_update_before_row
+                || (*triggers).trig_delete_before_row);
         pg_sys::relation_close(opened, pg_sys::NoLock as i32);
         has
     }
@@ -274,7 +273,12 @@ pub fn has_user_triggers(relation: Oid) -> bool {
     // SAFETY: the relation is locked by the refresh; it is closed with the lock kept.
     unsafe {
         let opened = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
-        let has = table::triggers(opened).iter().any(|it| !it.tgisinternal && !table::is_guard(it));
+        let triggers = (*opened).trigdesc;
+        let count = if triggers.is_null() { 0 } else { (*triggers).numtriggers };
+        let has = (0..usize::try_from(count).unwrap_or(0)).any(|index| {
+            let trigger = (*triggers).triggers.add(index);
+            !(*trigger).tgisinternal && CStr::from_ptr((*trigger).tgname) != super::table::GUARD
+        });
         pg_sys::relation_close(opened, pg_sys::NoLock as i32);
         has
     }

@@ -91,45 +91,7 @@ pub fn look(oid: Oid) -> Table {
 }
 
 /// The trigger that every stream table has, which lets a refresh pass.
-const GUARD: &CStr = c"pg_stream_guard";
-
-/// The one that stands in for it where no statement triggers fire.
-const GUARD_OF_ROWS: &CStr = c"pg_stream_guard_rows";
-
-/// Whether the trigger guards a stream table.
-///
-/// # Safety
-///
-/// The trigger must be one of an open relation.
-pub(super) unsafe fn is_guard(trigger: &pg_sys::Trigger) -> bool {
-    // SAFETY: a trigger has a name.
-    let name = unsafe { CStr::from_ptr(trigger.tgname) };
-    name == GUARD || name == GUARD_OF_ROWS
-}
-
-/// The triggers of a relation, in the order of their names.
-///
-/// # Safety
-///
-/// The relation must be open, and stay so.
-pub(super) unsafe fn triggers<'a>(relation: pg_sys::Relation) -> &'a [pg_sys::Trigger] {
-    // SAFETY: the description of triggers is NULL or complete.
-    unsafe {
-        (*relation).trigdesc.as_ref().map_or(&[], |it| {
-            std::slice::from_raw_parts(it.triggers, usize::try_from(it.numtriggers).unwrap_or(0))
-        })
-    }
-}
-
-/// Whether a relation has no triggers but those that guard a stream table.
-///
-/// # Safety
-///
-/// The relation must be open.
-pub(super) unsafe fn only_guards(relation: pg_sys::Relation) -> bool {
-    // SAFETY: as promised.
-    unsafe { triggers(relation).iter().all(|it| is_guard(it)) }
-}
+pub(super) const GUARD: &CStr = c"pg_stream_guard";
 
 /// Whether a relation is a stream table, with columns that `*` does not mean.
 pub fn is_stream_table(oid: Oid) -> bool {
@@ -146,8 +108,14 @@ pub fn is_stream_table(oid: Oid) -> bool {
 /// # Safety
 /// The relation must be open.
 unsafe fn has_guard(relation: pg_sys::Relation) -> bool {
-    // SAFETY: a trigger has a name.
-    unsafe { triggers(relation).iter().any(|it| CStr::from_ptr(it.tgname) == GUARD) }
+    // SAFETY: the description of triggers is NULL or complete.
+    unsafe {
+        let Some(triggers) = (*relation).trigdesc.as_ref() else { return false };
+        let count = triggers.numtriggers as usize;
+        std::slice::from_raw_parts(triggers.triggers, count)
+            .iter()
+            .any(|it| CStr::from_ptr(it.tgname) == GUARD)
+    }
 }
 
 /// A relation's name, qualified and quoted; empty if there is no such relation.

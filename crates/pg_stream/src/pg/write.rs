@@ -4,11 +4,11 @@
 //! Statement triggers do not fire and defaults are not computed this way, so it is for tables that
 //! have nothing of the kind; others are written by SQL.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::{
-    relation::text, snapshot::Snapshot, store::Store, table::only_guards, tuple::attribute,
-};
+use super::{relation::text, snapshot::Snapshot, store::Store, table::GUARD, tuple::attribute};
 
 /// An open table whose rows can be written like this; closed by [`Target::close`].
 pub struct Target {
@@ -55,12 +55,9 @@ impl Target {
                 return None;
             };
             let estate = pg_sys::CreateExecutorState();
-            let result: *mut pg_sys::ResultRelInfo =
-                pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast();
+            let result = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast();
             // Without a range table: no rights are checked.
             pg_sys::InitResultRelInfo(result, relation, 0, std::ptr::null_mut(), 0);
-            // There are only the guards, which would let the rows pass.
-            (*result).ri_TrigDesc = std::ptr::null_mut();
             pg_sys::ExecOpenIndices(result, false);
             let slot = || {
                 pg_sys::MakeSingleTupleTableSlot(
@@ -213,6 +210,10 @@ unsafe fn is_plain(relation: pg_sys::Relation) -> bool {
     // SAFETY: the descriptions in an open relation are NULL or complete.
     unsafe {
         let form = &*(*relation).rd_rel;
+        let triggers = (*relation).trigdesc;
+        let has_triggers = !triggers.is_null()
+            && ((*triggers).numtriggers != 1
+                || CStr::from_ptr((*(*triggers).triggers).tgname) != GUARD);
         let constraints = (*(*relation).rd_att).constr;
         let is_generated = !constraints.is_null() && (*constraints).has_generated_stored;
         u8::try_from(form.relkind) == Ok(pg_sys::RELKIND_RELATION)
@@ -221,7 +222,7 @@ unsafe fn is_plain(relation: pg_sys::Relation) -> bool {
             && !form.relispartition
             && !form.relrowsecurity
             && (*relation).rd_rules.is_null()
-            && only_guards(relation)
+            && !has_triggers
             && !is_generated
     }
 }

@@ -37,37 +37,18 @@ fn guard_stream_table<'a>(
     trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::PgTriggerError> {
     let relation = trigger.relid()?;
-    if !is_writing(relation) && !restore::accepts_write(relation, trigger.op()?) {
-        refuse(relation);
+    if !WRITING.with_borrow(|it| it.contains(&relation))
+        && !restore::accepts_write(relation, trigger.op()?)
+    {
+        let name = crate::pg::relation::display_name(relation);
+        pgrx::pg_sys::panic::ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("cannot change stream table \"{name}\""),
+            "guard_stream_table",
+        )
+        .set_detail("Its rows are computed from its defining query.")
+        .set_hint("Change the tables that the query reads.")
+        .report(PgLogLevel::ERROR);
     }
     Ok(None::<PgHeapTuple<'a, AllocatedByRust>>)
-}
-
-/// The trigger `pg_stream_guard_rows`, for replication, which applies changes without firing statement
-/// triggers. Where those fire, they have decided already.
-#[pg_trigger(sql = false)]
-fn guard_rows<'a>(
-    trigger: &'a pgrx::PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::PgTriggerError> {
-    let relation = trigger.relid()?;
-    if !is_writing(relation) && !restore::may_accept_write(relation) {
-        refuse(relation);
-    }
-    Ok(None::<PgHeapTuple<'a, AllocatedByRust>>)
-}
-
-fn is_writing(relation: Oid) -> bool {
-    WRITING.with_borrow(|it| it.contains(&relation))
-}
-
-fn refuse(relation: Oid) {
-    let name = crate::pg::relation::display_name(relation);
-    pgrx::pg_sys::panic::ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-        format!("cannot change stream table \"{name}\""),
-        "guard_stream_table",
-    )
-    .set_detail("Its rows are computed from its defining query.")
-    .set_hint("Change the tables that the query reads.")
-    .report(PgLogLevel::ERROR);
 }

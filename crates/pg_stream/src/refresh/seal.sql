@@ -3,8 +3,7 @@
 -- switches one of them off and on again leaves another version of its catalog row.
 SELECT md5((SELECT string_agg(concat_ws(' ', oid, xmin, tgenabled), ',' ORDER BY oid)
             FROM pg_trigger
-            WHERE tgrelid = ANY ($1) AND tgfoid IN ('pgstream.guard_stream_table()'::regprocedure,
-                                                         'pgstream.guard_rows()'::regprocedure)
+            WHERE tgrelid = ANY ($1) AND tgfoid = 'pgstream.guard_stream_table()'::regprocedure
                OR tgrelid = ANY ($2) AND tgfoid = 'pgstream.capture()'::regprocedure)
            || ';' ||
            (SELECT string_agg(concat_ws(' ', attrelid, attnum, attname, atttypid), ','

@@ -122,8 +122,8 @@ fn create_table(pgs_id: i64, owner: Oid) -> Result<Oid, Error> {
     Ok(relation)
 }
 
-/// Puts the triggers on a table that keep everybody but a refresh from writing to it, also where
-/// somebody has taken them off.
+/// Puts the trigger on a table that keeps everybody but a refresh from writing to it, also where
+/// somebody has taken it off.
 fn protect(table: &str) {
     for statement in [
         format!(
@@ -132,11 +132,6 @@ fn protect(table: &str) {
              ON {table} FOR EACH STATEMENT EXECUTE FUNCTION pgstream.guard_stream_table()"
         ),
         format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER pg_stream_guard"),
-        format!(
-            "CREATE OR REPLACE TRIGGER pg_stream_guard_rows BEFORE INSERT OR UPDATE OR DELETE \
-             ON {table} FOR EACH ROW EXECUTE FUNCTION pgstream.guard_rows()"
-        ),
-        format!("ALTER TABLE {table} ENABLE REPLICA TRIGGER pg_stream_guard_rows"),
     ] {
         spi::run(&statement, &[], |_| {});
     }
