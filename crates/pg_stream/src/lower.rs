@@ -156,7 +156,7 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
     rights::check_barriers(query)?;
     let mut lowering = Lowering::default();
     let mut plan = select::lower(&mut lowering, query, None, None)?;
-    if stores_anonymous_rows(&plan) {
+    if inventory.has_unstorable && stores_unstorable(&plan) {
         lowering = Lowering::default();
         let refusal = Refusal::without_rule("grouping or storing anonymous rows");
         plan = opaque::lower(&mut lowering, query, refusal)?;
@@ -180,8 +180,8 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
     })
 }
 
-/// Whether a hidden table would have a column of anonymous rows, which no table can have.
-fn stores_anonymous_rows(plan: &Plan) -> bool {
+/// Whether a hidden table would have a column of a type that no table can have.
+fn stores_unstorable(plan: &Plan) -> bool {
     let pipeline = stage(plan.clone());
     let hidden = 0..pipeline.stages.len() - 1;
     let mut stored = hidden.filter(|it| !pipeline.is_deferred(*it));

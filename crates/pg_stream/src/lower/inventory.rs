@@ -49,6 +49,8 @@ pub struct Inventory {
     pub names_user: bool,
     /// Whether there is an ARRAY(sub-query) without ORDER BY.
     pub has_unordered_array: bool,
+    /// Whether a value in it is of a type that no column of a table can have, such as an anonymous row.
+    pub has_unstorable: bool,
     functions: HashSet<Oid>,
     session_values: bool,
 }
@@ -121,6 +123,7 @@ pub fn take(query: Query<'_>) -> Inventory {
             note_relations(&mut inventory, query);
         } else {
             note_functions(&mut inventory, node);
+            inventory.has_unstorable = inventory.has_unstorable || is_unstorable(node);
         }
         Step::Into
     });
@@ -162,6 +165,22 @@ fn relation_kind(kind: char) -> RelationKind {
         'f' => RelationKind::ForeignTable,
         _ => RelationKind::Other,
     }
+}
+
+/// Whether the node is where a value comes from, and its type is none of a column.
+fn is_unstorable(node: Node<'_>) -> bool {
+    let is_value = matches!(
+        node.kind(),
+        Kind::Column(_)
+            | Kind::Constant { .. }
+            | Kind::Call { .. }
+            | Kind::Aggregate(_)
+            | Kind::Field(_)
+            | Kind::Row { .. }
+            | Kind::Window(_)
+            | Kind::SubLink(_)
+    );
+    is_value && !types::is_storable(node.type_oid())
 }
 
 fn note_functions(inventory: &mut Inventory, node: Node<'_>) {

@@ -32,44 +32,56 @@ pub fn portable(query: Query<'_>) -> Query<'_> {
 pub fn compares_rows(query: Query<'_>) -> Option<&'static str> {
     let mut found = None;
     query.node().visit(&mut |node| {
-        // SAFETY: each cast follows the tag; the list is one of OIDs.
-        unsafe {
+        // SAFETY: each call follows the tag.
+        let words = unsafe {
             match node.tag() {
-                NodeTag::T_RowCompareExpr => {
-                    let row = &*node.as_ptr::<pg_sys::RowCompareExpr>();
-                    let count = (*row.opnos).length as usize;
-                    let is_foreign =
-                        |it| !types::is_builtin((*(*row.opnos).elements.add(it)).oid_value);
-                    if (0..count).any(is_foreign) {
-                        let words = "by the order of a type that PostgreSQL did not bring";
-                        found.get_or_insert(words);
-                    }
+                NodeTag::T_RowCompareExpr if is_foreign_order(node.as_ptr()) => {
+                    Some("by the order of a type that PostgreSQL did not bring")
                 }
-                NodeTag::T_SubLink => {
-                    let test = (*node.as_ptr::<pg_sys::SubLink>()).testexpr;
-                    if !test.is_null() && (*test).type_ == NodeTag::T_BoolExpr {
-                        let operators: Vec<Oid> =
-                            pointers::<pg_sys::OpExpr>((*test.cast::<pg_sys::BoolExpr>()).args)
-                                .filter(|it| (**it).xpr.type_ == NodeTag::T_OpExpr)
-                                .map(|it| (*it).opno)
-                                .collect();
-                        let mut names = operators.iter().map(|it| types::operator_sql(*it));
-                        let first = names.next();
-                        if !operators.iter().all(|it| types::is_builtin(*it))
-                            && names.any(|it| Some(it) != first)
-                        {
-                            let words =
-                                "with those of a sub-query by operators of different schemas";
-                            found.get_or_insert(words);
-                        }
-                    }
+                NodeTag::T_SubLink if is_mixed_comparison(node.as_ptr()) => {
+                    Some("with those of a sub-query by operators of different schemas")
                 }
-                _ => {}
+                _ => None,
             }
-        }
+        };
+        found = found.or(words);
         Step::Into
     });
     found
+}
+
+/// # Safety
+/// The pointer must be to a comparison of rows by their order.
+unsafe fn is_foreign_order(row: *mut pg_sys::RowCompareExpr) -> bool {
+    // SAFETY: by the caller's promise; the list is one of OIDs.
+    unsafe {
+        let operators = (*row).opnos;
+        let count = (*operators).length as usize;
+        (0..count).any(|it| !types::is_builtin((*(*operators).elements.add(it)).oid_value))
+    }
+}
+
+/// Whether a sub-query's rows are compared by operators of which one is foreign, and not all have the
+/// name of the first.
+///
+/// # Safety
+/// The pointer must be to a sub-query in an expression.
+unsafe fn is_mixed_comparison(link: *mut pg_sys::SubLink) -> bool {
+    // SAFETY: by the caller's promise; each cast follows the tag.
+    unsafe {
+        let test = (*link).testexpr;
+        if test.is_null() || (*test).type_ != NodeTag::T_BoolExpr {
+            return false;
+        }
+        let operators: Vec<Oid> =
+            pointers::<pg_sys::OpExpr>((*test.cast::<pg_sys::BoolExpr>()).args)
+                .filter(|it| (**it).xpr.type_ == NodeTag::T_OpExpr)
+                .map(|it| (*it).opno)
+                .collect();
+        let mut names = operators.iter().map(|it| types::operator_sql(*it));
+        let first = names.next();
+        !operators.iter().all(|it| types::is_builtin(*it)) && names.any(|it| Some(it) != first)
+    }
 }
 
 fn has_comparison(query: Query<'_>) -> bool {
