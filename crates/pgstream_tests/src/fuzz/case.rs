@@ -234,7 +234,7 @@ impl Case {
             && let Ok(mut session) = database.try_session()
         {
             let dropped = session.try_run(&format!(
-                "SET client_min_messages = error; SET statement_timeout = '20s'; DROP SCHEMA IF EXISTS {0}, {1} CASCADE",
+                "SET client_min_messages = error; SET statement_timeout = '60s'; DROP SCHEMA IF EXISTS {0}, {1} CASCADE",
                 schemas.join(", "),
                 schemas.iter().map(|it| other_schema(it)).collect::<Vec<_>>().join(", ")
             ));

@@ -76,7 +76,7 @@ impl<'a> Runner<'a> {
         // PostgreSQL 18 may take a grouped column, NULL in some of the grouping sets, for one of the
         // table that it has removed.
         let settings = format!(
-            "SET enable_self_join_elimination = off; SET search_path = {schema}, public; SET statement_timeout = '20s'; SET lock_timeout = '300ms'; SET client_min_messages = error"
+            "SET enable_self_join_elimination = off; SET search_path = {schema}, public; SET statement_timeout = '60s'; SET lock_timeout = '300ms'; SET client_min_messages = error"
         );
         let other = other_schema(&schema);
         let set = format!("CREATE SCHEMA {schema}; CREATE SCHEMA {other}; {settings}");
@@ -287,7 +287,7 @@ impl<'a> Runner<'a> {
             Err(error) if error.code == "08006" => return Err(unexpected(&error, "", query)),
             Err(error) => Some(error.code),
         };
-        set(self, "20s")?;
+        set(self, "60s")?;
         Ok(reason)
     }
 

@@ -155,8 +155,8 @@ impl Generator<'_> {
         let kind = self.outer_or(scope).unwrap_or(Type::Int);
         let columns = vec![("c1".to_owned(), kind)];
         let mut query = self.inside(scope, |it| it.query_of(&columns, depth));
-        if !kind.is_array() && kind.has_equality() && order_by_all(&mut query) {
-            self.is_open |= kind.is_open();
+        // As text, equal values of other images would be seen in the order that they happen to have.
+        if !kind.is_array() && kind.has_equality() && !kind.is_open() && order_by_all(&mut query) {
             return (Sql::around("ARRAY({})::text", query), Type::Text);
         }
         if kind.is_array() {
