@@ -73,8 +73,8 @@ pub struct Lowered {
     pub depends_on_moment: bool,
     /// The constructs whose result depends on an order that the query leaves open.
     pub open: Vec<String>,
-    /// Tables with children of which some part of the query reads only their own rows. What is captured
-    /// does not tell these from those of the children.
+    /// Tables with children for which the query tells their own rows from those of the children. What is
+    /// captured does not.
     pub parts: Vec<Oid>,
     /// What is read with whose rights.
     pub permissions: Vec<Permission>,

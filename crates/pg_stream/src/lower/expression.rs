@@ -4,7 +4,7 @@ use pgstream_ivm::lex;
 use pgstream_ivm::plan::Column;
 use pgstream_ivm::scalar::Scalar;
 
-use super::refusal::Refusal;
+use super::refusal::{self, Refusal};
 use crate::pg::deparse;
 use crate::pg::node::{ColumnRef, Kind, Node};
 use crate::pg::query::check_depth;
@@ -20,9 +20,7 @@ pub fn place<'a>(expression: Node<'a>, places: &Places) -> Result<Node<'a>, Refu
         let column = column?;
         let position = places.get(&column).copied();
         if position.is_none() {
-            let words =
-                if column.levels_up > 0 { "a correlated reference" } else { "this reference" };
-            missing = Some(Refusal::without_rule(words).at(node.location()));
+            missing = Some(refusal::without_place(column).at(node.location()));
         }
         position
     });

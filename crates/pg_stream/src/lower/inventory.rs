@@ -43,6 +43,8 @@ pub struct Inventory {
     pub is_sampled: bool,
     /// The first volatile function, with its place.
     pub volatile: Option<(String, Option<i32>)>,
+    /// The first system column that can change without a change that is captured, with its place.
+    pub unstable_column: Option<(&'static str, Option<i32>)>,
     /// What is read with whose rights.
     pub permissions: Vec<Permission>,
     /// CURRENT_USER, which is the owner in every refresh.
@@ -122,6 +124,7 @@ pub fn take(query: Query<'_>) -> Inventory {
             inventory.permissions.extend(query.permissions());
             note_relations(&mut inventory, query);
         } else {
+            note_columns(&mut inventory, node);
             note_functions(&mut inventory, node);
             inventory.has_unstorable = inventory.has_unstorable || is_unstorable(node);
         }
@@ -181,6 +184,14 @@ fn is_unstorable(node: Node<'_>) -> bool {
             | Kind::SubLink(_)
     );
     is_value && !types::is_storable(node.type_oid())
+}
+
+fn note_columns(inventory: &mut Inventory, node: Node<'_>) {
+    if let Kind::Column(column) = node.kind()
+        && let Some(name) = table::unstable_column(column.attribute)
+    {
+        inventory.unstable_column.get_or_insert((name, node.location()));
+    }
 }
 
 fn note_functions(inventory: &mut Inventory, node: Node<'_>) {

@@ -96,7 +96,7 @@ fn reads(lowering: &mut Lowering, query: Query<'_>) -> Result<Vec<Plan>, Refusal
     let mut plans = Vec::new();
     for (entry, oid, children) in tables {
         let read = columns.get(&oid.to_u32()).cloned().unwrap_or_default();
-        let attributes = with_implied(oid, &read)?;
+        let attributes = with_implied(lowering, oid, &read)?;
         let table = NamedTable { entry, oid, children, is_evaluated: true };
         let plan = from::lower_table(lowering, &table, 0, &attributes)?.plan;
         let scans = plan.scans().into_iter().map(|it| Plan::Scan(it.clone()));
@@ -105,16 +105,22 @@ fn reads(lowering: &mut Lowering, query: Query<'_>) -> Result<Vec<Plan>, Refusal
     Ok(plans)
 }
 
-/// The columns to capture for columns that are read: the whole row is all of them, and a virtual
-/// column can be made of any.
-fn with_implied(oid: types::Oid, read: &BTreeSet<i16>) -> Result<BTreeSet<i16>, Refusal> {
+/// The columns to capture for columns that are read: the whole row is all of them, a virtual column can be
+/// made of any, and any can decide in which partition a row is.
+fn with_implied(
+    lowering: &mut Lowering,
+    oid: types::Oid,
+    read: &BTreeSet<i16>,
+) -> Result<BTreeSet<i16>, Refusal> {
     let table = table::look(oid);
-    if read.iter().any(|it| *it < 0) {
-        return Err(Refusal::differential(format!("a system column of {}", table.sql)));
+    let reads_table = read.iter().any(|it| *it < 0);
+    if reads_table && table.has_children {
+        lowering.parts.insert(oid.to_u32());
     }
     let is_virtual =
         |number: &i16| table.columns.iter().any(|it| it.number == *number && it.is_virtual);
-    if !read.contains(&0) && !read.iter().any(is_virtual) {
+    let is_any = read.contains(&0) || read.iter().any(is_virtual);
+    if !is_any && !(reads_table && table.is_partitioned) {
         return Ok(read.clone());
     }
     if table.is_stream_table {

@@ -111,6 +111,14 @@ pub fn check_both_modes(
         let refusal = Refusal::always(format!("an output column named {name}"), reason);
         return Err(refusal.hint("Give it another name with AS."));
     }
+    let mut shown = query.targets().into_iter().filter(|it| !it.junk);
+    if let Some(target) = shown.find(|it| is_anonymous_whole_row(it.expression)) {
+        let construct = "a row of a stream table or of a sub-query as an output column";
+        let reason = "no table can have a column of its type, which has no name";
+        let hint = format!("Select its columns, {0}.*, or convert it: to_jsonb({0}).", target.name);
+        let location = target.expression.location();
+        return Err(Refusal::always(construct, reason).hint(&hint).at(location));
+    }
     if has_equal_keys(query) {
         let reason = "PostgreSQL cannot print such a query so that it keeps its meaning";
         let construct = "an expression that is twice among grouping sets";
@@ -136,6 +144,11 @@ pub fn check_both_modes(
         return Err(Refusal::always("a query without a table", "its result could never change"));
     }
     Ok(())
+}
+
+fn is_anonymous_whole_row(expression: Node<'_>) -> bool {
+    matches!(expression.kind(), Kind::Column(ColumnRef { attribute: 0, .. }))
+        && types::is_record(expression.type_oid())
 }
 
 fn has_row_locks(query: Query<'_>) -> bool {
@@ -180,6 +193,12 @@ pub fn check_differential(inventory: &Inventory) -> Result<(), Refusal> {
         };
         let hint = "Its changes cannot be captured. Use refresh_mode => 'FULL'.";
         return Err(Refusal::differential(format!("{words} {}", relation.name)).hint(hint));
+    }
+    if let Some((name, location)) = &inventory.unstable_column {
+        let construct = format!("the system column {name}");
+        let hint =
+            "It can change although nothing else in its row does. Use refresh_mode => 'FULL'.";
+        return Err(Refusal::differential(construct).hint(hint).at(*location));
     }
     if let Some((name, location)) = &inventory.volatile {
         let construct = format!("volatile function {name}");
@@ -272,14 +291,12 @@ fn has_failing_sub_query(expression: Node<'_>) -> bool {
 }
 
 /// Whether something in a sub-query, other than an aggregate that PostgreSQL brought, is a failing function. A
-/// division by a constant is none.
+/// division by a constant other than zero is none.
 fn can_fail(sub_query: Node<'_>) -> bool {
     let mut found = false;
     sub_query.visit(&mut |node| {
         let is_harmless = match node.kind() {
-            Kind::Call { arguments, .. } => {
-                matches!(arguments.get(1).map(|it| it.kind()), Some(Kind::Constant { .. }))
-            }
+            Kind::Call { function, arguments } => is_safe_division(function, &arguments),
             Kind::Aggregate(call) => types::is_builtin(call.function()),
             _ => false,
         };
@@ -289,7 +306,20 @@ fn can_fail(sub_query: Node<'_>) -> bool {
     found
 }
 
-/// Why a column cannot be read, if it cannot.
+fn is_safe_division(function: types::Oid, arguments: &[Node<'_>]) -> bool {
+    let divides = types::builtin_function(function)
+        .is_some_and(|name| ["div", "mod"].iter().any(|it| name.contains(it)));
+    let divisor = arguments.get(1).and_then(|it| it.constant_text()?.parse().ok());
+    divides && divisor.is_some_and(|it: f64| it != 0.0)
+}
+
+/// A column that the rows at hand do not have.
+pub fn without_place(column: ColumnRef) -> Refusal {
+    let correlated = (column.levels_up > 0).then_some("a correlated reference");
+    Refusal::without_rule(column_words(column).or(correlated).unwrap_or("this reference"))
+}
+
+/// Why a column cannot be read, if it cannot. [`check_differential`] has refused the other system columns.
 pub fn column_words(column: ColumnRef) -> Option<&'static str> {
-    (column.attribute < 0).then_some("a system column")
+    (column.attribute < 0).then_some("the system column tableoid")
 }

@@ -16,7 +16,7 @@ use pgstream_ivm::sql;
 use super::expression::{Places, place, scalar};
 use super::from::{self, From};
 use super::group::{any_value, count_rows};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, without_place};
 use super::select::{self, Select, columns_of};
 use super::{Lowering, Scope};
 use crate::pg::node::{
@@ -858,7 +858,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let mut positions = Vec::new();
         for (reference, node) in outer_references(query) {
             let Some(position) = places.get(&reference) else {
-                return Err(Refusal::without_rule("a correlated reference").at(node.location()));
+                return Err(without_place(reference).at(node.location()));
             };
             let column = node::column(reference, node);
             if !nodes.iter().any(|it| it.equals(column)) {

@@ -135,6 +135,19 @@ pub fn column_name(oid: Oid, number: i16) -> Option<String> {
     unsafe { text(pg_sys::get_attname(oid, number, true)) }
 }
 
+/// The name of a system column that VACUUM FULL, say, can change; `None` for the others, and for a column of
+/// the user.
+pub fn unstable_column(number: i16) -> Option<&'static str> {
+    match i32::from(number) {
+        pg_sys::SelfItemPointerAttributeNumber => Some("ctid"),
+        pg_sys::MinTransactionIdAttributeNumber => Some("xmin"),
+        pg_sys::MinCommandIdAttributeNumber => Some("cmin"),
+        pg_sys::MaxTransactionIdAttributeNumber => Some("xmax"),
+        pg_sys::MaxCommandIdAttributeNumber => Some("cmax"),
+        _ => None,
+    }
+}
+
 /// Whether a relation is a temporary one.
 pub fn is_temporary(oid: Oid) -> bool {
     // SAFETY: a look-up by OID.

@@ -173,6 +173,77 @@ fn only_a_table_that_gets_a_child_later() {
     watched.refresh_and_compare(&mut session, "rows of both");
 }
 
+/// The table that a row is in: evaluated as a whole, also for rows that only change their places.
+#[test]
+fn tableoid() {
+    const PARTITIONED: &str = "CREATE TABLE parent (id int, k int, v text) PARTITION BY LIST (k);
+        CREATE TABLE one PARTITION OF parent FOR VALUES IN (1); CREATE TABLE two PARTITION OF parent FOR VALUES IN (2, 3) PARTITION BY RANGE (v);
+        CREATE TABLE low PARTITION OF two FOR VALUES FROM (MINVALUE) TO ('m'); CREATE TABLE high PARTITION OF two FOR VALUES FROM ('m') TO (MAXVALUE);
+        CREATE TABLE other (id int, note text); INSERT INTO other VALUES (1, 'a'), (2, 'b'); INSERT INTO parent VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 3, 'x')";
+    const MOVES: &[&str] = &[
+        "UPDATE parent SET k = 2 WHERE id = 1",
+        "UPDATE parent SET v = 'z' WHERE id = 2; INSERT INTO one VALUES (4, 1, 'q')",
+        "UPDATE two SET v = 'a'; UPDATE other SET id = 3 WHERE id = 1",
+        "MERGE INTO parent USING other ON other.id = parent.id WHEN MATCHED THEN UPDATE SET k = 1 WHEN NOT MATCHED THEN INSERT VALUES (other.id, 3, note)",
+        "WITH gone AS (DELETE FROM one RETURNING *) INSERT INTO parent SELECT id, 2, v FROM gone",
+        "DELETE FROM low WHERE id = 1; INSERT INTO other VALUES (4, NULL)",
+        "DELETE FROM parent",
+    ];
+    for query in [
+        "SELECT tableoid::regclass AS part, count(*) AS n FROM parent GROUP BY 1",
+        "SELECT tableoid::regclass AS part FROM parent",
+        "SELECT o.id, p.part FROM other o LEFT JOIN (SELECT id, tableoid::regclass AS part FROM parent) p USING (id)",
+        "SELECT id FROM other o WHERE EXISTS (SELECT FROM parent p WHERE p.id = o.id AND p.tableoid <> o.tableoid AND p.tableoid = 'low'::regclass)",
+        "SELECT id, (SELECT tableoid::regclass FROM parent p WHERE p.id = o.id ORDER BY v, k LIMIT 1) AS part FROM other o",
+        "SELECT DISTINCT ON (part) tableoid::regclass AS part, id FROM parent ORDER BY part, id, v",
+        "SELECT o.id, x.part FROM other o, LATERAL (SELECT o.tableoid::regclass AS part) x",
+    ] {
+        as_a_whole(Scenario { tables: PARTITIONED, query, changes: MOVES });
+    }
+    for query in [
+        "SELECT tableoid::regclass AS part, count(*) AS n FROM parent GROUP BY 1",
+        "SELECT q.id FROM parent p JOIN parent q ON p.id = q.id AND p.tableoid <> q.tableoid",
+        "SELECT id, tableoid::regclass AS part FROM ONLY parent",
+    ] {
+        as_a_whole(Scenario { tables: PARENT, query, changes: PARENT_CHANGES });
+    }
+}
+
+#[track_caller]
+fn as_a_whole(scenario: Scenario<'_>) {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(scenario.tables);
+    session.create("st", scenario.query);
+    let strategy = "SELECT string_agg(value, ' ') FROM pgstream.explain_st('st') WHERE property LIKE '%strategy'";
+    let strategy = session.value(strategy);
+    assert!(strategy.contains("as a whole, for the system column tableoid"), "{strategy}");
+    check(scenario);
+}
+
+#[test]
+fn tableoid_follows_partitions_that_come_and_go() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE parent (id int, k int) PARTITION BY LIST (k); CREATE TABLE rest PARTITION OF parent DEFAULT;
+        INSERT INTO parent VALUES (1, 1), (2, 2); CREATE TABLE loose (id int, k int); INSERT INTO loose VALUES (3, 3)");
+    let query = "SELECT id, tableoid::regclass AS part FROM parent";
+    let watched = Watched::create(&mut session, "st", query, Comparison::Text);
+    for change in [
+        "ALTER TABLE parent ATTACH PARTITION loose FOR VALUES IN (3)",
+        "UPDATE parent SET k = 3 WHERE id = 1",
+        "ALTER TABLE parent DETACH PARTITION loose",
+        "CREATE TABLE fresh PARTITION OF parent FOR VALUES IN (4)",
+        "UPDATE parent SET k = 4",
+        "ALTER TABLE fresh RENAME TO renamed",
+        "DROP TABLE renamed",
+    ] {
+        session.run(change);
+        session.run("SELECT pgstream.refresh_stream_table('st')");
+        watched.compare(&mut session, change);
+    }
+}
+
 #[test]
 fn whole_rows() {
     const TABLES: &str = "CREATE TABLE t (gone int, id int PRIMARY KEY, v numeric, d int GENERATED ALWAYS AS (id * 2) VIRTUAL); ALTER TABLE t DROP gone;

@@ -272,6 +272,7 @@ fn several_rows_are_postgresqls_error() {
 #[test]
 fn sub_queries_that_are_left_out() {
     const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, g int, h text); CREATE TABLE u (g int, w int, k text);
+        CREATE FUNCTION positive(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$BEGIN IF $1 <= 0 THEN RAISE 'not positive'; END IF; RETURN $1 + $2; END$$;
         INSERT INTO t VALUES (1, 1, '5'), (2, 2, 'x'), (3, NULL, NULL); INSERT INTO u VALUES (1, 5, '1'), (2, 6, '2'), (NULL, 7, NULL)";
     const CHANGES: &[&str] = &[
         "INSERT INTO t VALUES (4, 0, 'y'), (5, 0, '7')",
@@ -291,6 +292,9 @@ fn sub_queries_that_are_left_out() {
         "SELECT g, CASE WHEN g <> 0 THEN (SELECT sum(w / x.g) FROM u) END AS s FROM (SELECT g FROM t GROUP BY g) x",
         "SELECT id, COALESCE(NULLIF(id, 9), (SELECT min(k::int) FROM u WHERE u.g = t.g)) AS x FROM t",
         "SELECT id, CASE WHEN h ~ '^[0-9]+$' THEN (SELECT max(w + t.h::int) FROM u) END AS x FROM t",
+        "SELECT id, CASE WHEN h ~ '^[0-9]+$' THEN (SELECT max(to_date(t.h, 'YYYY') + w) FROM u) END AS x FROM t",
+        "SELECT id, CASE WHEN g <> 0 THEN (SELECT max(positive(t.g, 1) + w) FROM u) END AS x FROM t",
+        "SELECT id, CASE WHEN g > 9 THEN (SELECT max(w / 0) FROM u) END AS x FROM t",
     ] {
         check(Scenario { tables: TABLES, query, changes: CHANGES });
     }
