@@ -153,15 +153,28 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
     let inventory = inventory::take(query);
     refusal::check_differential(&inventory)?;
     let _settings = PortableSettings::enter();
-    rights::check_barriers(query)?;
-    let mut lowering = Lowering::default();
-    let mut plan = select::lower(&mut lowering, query, None, None)?;
+    let by_rules = || {
+        let mut lowering = Lowering::default();
+        select::lower(&mut lowering, query, None, None).map(|plan| (lowering, plan))
+    };
+    let as_a_whole = |refusal: Refusal| {
+        let mut lowering = Lowering::default();
+        opaque::lower(&mut lowering, query, refusal).map(|plan| (lowering, plan))
+    };
+    let barriers = rights::barriers(query);
+    let (mut lowering, mut plan) = barriers.hiding.map_or_else(by_rules, as_a_whole)?;
     if inventory.has_unstorable && stores_unstorable(&plan) {
-        lowering = Lowering::default();
         let refusal = Refusal::without_rule("grouping or storing anonymous rows");
-        plan = opaque::lower(&mut lowering, query, refusal)?;
+        (lowering, plan) = as_a_whole(refusal)?;
     }
-    let (readers, depends_on_role) = rights::readers(&lowering.tables, &inventory.permissions)?;
+    let (readers, depends_on_role) = match rights::readers(&lowering.tables, &inventory.permissions)
+    {
+        Ok(found) => found,
+        Err(refusal) => {
+            (lowering, plan) = as_a_whole(refusal)?;
+            (rights::readers_in_text(&lowering.tables), true)
+        }
+    };
     if inventory.has_unordered_array {
         lowering.open.insert("ARRAY(sub-query)".to_owned());
     }
@@ -175,7 +188,7 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
         open: lowering.open.into_iter().collect(),
         parts: lowering.parts.into_iter().map(Oid::from).collect(),
         readers,
-        depends_on_role: depends_on_role || inventory.names_user,
+        depends_on_role: depends_on_role || barriers.exist || inventory.names_user,
         permissions: inventory.permissions,
     })
 }

@@ -1,10 +1,12 @@
 //! With whose rights a query reads its tables, and what row-level security makes of that.
 //!
 //! A table behind a view is read with the rights of the view's owner. The statements of a refresh read
-//! each table as one role, so a table on which row-level security shows different rows to several roles
-//! of one query is refused. So is a view with `security_barrier` over tables that the owner of the stream
-//! table may not read: a refresh evaluates the owner's expressions together with those of the view, and
-//! they would get to see what the view promises to hide.
+//! each table as one role, so there are no rules for a table on which row-level security shows different
+//! rows to several roles of one query. Nor are there for a view with `security_barrier` over tables that the
+//! owner of the stream table may not read: the owner's expressions would be evaluated together with those of
+//! the view, and get to see what it promises to hide. Such a query is evaluated as a whole, by a text that
+//! names the views, so that PostgreSQL keeps roles and barriers apart; of the changes it is only seen that there
+//! are any.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +41,7 @@ pub fn readers(
             ([only], true) => *only,
             (_, true) => {
                 let words = format!("row-level security on {} for several roles", table.name);
-                return Err(Refusal::differential(words));
+                return Err(Refusal::without_rule(words));
             }
         };
         readers.push((table.oid, reader));
@@ -47,30 +49,38 @@ pub fn readers(
     Ok((readers, depends_on_role))
 }
 
-/// Refuses views that promise to show nothing of the rows that they leave out, unless these are no
-/// secret to whom the query belongs.
-pub fn check_barriers(query: Query<'_>) -> Result<(), Refusal> {
-    let mut hiding = None;
+/// As whom a query that is evaluated as a whole reads the tables that it names itself. PostgreSQL knows the
+/// roles for those behind its views.
+pub fn readers_in_text(tables: &BTreeMap<u32, Relation>) -> Vec<(Oid, Oid)> {
+    tables.values().map(|it| (it.oid, current_role())).collect()
+}
+
+/// Views that promise to show nothing of the rows that they leave out.
+pub struct Barriers {
+    pub exist: bool,
+    /// Why the query has no rules: a view that hides rows from whom the query belongs to.
+    pub hiding: Option<Refusal>,
+}
+
+pub fn barriers(query: Query<'_>) -> Barriers {
+    let mut barriers = Barriers { exist: false, hiding: None };
     query.node().visit(&mut |node| {
         if let Kind::Query(query) = node.kind() {
             for entry in query.entries() {
                 if let (true, EntryKind::SubQuery(inner), Some(view)) =
                     (entry.is_barrier(), entry.kind(), entry.inlined_view())
-                    && !sees_all(inner)
                 {
-                    hiding = Some(view);
+                    barriers.exist = true;
+                    if !sees_all(inner) {
+                        let words = format!("the security_barrier view {}", table::name(view));
+                        barriers.hiding = Some(Refusal::without_rule(words));
+                    }
                 }
             }
         }
         Step::Into
     });
-    match hiding {
-        Some(view) => {
-            let words = format!("the security_barrier view {}", table::name(view));
-            Err(Refusal::differential(words))
-        }
-        None => Ok(()),
-    }
+    barriers
 }
 
 /// Whether the current role may read all of what the query reads.
