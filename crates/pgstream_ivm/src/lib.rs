@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod aggregate;
+pub mod cancel;
 pub mod derive;
 pub mod determined;
 pub mod fixpoint;

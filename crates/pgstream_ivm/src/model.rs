@@ -19,7 +19,7 @@ pub use self::{
     expression::{Call, Expression},
     history::{Content, History},
     parser::expression,
-    pipeline::{Runner, delta_rows, storage},
+    pipeline::{Runner, cancels, delta_rows, storage},
     select::{Database, Relation, run},
     value::{Numeric, Value},
     zset::ZSet,

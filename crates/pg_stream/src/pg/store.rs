@@ -101,6 +101,10 @@ impl Store {
         self.rows
     }
 
+    pub fn columns(&self) -> &[StoreColumn] {
+        &self.columns
+    }
+
     /// The types of the columns.
     pub(in crate::pg) fn layout(&self) -> pg_sys::TupleDesc {
         self.made().descriptor

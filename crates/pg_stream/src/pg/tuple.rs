@@ -566,6 +566,11 @@ impl Consolidator {
         length as usize / WORD
     }
 
+    /// Whether all weights are zero.
+    pub fn is_empty(&self) -> bool {
+        self.places().next().is_none()
+    }
+
     /// The places of the rows whose weight is not zero.
     pub fn net(&self) -> Vec<usize> {
         self.places().collect()

@@ -14,6 +14,7 @@ use crate::{
         snapshot::Snapshot,
         spi::{self, Session},
         store::{Store, StoreColumn},
+        tuple::Consolidator,
         write::{Target, Work},
     },
     refresh::statements::{Kind, Statements, size_class},
@@ -100,6 +101,32 @@ impl Change {
         row_nulls.push(false);
         output.put(&row, &row_nulls);
     }
+}
+
+/// Whether the weights of the rows of a source's change that have the same image in the columns `read`
+/// add up to 0.
+pub fn cancels(change: &Store, read: &[usize]) -> bool {
+    let place = |name: &str| change.columns().iter().position(|it| it.name == name);
+    let weight = place("w").expect("a change has weights");
+    // No row is there twice.
+    if read.len() == weight {
+        return change.rows() == 0;
+    }
+    let mut sum = 0;
+    change.each(|row, _| sum += row[weight].value() as i64);
+    if sum != 0 {
+        return false;
+    }
+    let read: Vec<usize> = read
+        .iter()
+        .map(|it| place(&sql::delta_column(*it)).expect("a column that is read was captured"))
+        .collect();
+    let columns: Vec<_> = read.iter().map(|it| change.columns()[*it].clone()).collect();
+    let mut rows = Consolidator::new(&columns);
+    change.each(|row, nulls| {
+        rows.add_from(row[weight].value() as i64, |it| (row[read[it]], nulls[read[it]]));
+    });
+    rows.is_empty()
 }
 
 /// Whether looking up each row beats reading the whole table. The planner cannot know: it has no

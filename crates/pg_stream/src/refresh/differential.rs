@@ -13,6 +13,7 @@ use std::{
 
 use pgrx::pg_sys::{BuiltinOid, Datum, Oid};
 use pgstream_ivm::{
+    cancel::without_cancelled,
     derive, look_up,
     plan::{Plan, Source},
     sql::{
@@ -79,6 +80,19 @@ pub fn run(
             _ => false,
         };
         let delta = derive::delta(&stage.body, &|source| rows_of(source) > 0 || is_moved(source));
+        let store_of = |source: &Source| match source {
+            Source::Table { oid, .. } => deltas.get(&Oid::from(*oid)),
+            Source::Stage(stage) => stage_deltas.get(stage),
+        };
+        let delta = match &stage.head {
+            // Its step reads the changes of the sources as well.
+            Some(Head::Recursion(_)) => delta,
+            _ => without_cancelled(delta, &mut |source, read| {
+                let cancels = store_of(source).is_none_or(|it| delta::cancels(it, read));
+                sizes.push(u8::from(cancels));
+                cancels
+            }),
+        };
         if matches!(delta, Plan::Empty(_)) {
             continue;
         }
@@ -101,10 +115,6 @@ pub fn run(
             in_place: !is_last || wants.in_place,
         };
         let (counts, output) = {
-            let store_of = |source: &Source| match source {
-                Source::Table { oid, .. } => deltas.get(&Oid::from(*oid)),
-                Source::Stage(stage) => stage_deltas.get(stage),
-            };
             let _relations: Vec<_> = sources
                 .iter()
                 .filter_map(|source| Some(store_of(source)?.register(&delta_name(source))))
@@ -132,7 +142,8 @@ struct StageRun<'a> {
     differential: &'a Differential,
     index: usize,
     stage: &'a Stage,
-    /// Size classes of the deltas of the stage's sources, then which matches are looked up.
+    /// Size classes of the deltas of the stage's sources, then which changes of marks cancel, and which
+    /// matches are looked up.
     sizes: Vec<u8>,
     snapshot: &'a Snapshot,
     session: &'a Session,

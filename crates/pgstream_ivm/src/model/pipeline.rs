@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     aggregate,
+    cancel::without_cancelled,
     derive::{self, at, delta},
     fixpoint::{Fixpoint, Standing},
     look_up::with_indexes,
@@ -45,6 +46,17 @@ pub fn delta_rows(change: &ZSet, attributes: impl Iterator<Item = usize>) -> Rel
         row.iter().cloned().chain([Value::Int(weight)]).collect::<Row>()
     };
     Relation { columns, rows: change.iter().map(row).collect() }
+}
+
+/// Whether the weights of the rows of a change with the same image in some columns add up to 0.
+pub fn cancels(source: &Source, read: &[usize], database: &Database) -> bool {
+    let change = &database[&delta_name(source)];
+    let place = |name: &str| change.columns.iter().position(|it| it == name).expect("a column");
+    let read: Vec<usize> = read.iter().map(|it| place(&delta_column(*it))).collect();
+    let weight = place("w");
+    let pick = |row: &Row| read.iter().map(|it| row[*it].clone()).collect::<Row>();
+    let net: ZSet = change.rows.iter().map(|row| (pick(row), row[weight].to_int())).collect();
+    net == ZSet::default()
 }
 
 /// One stored row: identity, count, output, state.
@@ -91,6 +103,17 @@ impl Runner {
 
     fn delta(&self, body: &Plan, changed: &dyn Fn(&Source) -> bool) -> Plan {
         with_indexes(derive::delta(body, changed), &self.pipeline, &mut |_| self.is_indexed)
+    }
+
+    /// Of a stage whose statements ask nothing but what the change of its body is.
+    fn net_delta(
+        &self,
+        body: &Plan,
+        changed: &dyn Fn(&Source) -> bool,
+        database: &Database,
+    ) -> Plan {
+        let cancels = &mut |source: &Source, read: &[usize]| cancels(source, read, database);
+        without_cancelled(self.delta(body, changed), cancels)
     }
 
     /// Brings all storages from old to new content, and returns the change of the stream table.
@@ -235,7 +258,7 @@ impl Runner {
         database: &Database,
     ) -> ZSet {
         let sql = identified_delta(
-            &self.delta(&stage.body, changed),
+            &self.net_delta(&stage.body, changed, database),
             stage.key.as_deref(),
             stage.output.len(),
             &self.storages,
@@ -267,7 +290,7 @@ impl Runner {
         database: &mut Database,
     ) -> ZSet {
         let stage = self.pipeline.stages[index].clone();
-        let body = self.delta(&stage.body, changed);
+        let body = self.net_delta(&stage.body, changed, database);
         let statements = window(&stage, head, &body, &self.storages[index], &self.storages);
         let touched = run(&statements.touched, database);
         let has_null = |row: &Row| row.contains(&Value::Null);
@@ -398,7 +421,7 @@ impl Runner {
         database: &mut Database,
     ) -> ZSet {
         let stage = self.pipeline.stages[index].clone();
-        let body = self.delta(&stage.body, changed);
+        let body = self.net_delta(&stage.body, changed, database);
         let statements = head(&stage, group, &body, &self.storages[index], &self.storages);
         let keys = group.keys.len();
         let mut pairs = Vec::new();

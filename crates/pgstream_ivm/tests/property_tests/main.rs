@@ -8,9 +8,10 @@ mod plans;
 mod tape;
 
 use pgstream_ivm::{
+    cancel::without_cancelled,
     derive::{at, delta},
     look_up::{indexed, with_indexes},
-    model::{History, Row, Runner, ZSet, eval, run},
+    model::{History, Row, Runner, ZSet, cancels, eval, run},
     plan::{Plan, Source, Version},
     sql::{full_select, identified_delta},
     stage::stage,
@@ -47,11 +48,18 @@ fn check_delta_law(plan: &Plan, history: &History, changed: &dyn Fn(&Source) -> 
     let sql = full_select(plan, &[]);
     let rows: ZSet = run(&sql, &database).rows.into_iter().collect();
     assert_eq!(rows, new, "{sql}");
+    let cancels = &mut |source: &Source, read: &[usize]| cancels(source, read, &database);
+    let net = without_cancelled(derived.clone(), cancels);
+    assert_eq!(eval(&net, history), change, "\n{derived}\n{net}");
+    assert_eq!(net.schema().len(), plan.schema().len());
+
     let pipeline = stage(plan.clone());
     for is_indexed in [false, true] {
-        let derived = with_indexes(derived.clone(), &pipeline, &mut |_| is_indexed);
-        let sql = identified_delta(&derived, plan.key().as_deref(), plan.schema().len(), &[]);
-        assert_eq!(weighted(run(&sql, &database).rows), change, "{sql}");
+        for derived in [&derived, &net] {
+            let derived = with_indexes(derived.clone(), &pipeline, &mut |_| is_indexed);
+            let sql = identified_delta(&derived, plan.key().as_deref(), plan.schema().len(), &[]);
+            assert_eq!(weighted(run(&sql, &database).rows), change, "{sql}");
+        }
     }
 }
 

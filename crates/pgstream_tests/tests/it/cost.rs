@@ -66,6 +66,37 @@ fn distinct_values_are_counted_without_reading_their_groups() {
 }
 
 #[test]
+fn matches_that_go_and_come_back_read_nothing() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    session.run(
+        "CREATE TABLE u (g int, x int);
+         INSERT INTO u SELECT i % 3, i FROM generate_series(1, 30) i;
+         ANALYZE u",
+    );
+    let query = "SELECT id FROM t WHERE EXISTS (SELECT FROM u WHERE u.g = t.g)
+                 UNION ALL SELECT x FROM u";
+    session.create("st", query);
+    for change in [
+        "UPDATE u SET x = x + 100 WHERE x < 10",
+        "DELETE FROM u WHERE x = 20; INSERT INTO u VALUES (2, 200)",
+        "UPDATE u SET g = 3 - g, x = -x WHERE g IN (1, 2)",
+    ] {
+        assert_eq!(rows_read(&mut session, change), 0, "{change}");
+        assert_equal(&mut session, query);
+    }
+    for change in [
+        "UPDATE u SET g = 3 WHERE g = 2",
+        "UPDATE u SET g = NULL, x = 0 WHERE g = 1",
+        "DELETE FROM u WHERE g = 0",
+    ] {
+        assert!(rows_read(&mut session, change) > 0, "{change}");
+        assert_equal(&mut session, query);
+    }
+}
+
+#[test]
 fn changes_behind_the_first_rows_read_nothing() {
     let database = Database::new();
     let mut session = database.session();
