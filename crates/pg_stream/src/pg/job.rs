@@ -2,7 +2,8 @@
 //!
 //! A job belongs to a scheduler from `claim` to `free`, and to the worker in between whenever its
 //! phase is `Assigned`. The worker writes the results and then the phase, so the scheduler reads
-//! them whole. A worker that lost its scheduler frees the job itself when it ends.
+//! them whole. A worker that lost its scheduler frees the job itself when it ends; a job whose worker
+//! ended first, and then its scheduler before it looked, is there for the next one that claims.
 
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::SeqCst};
 
@@ -26,6 +27,7 @@ pub struct Job {
     phase: AtomicU32,
     /// Where the worker's latch is.
     worker: AtomicI32,
+    /// Its process; 0 before it starts.
     worker_pid: AtomicI32,
     /// How long the worker waits for a lock, in milliseconds.
     patience: AtomicU32,
@@ -50,6 +52,9 @@ pub enum Phase {
     Ended,
 }
 
+/// Instead of the process of a worker that has ended.
+const LEFT: i32 = -1;
+
 const PHASES: [Phase; 4] = [Phase::Idle, Phase::Assigned, Phase::Done, Phase::Ended];
 
 /// A job that nobody uses, for this process, which is the scheduler of `database`. Gives its number
@@ -58,7 +63,9 @@ pub fn claim(database: Oid) -> Option<(&'static Job, usize)> {
     // SAFETY: reads a variable of this process.
     let me = unsafe { pg_sys::MyProcPid };
     for (index, job) in shmem::jobs().iter().enumerate() {
-        if job.owner.compare_exchange(0, me, SeqCst, SeqCst).is_ok() {
+        let owner = job.owner.load(SeqCst);
+        let is_unused = owner == 0 || job.is_abandoned(owner);
+        if is_unused && job.owner.compare_exchange(owner, me, SeqCst, SeqCst).is_ok() {
             let token = job.token.fetch_add(1, SeqCst).wrapping_add(1);
             job.database.store(database.to_u32(), SeqCst);
             job.worker.store(NO_PROCESS, SeqCst);
@@ -102,8 +109,13 @@ impl Job {
     /// Gives the job back.
     pub fn free(&self) {
         self.database.store(0, SeqCst);
-        self.worker_pid.store(0, SeqCst);
         self.owner.store(0, SeqCst);
+    }
+
+    /// Whether both the worker and its scheduler, which is `owner`, have ended.
+    fn is_abandoned(&self, owner: i32) -> bool {
+        self.worker_pid.load(SeqCst) == LEFT
+            && shmem::slots().all(|(_, slot)| slot.worker_pid() != Some(owner))
     }
 
     /// The scheduler asks for a refresh of these stream tables; the worker must be idle. False when
@@ -144,8 +156,9 @@ impl Job {
     pub fn leave(&self, slot: &Slot) {
         self.end_if_idle();
         self.worker.store(NO_PROCESS, SeqCst);
-        self.worker_pid.store(0, SeqCst);
-        if !self.has_owner(slot) {
+        if self.has_owner(slot) {
+            self.worker_pid.store(LEFT, SeqCst);
+        } else {
             self.free();
         }
     }

@@ -1,7 +1,7 @@
 //! The scheduler's workers: refreshes at once, at one snapshot, apart from each other's failures, and
 //! out of everybody's way. Each test has a server of its own.
 
-use std::{thread, time::Duration};
+use std::{process::Command, thread, time::Duration};
 
 use pgstream_tests::{Comparison, Database, Server, Session, difference};
 
@@ -775,4 +775,50 @@ fn cancels_terminations_locks_and_manual_refreshes_leave_everything_right() {
         same(&mut session, name, query);
     }
     eventually(&mut session, RUNNING, "0");
+}
+
+/// As many as a server has jobs for are lost in two rounds.
+#[test]
+fn workers_that_end_with_their_scheduler_are_replaced() {
+    let database = Database::on(server(&[
+        "max_worker_processes=40",
+        "pg_stream.max_concurrent_refreshes=32",
+        "pg_stream.max_consecutive_errors=100",
+    ]));
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int)");
+    for number in 0..32 {
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('st{number}', 'SELECT id, v FROM t', '1s')"
+        ));
+        gate(&mut session, &format!("st{number}"), 1);
+    }
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO t VALUES (1, 1)");
+    for _ in 0..2 {
+        eventually(&mut session, WAITING, "32");
+        let scheduler = session.value(
+            "SELECT pid FROM pg_stat_activity
+             WHERE backend_type = 'pg_stream scheduler' AND datname = current_database()",
+        );
+        // It does not see the workers end.
+        signal("STOP", &scheduler);
+        session.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE backend_type = 'pg_stream refresh worker'",
+        );
+        eventually(&mut session, WAITING, "0");
+        session.run(&format!("SELECT pg_terminate_backend({scheduler})"));
+        signal("CONT", &scheduler);
+    }
+    eventually(&mut session, WAITING, "32");
+    gatekeeper.run("SELECT pg_advisory_unlock(1)");
+    for number in 0..32 {
+        eventually(&mut session, &format!("SELECT count(*) FROM st{number}"), "1");
+    }
+}
+
+fn signal(name: &str, pid: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), pid]).status().expect("kill");
+    assert!(status.success(), "kill -{name} {pid}");
 }
