@@ -7,15 +7,19 @@ use pgrx::pg_sys;
 use super::node::{Node, Query, text};
 
 /// Settings that decide what a text means or how a literal is written.
-const PORTABLE: [(&CStr, &CStr); 7] = [
+const PORTABLE: [(&CStr, &CStr); 8] = [
+    STANDARD_STRINGS,
+    PLAIN_NAMES,
     (c"search_path", c"pg_catalog, pg_temp"),
-    (c"standard_conforming_strings", c"on"),
     (c"extra_float_digits", c"3"),
     (c"DateStyle", c"ISO, YMD"),
     (c"IntervalStyle", c"postgres"),
     (c"bytea_output", c"hex"),
     (c"xmloption", c"content"),
 ];
+
+const STANDARD_STRINGS: (&CStr, &CStr) = (c"standard_conforming_strings", c"on");
+const PLAIN_NAMES: (&CStr, &CStr) = (c"quote_all_identifiers", c"off");
 
 /// While this lives, settings are such that a text made now means the same in any session with the
 /// same search path that has `standard_conforming_strings` on.
@@ -34,11 +38,16 @@ impl PortableSettings {
     }
 }
 
-/// Turns `standard_conforming_strings` on in the current nest level of settings.
-pub fn use_standard_strings() {
-    // SAFETY: reads a setting.
-    if !unsafe { pg_sys::standard_conforming_strings } {
-        set_locally(&PORTABLE[1]);
+/// In the current nest level of settings, texts are read and written as ours are.
+pub fn use_standard_texts() {
+    // SAFETY: reads settings.
+    let (is_standard, quotes_all) =
+        unsafe { (pg_sys::standard_conforming_strings, pg_sys::quote_all_identifiers) };
+    if !is_standard {
+        set_locally(&STANDARD_STRINGS);
+    }
+    if quotes_all {
+        set_locally(&PLAIN_NAMES);
     }
 }
 

@@ -35,8 +35,8 @@ impl Identity {
             pg_sys::RestrictSearchPath();
             level
         };
-        // Our SQL is written for standard strings.
-        deparse::use_standard_strings();
+        // Our SQL is written for standard strings, and names are compared as texts.
+        deparse::use_standard_texts();
         Self { saved_user, saved_context, guc_level }
     }
 }

@@ -1,6 +1,6 @@
 //! Scan, filter, select list, UNION ALL, views, sub-queries in FROM, plain CTEs; every kind of DML.
 
-use pgstream_tests::{Scenario, check};
+use pgstream_tests::{Comparison, Database, Scenario, Watched, check};
 
 const ITEMS: &str = "
     CREATE TABLE items (id int PRIMARY KEY, kind text, price numeric(10,2), qty int, note text);
@@ -275,4 +275,37 @@ fn stable_values_of_the_session_do_not_leak_into_the_query() {
         query: "SELECT id, v FROM public.t",
         changes: &["SET search_path = other, public; INSERT INTO t VALUES (3, 3); INSERT INTO public.t VALUES (4, 4); RESET search_path"],
     });
+}
+
+#[test]
+fn how_a_session_writes_names_and_values_changes_nothing() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, g text, v int); INSERT INTO t VALUES (1, 'a', 1)",
+    );
+    let watched = Watched::create(
+        &mut session,
+        "st",
+        "SELECT g, sum(v) AS s, max(v) AS m FROM t GROUP BY g",
+        Comparison::Text,
+    );
+    for (number, settings) in [
+        "SET quote_all_identifiers = on",
+        "SET standard_conforming_strings = off; SET escape_string_warning = off",
+        "RESET quote_all_identifiers",
+        "SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'iso_8601'; SET extra_float_digits = -5",
+        "RESET ALL",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut other = database.session();
+        for session in [&mut session, &mut other] {
+            session.run(settings);
+            session.run(&format!("INSERT INTO t SELECT max(id) + 1, 'b', {number} FROM t"));
+            // It fails unless the refresh is differential.
+            watched.refresh_and_compare(session, settings);
+        }
+    }
 }
