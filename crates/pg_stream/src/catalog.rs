@@ -243,11 +243,12 @@ pub struct New<'a> {
     pub mode: RefreshMode,
 }
 
-pub fn insert(new: &New<'_>) -> i64 {
-    spi::get_one(
+/// Waits for whoever is about to take the same name.
+pub fn insert(new: &New<'_>) -> Result<i64, Error> {
+    let id = spi::get_one(
         "INSERT INTO pgstream.pgs_stream_tables \
          (pgs_schema, pgs_name, defining_query, schedule, refresh_mode) \
-         VALUES ($1, $2, $3, $4, $5) RETURNING pgs_id",
+         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (pgs_schema, pgs_name) DO NOTHING RETURNING pgs_id",
         &[
             new.name.schema.clone().into(),
             new.name.name.clone().into(),
@@ -255,8 +256,8 @@ pub fn insert(new: &New<'_>) -> i64 {
             new.schedule.map(str::to_owned).into(),
             new.mode.as_str().to_owned().into(),
         ],
-    )
-    .expect("the primary key")
+    );
+    id.ok_or_else(|| Error::Exists(new.name.clone()))
 }
 
 pub fn set_view(id: i64, view: Oid) {

@@ -20,6 +20,9 @@ fn drop_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
 fn drop_by_name(name: &str) -> Result<(), Error> {
     let table = catalog::find_owned(name)?;
     relation::lock_stream_table(table.id);
+    if !relation::exists(table.relation) {
+        return Err(Error::Undefined(table.name.to_string()));
+    }
     let readers = catalog::readers(&table);
     if !readers.is_empty() {
         return Err(Error::HasReaders { name: table.name, readers });

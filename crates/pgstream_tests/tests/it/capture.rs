@@ -467,3 +467,26 @@ fn the_buffer_shows_the_documented_columns() {
     );
     assert_eq!(session.value(&triggers), "t");
 }
+
+#[test]
+fn two_sessions_create_or_drop_the_same_stream_table() {
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["a", "b"]);
+    s.monitor().run(TABLES);
+    let create = format!("SELECT pgstream.create_stream_table('st', '{ROWS}')");
+    s.run("a", &format!("BEGIN; {create}"));
+    s.blocks("b", &create);
+    s.run("a", "COMMIT");
+    let error = s.finish("b").expect_err("the name is taken");
+    assert_eq!(error.code, "42P07");
+    assert!(error.message.contains("already exists"), "{error}");
+    let drop = "SELECT pgstream.drop_stream_table('st')";
+    s.run("a", &format!("BEGIN; {REFRESH}"));
+    s.blocks("b", drop);
+    s.run("a", &format!("{drop}; COMMIT"));
+    let error = s.finish("b").expect_err("it is gone");
+    assert_eq!(error.code, "42P01");
+    assert!(error.message.contains("st\" does not exist"), "{error}");
+    s.run("b", &create);
+    s.compare("b", ROWS);
+}

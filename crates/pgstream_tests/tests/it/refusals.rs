@@ -241,3 +241,30 @@ fn errors_of_the_users_sql_keep_their_code() {
         assert_eq!(session.try_create("st", query).expect_err(query).code, code, "{query}");
     }
 }
+
+#[test]
+fn functions_and_types_that_go_with_the_session() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    session.run(
+        "CREATE FUNCTION pg_temp.twice(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 2 * $1';
+         CREATE DOMAIN pg_temp.natural_number AS int CHECK (VALUE >= 0);
+         CREATE VIEW above AS SELECT id, pg_temp.twice(id) AS v FROM t",
+    );
+    for (query, object) in [
+        ("SELECT id, pg_temp.twice(id) AS v FROM t", "temporary function"),
+        ("SELECT id, v FROM above", "temporary function"),
+        ("SELECT id::pg_temp.natural_number AS id FROM t", "temporary type"),
+    ] {
+        for mode in ["FULL", "DIFFERENTIAL"] {
+            let create = format!(
+                "SELECT pgstream.create_stream_table('st', $q${query}$q$, refresh_mode => '{mode}')"
+            );
+            let error = session.error(&create);
+            assert_eq!(error.code, "0A000", "{query}");
+            assert!(error.message.contains(object), "{error}");
+            assert!(error.message.contains("one session only"), "{error}");
+        }
+    }
+}
