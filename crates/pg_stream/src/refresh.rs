@@ -163,6 +163,7 @@ fn run_for(pgs_id: i64, by: InitiatedBy, cause: Option<Cause>) -> Result<Outcome
     let clock = Stopwatch::start();
     let progress = Progress::start(pgs_id, clock.started());
     let _superuser = Identity::superuser();
+    refuse_inside_itself(pgs_id)?;
     relation::lock_stream_table(pgs_id);
     fault::point(Step::StreamTableLocked);
     let definition = lock_sources(pgs_id)?;
@@ -253,6 +254,7 @@ impl Ready {
         progress: &Progress,
     ) -> Result<Done, Error> {
         let definition = &*self.definition;
+        let _running = Running::begin(definition.pgs_id);
         let session = Session::open();
         // Before the buffers are read: what triggers of the stream table write comes after.
         let frontier = snapshot.frontier();
@@ -387,12 +389,48 @@ pub fn lock_sources(pgs_id: i64) -> Result<Rc<Definition>, Error> {
         }
         definition = current;
     }
-    for source in &definition.with_partitions {
-        if relation::has_pending_triggers(*source) {
-            return Err(Error::StatementRunning(relation::display_name(*source)));
-        }
-    }
+    refuse_running_statements(&definition)?;
     Ok(definition)
+}
+
+/// What a statement of this session that is still running has changed is visible, and will be
+/// captured when it has ended: it would count twice.
+fn refuse_running_statements(definition: &Definition) -> Result<(), Error> {
+    let is_changed = |it: &&Oid| relation::has_pending_triggers(**it);
+    match definition.with_partitions.iter().find(is_changed) {
+        Some(source) => Err(Error::StatementRunning(relation::display_name(*source))),
+        None => Ok(()),
+    }
+}
+
+thread_local! {
+    /// The stream tables that this backend is refreshing, the innermost last: triggers and functions
+    /// that run meanwhile may refresh others.
+    static RUNNING: RefCell<Vec<i64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A refresh that is under way while this lives.
+struct Running;
+
+impl Running {
+    fn begin(pgs_id: i64) -> Self {
+        RUNNING.with_borrow_mut(|it| it.push(pgs_id));
+        Self
+    }
+}
+
+impl Drop for Running {
+    // Also runs when an error unwinds.
+    fn drop(&mut self) {
+        RUNNING.with_borrow_mut(|it| _ = it.pop());
+    }
+}
+
+fn refuse_inside_itself(pgs_id: i64) -> Result<(), Error> {
+    if RUNNING.with_borrow(|it| it.contains(&pgs_id)) {
+        return Err(Error::StatementRunning(catalog::display_name(pgs_id)));
+    }
+    Ok(())
 }
 
 /// What happened to the sources.

@@ -35,6 +35,9 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     let relation = create_table(pgs_id, owner)?;
     fault::point(Step::TableCreated);
     let definition = definition::of(pgs_id)?;
+    if initialize {
+        refresh::refuse_running_statements(&definition)?;
+    }
     if let Some(differential) = &definition.differential {
         set_count_column(relation, &definition.table, differential);
         create_stages(&definition, differential, owner);

@@ -490,3 +490,52 @@ fn two_sessions_create_or_drop_the_same_stream_table() {
     s.run("b", &create);
     s.compare("b", ROWS);
 }
+
+#[test]
+fn a_creation_from_a_trigger_of_the_changed_table_is_right_or_refused() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    // It is captured already.
+    session.create("first", ROWS);
+    session.run(&format!(
+        "CREATE FUNCTION make() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pgstream.create_stream_table('st', '{TOTALS}'); RETURN NULL; END $$"
+    ));
+    // Before and after the trigger that captures, by their names.
+    for name in ["a", "z"] {
+        session.run(&format!(
+            "CREATE TRIGGER {name} AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION make()"
+        ));
+        let error = session.error("INSERT INTO t VALUES (10, 1, 10)");
+        assert_eq!(error.code, "55006", "{error}");
+        session.run(&format!("DROP TRIGGER {name} ON t"));
+    }
+    session.run("INSERT INTO t VALUES (10, 1, 10)");
+    let watched = Watched::create(&mut session, "st", TOTALS, Comparison::Text);
+    session.run("INSERT INTO t VALUES (11, 1, 10)");
+    watched.refresh_and_compare(&mut session, "created after the statement");
+}
+
+#[test]
+fn a_refresh_from_a_trigger_of_the_stream_table_itself_is_refused() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    let watched = Watched::create(&mut session, "st", TOTALS, Comparison::Text);
+    let other = Watched::create(&mut session, "other", ROWS, Comparison::Text);
+    session.run(
+        "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pgstream.refresh_stream_table('public.' || TG_ARGV[0]); RETURN NULL; END $$;
+         CREATE TRIGGER again AFTER INSERT OR UPDATE ON st FOR EACH STATEMENT EXECUTE FUNCTION again('st');
+         INSERT INTO t VALUES (10, 1, 10)",
+    );
+    let error = session.error(REFRESH);
+    assert_eq!(error.code, "55006", "{error}");
+    session.run(
+        "DROP TRIGGER again ON st;
+         CREATE TRIGGER again AFTER INSERT OR UPDATE ON st FOR EACH STATEMENT EXECUTE FUNCTION again('other')",
+    );
+    watched.refresh_and_compare(&mut session, "with another one inside");
+    other.compare(&mut session, "inside another one");
+}
