@@ -1,10 +1,12 @@
 -- A digest of the tables $1 that hold a stream table's rows and state, of the triggers that keep
 -- others from writing to them, and of those that capture the changes of its sources $2. Whoever
--- switches one of them off and on again leaves another version of its catalog row.
+-- switches one of them off and on again leaves another version of its catalog row. A partition also has
+-- triggers for the table that it belongs to, which come and go with those who read that one.
 SELECT md5((SELECT string_agg(concat_ws(' ', oid, xmin, tgenabled), ',' ORDER BY oid)
             FROM pg_trigger
             WHERE tgrelid = ANY ($1) AND tgfoid = 'pgstream.guard_stream_table()'::regprocedure
-               OR tgrelid = ANY ($2) AND tgfoid = 'pgstream.capture()'::regprocedure)
+               OR tgrelid = ANY ($2) AND tgfoid = 'pgstream.capture()'::regprocedure
+              AND encode(tgargs, 'escape') = tgrelid::text || '\000')
            || ';' ||
            (SELECT string_agg(concat_ws(' ', attrelid, attnum, attname, atttypid), ','
                               ORDER BY attrelid, attnum)

@@ -661,3 +661,31 @@ fn rows_that_fill_a_page() {
     session.refresh("st");
     watched.compare(&mut session, "an update and a deletion");
 }
+
+#[test]
+fn a_partition_and_then_its_parent_are_sources() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE p (id int, v int) PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF p FOR VALUES FROM (0) TO (100);
+         CREATE TABLE high PARTITION OF p FOR VALUES FROM (100) TO (200);
+         INSERT INTO p SELECT i, i FROM generate_series(1, 150) AS i WHERE i NOT BETWEEN 80 AND 100",
+    );
+    let part = Watched::create(&mut session, "part", "SELECT id, v FROM low", Comparison::Text);
+    let change = "INSERT INTO low SELECT max(id) + 1, 0 FROM low; UPDATE p SET v = v + 1 WHERE id < 5;
+                  DELETE FROM p WHERE id = (SELECT min(id) FROM p); UPDATE p SET id = id + 100 WHERE id = 10";
+    session.run(change);
+    let whole = Watched::create(&mut session, "whole", "SELECT id, v FROM p", Comparison::Text);
+    session.take_notices();
+    for reader in ["both", "both again"] {
+        session.run(&change.replace("id = 10", "id = 11"));
+        // It fails unless the refresh is differential.
+        part.refresh_and_compare(&mut session, reader);
+        whole.refresh_and_compare(&mut session, reader);
+    }
+    session.run("SELECT pgstream.drop_stream_table('whole')");
+    session.run(&change.replace("id = 10", "id = 12"));
+    part.refresh_and_compare(&mut session, "the parent is not captured any more");
+    assert_eq!(session.take_notices(), Vec::<String>::new());
+}
