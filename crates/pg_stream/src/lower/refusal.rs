@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use super::inventory::{Inventory, RelationKind};
 use super::{HIDDEN_COLUMNS, select};
+use crate::pg::deparse::quote;
 use crate::pg::node::{ColumnRef, EntryKind, Kind, Node, Query, Step};
 use crate::pg::portable::compares_rows;
 use crate::pg::query::PositionKeeper;
@@ -111,13 +112,14 @@ pub fn check_both_modes(
         let refusal = Refusal::always(format!("an output column named {name}"), reason);
         return Err(refusal.hint("Give it another name with AS."));
     }
-    let mut shown = query.targets().into_iter().filter(|it| !it.junk);
-    if let Some(target) = shown.find(|it| is_anonymous_whole_row(it.expression)) {
-        let construct = "a row of a stream table or of a sub-query as an output column";
-        let reason = "no table can have a column of its type, which has no name";
-        let hint = format!("Select its columns, {0}.*, or convert it: to_jsonb({0}).", target.name);
-        let location = target.expression.location();
-        return Err(Refusal::always(construct, reason).hint(&hint).at(location));
+    for target in query.targets().into_iter().filter(|it| !it.junk) {
+        if let Some(row) = anonymous_whole_row(query, target.expression) {
+            let construct = "a row of a stream table or of a sub-query as an output column";
+            let reason = "no table can have a column of its type, which has no name";
+            let hint = format!("Select its columns, {row}.*, or convert it: to_jsonb({row}).");
+            let location = target.expression.location();
+            return Err(Refusal::always(construct, reason).hint(&hint).at(location));
+        }
     }
     if has_equal_keys(query) {
         let reason = "PostgreSQL cannot print such a query so that it keeps its meaning";
@@ -146,9 +148,16 @@ pub fn check_both_modes(
     Ok(())
 }
 
-fn is_anonymous_whole_row(expression: Node<'_>) -> bool {
-    matches!(expression.kind(), Kind::Column(ColumnRef { attribute: 0, .. }))
-        && types::is_record(expression.type_oid())
+/// What the query calls the item of FROM of which the expression is a whole row without a type's name.
+fn anonymous_whole_row(query: Query<'_>, expression: Node<'_>) -> Option<String> {
+    match expression.kind() {
+        Kind::Column(ColumnRef { attribute: 0, entry, .. })
+            if types::is_record(expression.type_oid()) =>
+        {
+            Some(quote(&query.entry(entry)?.name()))
+        }
+        _ => None,
+    }
 }
 
 fn has_row_locks(query: Query<'_>) -> bool {

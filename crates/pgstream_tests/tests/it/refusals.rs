@@ -70,7 +70,7 @@ fn a_row_of_a_stream_table_as_a_column() {
     let mut session = database.session();
     session.run(TABLES);
     session.create("s", "SELECT id, g FROM t");
-    for query in ["SELECT s FROM s", "SELECT x AS s FROM (SELECT id FROM t) x"] {
+    for query in ["SELECT s FROM s", "SELECT s AS x FROM (SELECT id FROM t) s"] {
         let error = session.try_create("st", query).expect_err(query);
         assert_eq!(error.code, "0A000", "{query}: {error}");
         let text = error.to_string();
