@@ -515,6 +515,14 @@ fn a_creation_from_a_trigger_of_the_changed_table_is_right_or_refused() {
     let watched = Watched::create(&mut session, "st", TOTALS, Comparison::Text);
     session.run("INSERT INTO t VALUES (11, 1, 10)");
     watched.refresh_and_compare(&mut session, "created after the statement");
+    // Nobody captures this one yet.
+    session.run(
+        "CREATE TABLE u (id int);
+         CREATE FUNCTION make(int) RETURNS int LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pgstream.create_stream_table('public.su', 'SELECT id FROM public.u'); RETURN $1; END $$",
+    );
+    let error = session.error("INSERT INTO u SELECT CASE i WHEN 2 THEN make(i) ELSE i END FROM generate_series(1, 3) AS i");
+    assert_eq!(error.code, "55006", "{error}");
 }
 
 #[test]
