@@ -637,7 +637,6 @@ pub fn lower_table(
     check_table(entry, &table, oid)?;
     let policy = entry.policy();
     let of_policy: Vec<ColumnRef> = policy
-        .filter(|it| !sub_link::is_in(*it))
         .map_or(Vec::new(), Node::free_columns)
         .into_iter()
         .filter(|it| it.levels_up == 0)
