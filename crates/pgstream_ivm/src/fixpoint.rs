@@ -197,15 +197,14 @@ mod tests {
         fn change(&mut self, roots: &[(usize, i64)], edges: &[(Edge, i64)]) {
             let mut fixpoint = Fixpoint::default();
             let mut nodes: Vec<usize> = Vec::new();
-            let mut derive =
-                |fixpoint: &mut Fixpoint, nodes: &mut Vec<usize>, node, depth, weight| {
-                    let met = nodes.iter().position(|it| *it == node);
-                    let member = met.unwrap_or_else(|| {
-                        nodes.push(node);
-                        fixpoint.meet(self.stored.get(&node).copied())
-                    });
-                    fixpoint.derive(member, depth, weight);
-                };
+            let derive = |fixpoint: &mut Fixpoint, nodes: &mut Vec<usize>, node, depth, weight| {
+                let met = nodes.iter().position(|it| *it == node);
+                let member = met.unwrap_or_else(|| {
+                    nodes.push(node);
+                    fixpoint.meet(self.stored.get(&node).copied())
+                });
+                fixpoint.derive(member, depth, weight);
+            };
             for (root, weight) in roots {
                 derive(&mut fixpoint, &mut nodes, *root, 0, *weight);
                 *self.roots.entry(*root).or_default() += weight;

@@ -54,7 +54,7 @@ pub struct Window {
     /// Which rows are kept, over the output.
     pub filter: Option<Scalar>,
     /// When only the first rows of a partition can be kept: which.
-    pub first: Option<First>,
+    pub first: Option<Box<First>>,
 }
 
 /// The first rows of each partition.
@@ -76,9 +76,9 @@ pub struct First {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recursion {
     /// The rows that it starts from.
-    pub base: Plan,
+    pub base: Box<Plan>,
     /// What comes next, over a leaf that reads the stage itself.
-    pub step: Plan,
+    pub step: Box<Plan>,
     /// Whether equal rows are one; see [`crate::fixpoint`].
     pub is_set: bool,
 }
@@ -124,8 +124,8 @@ impl Pipeline {
             stage.body = without_names(stage.body.clone());
             stage.output.iter_mut().for_each(|it| it.name.clear());
             if let Some(Head::Recursion(recursion)) = &mut stage.head {
-                recursion.base = without_names(recursion.base.clone());
-                recursion.step = without_names(recursion.step.clone());
+                *recursion.base = without_names(recursion.base.as_ref().clone());
+                *recursion.step = without_names(recursion.step.as_ref().clone());
             }
         }
         pipeline
@@ -262,7 +262,9 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
         Plan::Window { input, partition, calls, ranking, filter } => {
             let width = input.schema().len();
             let first = ranking.zip(filter.as_ref());
-            let first = first.and_then(|(ranking, filter)| window::first(ranking, filter, width));
+            let first = first
+                .and_then(|(ranking, filter)| window::first(ranking, filter, width))
+                .map(Box::new);
             // Its change is read more than once.
             let input =
                 if first.is_some() && input.has_join() { defer(*input, stages) } else { *input };
@@ -274,9 +276,9 @@ fn cut(plan: Plan, stages: &mut Vec<Stage>) -> Plan {
         Plan::Recurse { base, step, is_set } => {
             let key = is_set.then(|| (0..output.len() - 1).collect::<Vec<_>>());
             let made = |index: usize| {
-                let (base, step) =
-                    (base.as_ref().clone(), recursion::numbered(*step.clone(), index));
-                let body = Plan::Sum { inputs: vec![base.clone(), step.clone()] };
+                let step = recursion::numbered(*step.clone(), index);
+                let body = Plan::Sum { inputs: vec![base.as_ref().clone(), step.clone()] };
+                let (base, step) = (base.clone(), Box::new(step));
                 let head = Some(Head::Recursion(Recursion { base, step, is_set }));
                 Stage { body, head, output: output.clone(), key: key.clone() }
             };

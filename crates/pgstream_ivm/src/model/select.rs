@@ -45,10 +45,17 @@ struct Select {
     condition: Option<Expression>,
     grouping: Vec<Expression>,
     having: Option<Expression>,
-    /// The columns of ORDER BY, and whether their order is descending; how many rows are fetched,
-    /// and whether with ties.
-    first: Option<(Vec<(Expression, bool)>, usize, bool)>,
+    first: Option<First>,
     limit: Option<Expression>,
+}
+
+/// ORDER BY with FETCH FIRST.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct First {
+    /// The columns, and whether their order is descending.
+    order: Vec<(Expression, bool)>,
+    count: usize,
+    has_ties: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +109,7 @@ impl Parser {
         let items =
             if self.ends_select_list() { Vec::new() } else { self.comma_separated(Self::item) };
         let from = if self.accept_words(&["FROM"]) {
-            self.comma_separated(Self::from_item)
+            self.comma_separated(Self::joined_sources)
         } else {
             Vec::new()
         };
@@ -121,7 +128,7 @@ impl Parser {
         Select { items, from, condition, grouping, having, first, limit }
     }
 
-    fn first(&mut self) -> (Vec<(Expression, bool)>, usize, bool) {
+    fn first(&mut self) -> First {
         let order = self.comma_separated(|it| (it.expression(), it.accept_words(&["DESC"])));
         self.expect_words(&["FETCH", "FIRST"]);
         let Token::Number(count) = self.take() else { panic!("a number expected") };
@@ -130,7 +137,7 @@ impl Parser {
         if !has_ties {
             self.expect_words(&["ONLY"]);
         }
-        (order, count.parse().expect("a number"), has_ties)
+        First { order, count: count.parse().expect("a number"), has_ties }
     }
 
     fn ends_select_list(&self) -> bool {
@@ -161,7 +168,7 @@ impl Parser {
         }
     }
 
-    fn from_item(&mut self) -> FromItem {
+    fn joined_sources(&mut self) -> FromItem {
         let first = self.source();
         let mut joins = Vec::new();
         loop {
@@ -206,7 +213,7 @@ impl Parser {
             return Source::Table(name, alias);
         }
         if !matches!(self.peek(), Some(Token::Word(it)) if it == "SELECT") {
-            let item = self.from_item();
+            let item = self.joined_sources();
             assert!(!item.joins.is_empty(), "parentheses stand around a join");
             self.expect(")");
             return Source::Joined(Box::new(item));
@@ -395,7 +402,7 @@ impl Select {
 
     /// What ORDER BY leaves open follows the rows' images, as it does in windows.
     fn fetch_first(&self, product: &mut Product<'_>) {
-        let Some((order, count, has_ties)) = &self.first else { return };
+        let Some(First { order, count, has_ties }) = &self.first else { return };
         let mut rows = std::mem::take(&mut product.rows);
         let compare = |a: &Row, b: &Row| {
             order.iter().fold(std::cmp::Ordering::Equal, |before, (it, is_descending)| {

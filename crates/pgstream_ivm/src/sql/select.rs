@@ -131,7 +131,7 @@ impl<'a> Printer<'a> {
                         select.print_with(weight.as_deref())
                     })
                     .collect();
-                self.from_item(&branches.join(" UNION ALL "), plan.schema().len(), is_weighted)
+                self.sub_select(&branches.join(" UNION ALL "), plan.schema().len(), is_weighted)
             }
             Plan::Negate(input) => {
                 let mut select = self.select(input);
@@ -317,10 +317,10 @@ impl<'a> Printer<'a> {
     fn nested(&mut self, select: &Select, width: usize) -> Select {
         let is_weighted = !select.weight.is_empty();
         let weight = is_weighted.then(|| select.print_weight());
-        self.from_item(&select.print_with(weight.as_deref()), width, is_weighted)
+        self.sub_select(&select.print_with(weight.as_deref()), width, is_weighted)
     }
 
-    fn from_item(&mut self, sql: &str, width: usize, is_weighted: bool) -> Select {
+    fn sub_select(&mut self, sql: &str, width: usize, is_weighted: bool) -> Select {
         let alias = self.alias();
         Select {
             from: vec![format!("({sql}) AS {alias}")],
@@ -398,7 +398,7 @@ impl<'a> Printer<'a> {
                     list(&names, "1::int8"),
                     list(&delta_columns, "-w"),
                 );
-                self.from_item(&sql, width, true)
+                self.sub_select(&sql, width, true)
             }
         }
     }
