@@ -94,6 +94,22 @@ impl Scalar {
         Self { segments, ty: ty.clone(), nullable: true, scale: None }
     }
 
+    /// The value where the condition is true, and NULL of its type elsewhere.
+    pub fn only_if(self, condition: impl IntoIterator<Item = Segment>) -> Self {
+        let text = |it: &str| Segment::Text(it.to_owned());
+        let mut segments = vec![text("CASE WHEN ")];
+        segments.extend(condition);
+        segments.push(text(" THEN "));
+        segments.extend(self.segments);
+        if self.ty.domain {
+            // Beside the NULL that CASE adds, the value would be one of the domain's base type.
+            segments.push(text(" ELSE "));
+            segments.extend(Self::null(&self.ty).segments);
+        }
+        segments.push(text(" END"));
+        Self { segments, nullable: true, ..self }
+    }
+
     /// A condition that only tells itself from others: nobody evaluates it.
     pub fn opaque_condition(text: String) -> Self {
         let segments = vec![Segment::Text(text)];

@@ -619,9 +619,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         for (position, name) in positions.iter().zip(names) {
             let schema = self.from.plan.schema();
             let column = Scalar::column(*position, &schema[*position]);
-            let mut segments = wrapped("CASE WHEN ", &condition, " THEN ").segments;
-            segments.extend([Segment::Column(*position), text(" END")]);
-            let value = Scalar { segments, nullable: true, ..column };
+            let value = column.only_if(condition.segments.iter().cloned());
             self.from.places.insert(name, schema.len());
             self.wrap(|input| with_column(input, &schema, value));
         }
@@ -634,10 +632,8 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             let inner = self.inner(query, &[0, having])?;
             let positions = self.join_aggregate(inner)?;
             let schema = self.from.plan.schema();
-            let mut segments = vec![text("CASE WHEN "), Segment::Column(positions[1])];
-            segments.extend([text(" THEN "), Segment::Column(positions[0]), text(" END")]);
             let value = Scalar::column(positions[0], &schema[positions[0]]);
-            let value = Scalar { segments, nullable: true, ..value };
+            let value = value.only_if([Segment::Column(positions[1])]);
             self.wrap(|input| with_column(input, &schema, value));
             return Ok(schema.len());
         }
@@ -1185,14 +1181,7 @@ fn checked_row(plan: Plan, keys: usize, values: &[usize]) -> (Plan, Vec<usize>) 
         if position == count {
             value = Scalar { ty: boolean(), ..wrapped("", &value, " > 0") };
         } else if position >= keys {
-            let segments = vec![
-                text("CASE WHEN pgstream.is_single("),
-                Segment::Column(count),
-                text(") THEN "),
-                Segment::Column(position),
-                text(" END"),
-            ];
-            value = Scalar { segments, ..value };
+            value = value.only_if(is_single(count));
         }
         (value, column.name.clone())
     });
@@ -1205,22 +1194,20 @@ fn checked_single(plan: Plan, keys: &[usize], value: usize) -> Plan {
     let mut any = any_value(&plan.schema(), value);
     // Without keys there is a group over nothing.
     any.call.nullable = true;
-    let result = any.call.clone();
     let calls = vec![any, count_rows()];
     let groups = Plan::Aggregate { input: Box::new(plan), keys: keys.to_vec(), calls };
     let schema = groups.schema();
     let mut columns: Vec<_> = (0..keys.len())
         .map(|it| (Scalar::column(it, &schema[it]), schema[it].name.clone()))
         .collect();
-    let segments = vec![
-        text("CASE WHEN pgstream.is_single("),
-        Segment::Column(keys.len() + 1),
-        text(") THEN "),
-        Segment::Column(keys.len()),
-        text(" END"),
-    ];
-    columns.push((Scalar { segments, ..result }, schema[keys.len()].name.clone()));
+    let value = Scalar::column(keys.len(), &schema[keys.len()]).only_if(is_single(keys.len() + 1));
+    columns.push((value, schema[keys.len()].name.clone()));
     Plan::Project { input: Box::new(groups), columns }
+}
+
+/// Whether the count at a position is 1; an error where it is more.
+fn is_single(count: usize) -> [Segment; 3] {
+    [text("pgstream.is_single("), Segment::Column(count), text(")")]
 }
 
 /// Whether the plan has exactly one row whatever its sources hold.

@@ -294,13 +294,7 @@ fn guarded(argument: Scalar, condition: Option<&Scalar>) -> Scalar {
     let Some(condition) = condition.filter(|_| argument.as_column().is_none()) else {
         return argument;
     };
-    let text = |it: &str| Segment::Text(it.to_owned());
-    let mut segments = vec![text("CASE WHEN ")];
-    segments.extend(condition.segments.iter().cloned());
-    segments.push(text(" THEN "));
-    segments.extend(argument.segments);
-    segments.push(text(" END"));
-    Scalar { segments, nullable: true, ..argument }
+    argument.only_if(condition.segments.iter().cloned())
 }
 
 /// All of the conditions; `None` for none.

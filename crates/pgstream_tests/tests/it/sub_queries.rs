@@ -299,3 +299,27 @@ fn sub_queries_that_are_left_out() {
         check(Scenario { tables: TABLES, query, changes: CHANGES });
     }
 }
+
+#[test]
+fn of_domains_that_forbid_null() {
+    for query in [
+        "SELECT id, (SELECT p FROM b WHERE b.id = a.k) AS one FROM a",
+        "SELECT id, (SELECT p FROM b WHERE p = 9) AS one FROM a",
+        "SELECT id, (SELECT max(p)::positive FROM b WHERE b.id = a.k HAVING count(*) > 0) AS one FROM a",
+        "SELECT id, (SELECT DISTINCT '2'::positive FROM b WHERE b.id > a.k) AS one FROM a",
+        "SELECT id, one FROM a LEFT JOIN LATERAL (SELECT p AS one FROM b WHERE b.id = a.k ORDER BY p LIMIT 1) q ON true",
+    ] {
+        maintained(Scenario {
+            tables: "
+                CREATE DOMAIN positive AS int NOT NULL CHECK (value > 0);
+                CREATE TABLE a (id int PRIMARY KEY, k int); CREATE TABLE b (id int PRIMARY KEY, p positive);
+                INSERT INTO a VALUES (1, 1), (2, 2), (3, NULL); INSERT INTO b VALUES (1, 1)",
+            query,
+            changes: &[
+                "INSERT INTO b VALUES (2, 9); DELETE FROM a WHERE id = 1",
+                "DELETE FROM b WHERE id = 2; UPDATE b SET p = 7; INSERT INTO a VALUES (4, 3)",
+                "UPDATE a SET k = 1; DELETE FROM b",
+            ],
+        });
+    }
+}
