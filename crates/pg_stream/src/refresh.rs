@@ -437,6 +437,8 @@ fn refuse_inside_itself(pgs_id: i64) -> Result<(), Error> {
 struct Deltas {
     /// For each source that changed.
     stores: HashMap<Oid, Store>,
+    /// How many rows of the sources changed; an update is one.
+    changed: u64,
     /// Whether there were rows in the buffers, even if they cancelled each other out.
     has_consumed: bool,
 }
@@ -476,8 +478,29 @@ impl Refresh<'_> {
                 has_consumed: deltas.has_consumed,
                 ..outcome(Action::NoData, Counts::default())
             }),
+            Some(deltas) if self.prefers_full(deltas.changed) => {
+                self.full(Some(differential), Action::Full)
+            }
             Some(deltas) => self.differential_or_full(differential, &deltas.stores),
         }
+    }
+
+    /// Whether so much has changed that computing the query anew is expected to be cheaper (ADR
+    /// 0019). Not where triggers of users wait for what changes.
+    fn prefers_full(&self, changed: u64) -> bool {
+        /// Fewer are a handful, whatever part of a small table they are.
+        const MANY: u64 = 10_000;
+        let ratio = settings::differential_max_change_ratio();
+        if changed < MANY || ratio == 0.0 || self.fires_user_triggers() {
+            return false;
+        }
+        let rows = self.definition.with_partitions.iter().map(|it| relation::estimated_rows(*it));
+        changed as f64 > ratio * rows.sum::<f64>()
+    }
+
+    fn fires_user_triggers(&self) -> bool {
+        settings::user_triggers() != UserTriggers::Off
+            && relation::has_user_triggers(self.definition.relation)
     }
 
     /// Applies the deltas. Where that can fail although the query does not, it is tried first.
@@ -523,7 +546,7 @@ impl Refresh<'_> {
         frontier: &Frontier,
     ) -> Result<Option<Deltas>, Error> {
         self.progress.enter(Phase::ReadingChanges);
-        let mut deltas = Deltas { stores: HashMap::new(), has_consumed: false };
+        let mut deltas = Deltas { stores: HashMap::new(), changed: 0, has_consumed: false };
         for source in &differential.sources {
             if relation::is_strict_transaction()
                 && capture::truncated_after(source.relation, self.snapshot)
@@ -547,6 +570,7 @@ impl Refresh<'_> {
             deltas.has_consumed |= delta.consumed > 0;
             // Changes that cancel out may have moved rows between a table and its children.
             let has_moved = delta.consumed > 0 && differential.parts.contains(&source.relation);
+            deltas.changed += delta.consumed.min(delta.store.rows());
             if delta.store.rows() > 0 || has_moved {
                 deltas.stores.insert(source.relation, delta.store);
             }

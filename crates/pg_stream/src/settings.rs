@@ -77,7 +77,7 @@ settings! {
     MAX_REFRESHES max_concurrent_refreshes: i32 = 4, define_int_guc(1, 32),
         "How many stream tables are refreshed at the same time.";
     MAX_CHANGE_RATIO differential_max_change_ratio: f64 = 0.15, define_float_guc(0.0, 1.0),
-        "The changed part of a source above which a refresh may compute the query anew; 0 means never.";
+        "The changed part of the sources above which a refresh computes the query anew, from 10000 changes on; 0 means never.";
     CLEANUP_TRUNCATE cleanup_use_truncate: bool = true, define_bool_guc(),
         "Whether drained change buffers may be truncated.";
     MERGE_WORK_MEM merge_work_mem_mb: i32 = 64, define_int_guc(1, 65_536),

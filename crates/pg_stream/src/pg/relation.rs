@@ -209,6 +209,28 @@ pub fn pages(relation: Oid) -> u32 {
     }
 }
 
+/// How many rows the relation has, as the planner estimates it; partitions and children not counted.
+pub fn estimated_rows(relation: Oid) -> f64 {
+    let (mut pages, mut rows, mut visible) = (0, 0.0, 0.0);
+    // SAFETY: the relation is locked by the refresh; it is closed with the lock kept. Widths of
+    // columns may be unknown.
+    unsafe {
+        let opened = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
+        let kind = (*(*opened).rd_rel).relkind as u8;
+        if matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW) {
+            pg_sys::estimate_rel_size(
+                opened,
+                std::ptr::null_mut(),
+                &raw mut pages,
+                &raw mut rows,
+                &raw mut visible,
+            );
+        }
+        pg_sys::relation_close(opened, pg_sys::NoLock as i32);
+    }
+    rows
+}
+
 /// How many rows have the same value in a column, on average, as far as ANALYZE has found out.
 pub fn rows_per_value(relation: Oid, attribute: i16) -> Option<f64> {
     // SAFETY: the relation is locked by the refresh, and closed with the lock kept; the cache entry is

@@ -1,7 +1,7 @@
 //! What a refresh reads and plans. Times are not looked at, but for one: the CPU time in which a
 //! stream table is derived and prepared.
 
-use pgstream_tests::{Comparison, Database, Session, difference};
+use pgstream_tests::{Comparison, Database, Session, difference, last_action};
 
 const TABLES: &str = "
     CREATE TABLE t (id int PRIMARY KEY, g int NOT NULL, v int NOT NULL, x int);
@@ -309,4 +309,53 @@ fn a_stream_table_over_five_tables_is_prepared_within_fifty_milliseconds() {
     let least = least.fold(f64::INFINITY, f64::min);
     assert!(least < 50.0, "{least} ms");
     assert_equal(&mut session, OF_FIVE_TABLES);
+}
+
+#[test]
+fn a_change_of_most_rows_is_computed_anew() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("SET pg_stream.differential_max_change_ratio = 0.15");
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, g int, v int) PARTITION BY RANGE (id);
+         CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (30000);
+         CREATE TABLE t2 PARTITION OF t DEFAULT;
+         INSERT INTO t SELECT i, i % 700, i FROM generate_series(1, 60000) i",
+    );
+    let queries = [
+        ("st", "SELECT g, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY g"),
+        ("upon", "SELECT s % 10 AS d, count(*) AS n FROM st GROUP BY 1"),
+    ];
+    for (name, query) in queries {
+        session.create(name, query);
+    }
+    let mut expect = |change: &str, actions: [&str; 2]| {
+        session.run(change);
+        for ((name, query), action) in queries.iter().zip(actions) {
+            session.refresh(name);
+            let difference = difference(&mut session, name, query, Comparison::Text);
+            assert!(difference.expect("both can be read").is_none(), "{name} after {change}");
+            assert_eq!(last_action(&mut session, name), action, "{name} after {change}");
+        }
+    };
+    expect("UPDATE t SET v = v + 1 WHERE id <= 9500", ["DIFFERENTIAL"; 2]);
+    expect("UPDATE t SET v = v + 1 WHERE id > 20000", ["FULL", "DIFFERENTIAL"]);
+    expect("DELETE FROM t WHERE id % 2 = 0", ["FULL", "DIFFERENTIAL"]);
+    expect("DELETE FROM t WHERE id % 10 < 3", ["DIFFERENTIAL"; 2]);
+    // Those that change and go again are no change.
+    expect(
+        "BEGIN; INSERT INTO t SELECT i, i, i FROM generate_series(100000, 160000) i; DELETE FROM t WHERE id > 100000; COMMIT",
+        ["DIFFERENTIAL"; 2],
+    );
+    expect(
+        "SET pg_stream.differential_max_change_ratio = 0; UPDATE t SET v = v + 1",
+        ["DIFFERENTIAL"; 2],
+    );
+    expect(
+        "RESET pg_stream.differential_max_change_ratio; SET pg_stream.differential_max_change_ratio = 0.15;
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON st FOR EACH STATEMENT EXECUTE FUNCTION note();
+         UPDATE t SET v = v + 1",
+        ["DIFFERENTIAL"; 2],
+    );
 }
