@@ -19,7 +19,7 @@ pub enum Schedule {
     /// So many seconds after the last time.
     Every(i64),
     /// At the times of a cron pattern.
-    Cron(Cron),
+    Cron(Box<Cron>),
     /// As often as the most eager stream table that reads this one.
     Calculated,
 }
@@ -38,7 +38,7 @@ impl FromStr for Schedule {
         }
         match duration::parse(text) {
             Some(seconds) => Ok(Self::Every(seconds)),
-            None => text.parse().map(Self::Cron),
+            None => text.parse().map(|cron| Self::Cron(Box::new(cron))),
         }
     }
 }
@@ -88,7 +88,7 @@ impl From<&Schedule> for Effective {
     fn from(schedule: &Schedule) -> Self {
         match schedule {
             Schedule::Every(seconds) => Self { every: Some(*seconds), crons: Vec::new() },
-            Schedule::Cron(cron) => Self { every: None, crons: vec![cron.clone()] },
+            Schedule::Cron(cron) => Self { every: None, crons: vec![(**cron).clone()] },
             Schedule::Calculated => Self::default(),
         }
     }
