@@ -83,6 +83,7 @@ struct Found {
 }
 
 impl Found {
+    #[expect(clippy::too_many_arguments, reason = "one call, of what read was given")]
     fn scan(
         &mut self,
         buffer: &Buffer,

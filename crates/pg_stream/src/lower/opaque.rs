@@ -120,7 +120,8 @@ fn with_implied(
     let is_virtual =
         |number: &i16| table.columns.iter().any(|it| it.number == *number && it.is_virtual);
     let is_any = read.contains(&0) || read.iter().any(is_virtual);
-    if !is_any && !(reads_table && table.is_partitioned) {
+    let needs_all = is_any || (reads_table && table.is_partitioned);
+    if !needs_all {
         return Ok(read.clone());
     }
     if table.is_stream_table {

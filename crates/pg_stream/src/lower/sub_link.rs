@@ -527,6 +527,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
     /// The same for a comparison that is NULL exactly when one of its sides is: whether there are
     /// rows, and whether there is a NULL among them, are looked for apart, so that the comparison
     /// itself can use an index or hashing.
+    #[expect(clippy::too_many_arguments, reason = "one call, of what was taken apart")]
     fn any_of_comparison(
         &mut self,
         inner: Inner,
@@ -925,6 +926,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
 
 /// Joins a sub-query in FROM that refers to the rows before it. `attributes` are those of its columns
 /// that are used, as entry `position` of the range table; `conditions` are those of the join.
+#[expect(clippy::too_many_arguments, reason = "one call, of what was taken apart")]
 pub fn lateral<'a>(
     lowering: &mut Lowering,
     scope: &Scope<'_, 'a>,

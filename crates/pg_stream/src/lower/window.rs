@@ -130,7 +130,7 @@ pub fn add<'a>(
         let order = items.filter_map(value).map(|it| it.1);
         open::note(lowering, construct, &plan, order, domain.iter().copied());
     }
-    let mut operators: Vec<(BTreeSet<usize>, Vec<(usize, Scalar)>)> = Vec::new();
+    let mut operators: Vec<(BTreeSet<usize>, Vec<_>)> = Vec::new();
     for (index, call) in calls.iter().enumerate() {
         call.window.frame_offsets().into_iter().try_for_each(check_offset)?;
         let items = call.window.partition();

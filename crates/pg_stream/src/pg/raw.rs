@@ -156,8 +156,7 @@ impl Walk<'_> {
             }
             let relation = item.cast::<pg_sys::RangeVar>();
             let alias = (*relation).alias.as_ref().map_or((*relation).relname, |it| it.aliasname);
-            let is_named =
-                text(alias).is_some_and(|alias| self.single_names.iter().any(|it| *it == alias));
+            let is_named = text(alias).is_some_and(|alias| self.single_names.contains(&alias));
             if !self.has_star && !is_named {
                 return item;
             }

@@ -42,14 +42,15 @@ pub unsafe extern "C-unwind" fn pg_stream_scale_count(fcinfo: pg_sys::FunctionCa
         } else {
             arguments[0].value.cast_mut_ptr()
         };
-        if !arguments[1].isnull && !arguments[2].isnull {
-            if let Some(scale) = scale(arguments[1].value) {
-                let counts = &mut *state;
-                if counts.len() <= scale {
-                    counts.resize(scale + 1, 0);
-                }
-                counts[scale] += arguments[2].value.value() as i64;
+        if !arguments[1].isnull
+            && !arguments[2].isnull
+            && let Some(scale) = scale(arguments[1].value)
+        {
+            let counts = &mut *state;
+            if counts.len() <= scale {
+                counts.resize(scale + 1, 0);
             }
+            counts[scale] += arguments[2].value.value() as i64;
         }
         (*fcinfo).isnull = false;
         Datum::from(state)

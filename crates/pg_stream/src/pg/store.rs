@@ -84,8 +84,8 @@ impl Store {
             // SAFETY: context and owner are those that `new` found, which outlive the store.
             unsafe {
                 let context = pg_sys::MemoryContextSwitchTo(self.context);
-                let owner =
-                    std::mem::replace(&mut *(&raw mut pg_sys::CurrentResourceOwner), self.owner);
+                let owner = pg_sys::CurrentResourceOwner;
+                pg_sys::CurrentResourceOwner = self.owner;
                 let made = Made {
                     store: pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem),
                     descriptor: descriptor(&self.columns),

@@ -78,6 +78,7 @@ impl Encoder {
     /// # Safety
     ///
     /// `values` and `nulls` must be values of the descriptor.
+    #[expect(clippy::too_many_arguments, reason = "buffers that are used again for each row")]
     unsafe fn encode(
         &self,
         values: &mut [Datum],
@@ -330,7 +331,7 @@ unsafe fn stored_unaligned(attribute: &Attribute, value: Datum) -> bool {
         varlena::varatt_is_1b(pointer)
             || (attribute.packable
                 && !varlena::varatt_is_4b_c(pointer)
-                && varlena::varsize_4b(pointer) - 4 + 1 <= 0x7f)
+                && varlena::varsize_4b(pointer) - 4 < 0x7f)
     }
 }
 

@@ -84,6 +84,7 @@ fn parse(frontier: &str) -> Frontier {
 
 /// Records a refresh: the frontier (unless nothing was consumed), times, and the history row, with a
 /// note on why it was no ordinary one.
+#[expect(clippy::too_many_arguments, reason = "one call, of what a refresh holds")]
 pub fn store(
     definition: &Definition,
     outcome: &Outcome,

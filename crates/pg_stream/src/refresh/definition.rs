@@ -225,7 +225,7 @@ impl Definition {
 }
 
 fn load(pgs_id: i64) -> Result<Definition, Error> {
-    let mut row: Option<(Option<Oid>, Option<Oid>, Option<bool>, Option<String>)> = None;
+    let mut row = None;
     let mut settings = Vec::new();
     spi::ask(
         "SELECT pgs_relid, view_relid, refresh_mode = 'FULL', pgs_schema || '.' || pgs_name, settings \
@@ -233,7 +233,8 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         &[pgs_id.into()],
         |it| {
             settings = pairs(it.get(4).unwrap_or_default());
-            row = Some((it.get(0), it.get::<Oid>(1), it.get(2), it.get(3)));
+            row =
+                Some((it.get::<Oid>(0), it.get::<Oid>(1), it.get::<bool>(2), it.get::<String>(3)));
         },
     );
     let Some((Some(relation), view, Some(is_full), Some(name))) = row else {
@@ -289,6 +290,7 @@ fn pairs(alternating: Vec<String>) -> Vec<(CString, CString)> {
     alternating.chunks_exact(2).map(|it| (text(&it[0]), text(&it[1]))).collect()
 }
 
+#[expect(clippy::too_many_arguments, reason = "one call, of what the catalog holds")]
 fn differential(
     pgs_id: i64,
     table: &str,

@@ -147,6 +147,7 @@ pub struct Counts {
 
 /// Writes `change` into the storage of `stage`; counts the rows that were found and written. Rows
 /// that are known by their place, and new ones, need no statement where the table allows it.
+#[expect(clippy::too_many_arguments, reason = "what is written, where, and how it is found")]
 pub fn apply(
     change: &Change,
     stage_index: usize,
@@ -189,6 +190,7 @@ pub fn apply(
 }
 
 /// As the statement of this kind, without one; `None` where it takes SQL.
+#[expect(clippy::too_many_arguments, reason = "as apply")]
 fn write(
     store: &Store,
     table: Oid,

@@ -51,6 +51,7 @@ pub struct Wants {
 
 /// Applies `deltas` to every stage. Returns what happened to the stream table and, when somebody
 /// reads it downstream, the change of its content.
+#[expect(clippy::too_many_arguments, reason = "one call, of what a refresh holds")]
 pub fn run(
     definition: &Definition,
     differential: &Differential,
@@ -438,7 +439,7 @@ pub fn content_change(
     // Row id → the row that goes, until it is paired.
     let mut gone: HashMap<i64, usize> = HashMap::new();
     // An update has the row id, old values and new ones; there is a limit to columns.
-    if is_keyed && 1 + 2 * values.len() <= MOST_COLUMNS {
+    if is_keyed && 2 * values.len() < MOST_COLUMNS {
         for (index, place) in net.iter().enumerate() {
             if rows.weight(*place) == -1 {
                 gone.insert(rows.row_id(*place), index);
