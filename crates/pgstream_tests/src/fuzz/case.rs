@@ -187,7 +187,7 @@ impl Case {
         }
         // Who reads a stream table must be handed what is stored in it.
         for at in 0..stream_tables.len() {
-            let name = format!(" {} ", stream_tables[at].name);
+            let name = format!("{} AS ", stream_tables[at].name);
             if stream_tables.iter().any(|it| it.query.to_string().contains(&name)) {
                 stream_tables[at].trigger = None;
             }
