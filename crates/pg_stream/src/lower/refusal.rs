@@ -274,15 +274,13 @@ fn skipped(node: Node<'_>) -> Vec<Node<'_>> {
 /// Whether a function fails for some arguments that are no mistakes: division, roots, logarithms, powers,
 /// what reads texts, and all that PostgreSQL did not bring.
 fn is_failing(function: types::Oid) -> bool {
-    const PARTS: [&str; 4] = ["div", "mod", "sqrt", "pow"];
+    const PARTS: [&str; 2] = ["sqrt", "pow"];
     const WHOLE: [&str; 7] =
         ["ln", "log", "log10", "to_number", "to_date", "to_timestamp", "boolin"];
     const READ: [&str; 6] = ["_in", "int2in", "int4in", "int8in", "float4in", "float8in"];
-    if !types::is_builtin(function) {
-        return true;
-    }
-    let name = types::plain_function_name(function);
-    PARTS.iter().any(|it| name.contains(it))
+    let Some(name) = types::builtin_function(function) else { return true };
+    divides(&name)
+        || PARTS.iter().any(|it| name.contains(it))
         || WHOLE.contains(&name.as_str())
         || READ.iter().any(|it| name.ends_with(it))
 }
@@ -315,11 +313,15 @@ fn can_fail(sub_query: Node<'_>) -> bool {
     found
 }
 
+/// Of the name of a function that PostgreSQL brought.
+fn divides(name: &str) -> bool {
+    name.contains("div") || name.contains("mod")
+}
+
 fn is_safe_division(function: types::Oid, arguments: &[Node<'_>]) -> bool {
-    let divides = types::builtin_function(function)
-        .is_some_and(|name| ["div", "mod"].iter().any(|it| name.contains(it)));
     let divisor = arguments.get(1).and_then(|it| it.constant_text()?.parse().ok());
-    divides && divisor.is_some_and(|it: f64| it != 0.0)
+    types::builtin_function(function).is_some_and(|name| divides(&name))
+        && divisor.is_some_and(|it: f64| it != 0.0)
 }
 
 /// A column that the rows at hand do not have.

@@ -452,10 +452,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let values: Vec<usize> = values.into_iter().map(|it| width + it).collect();
         self.wrap(|left| Plan::LeftJoin { left, right: Box::new(plan), on });
         let value = self.test_of(&values, test)?;
-        let mut segments = vec![text("CASE WHEN "), Segment::Column(present), text(" THEN ")];
-        segments.extend(value.segments);
-        segments.push(text(" END"));
-        Ok(self.computed(&segments))
+        Ok(self.computed(&value.only_if([Segment::Column(present)]).segments))
     }
 
     /// Adds the array of what the query's rows hold, in the query's order.

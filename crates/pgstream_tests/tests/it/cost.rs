@@ -1,7 +1,7 @@
 //! What a refresh reads and plans. Times are not looked at, but for one: the CPU time in which a
 //! stream table is derived and prepared.
 
-use pgstream_tests::{Comparison, Database, Session, difference, last_action};
+use pgstream_tests::{Comparison, Database, Session, Watched, difference, last_action};
 
 const TABLES: &str = "
     CREATE TABLE t (id int PRIMARY KEY, g int NOT NULL, v int NOT NULL, x int);
@@ -326,15 +326,13 @@ fn a_change_of_most_rows_is_computed_anew() {
         ("st", "SELECT g, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY g"),
         ("upon", "SELECT s % 10 AS d, count(*) AS n FROM st GROUP BY 1"),
     ];
-    for (name, query) in queries {
-        session.create(name, query);
-    }
+    let watched =
+        queries.map(|(name, query)| Watched::create(&mut session, name, query, Comparison::Text));
     let mut expect = |change: &str, actions: [&str; 2]| {
         session.run(change);
-        for ((name, query), action) in queries.iter().zip(actions) {
+        for ((watched, (name, _)), action) in watched.iter().zip(queries).zip(actions) {
             session.refresh(name);
-            let difference = difference(&mut session, name, query, Comparison::Text);
-            assert!(difference.expect("both can be read").is_none(), "{name} after {change}");
+            watched.compare(&mut session, change);
             assert_eq!(last_action(&mut session, name), action, "{name} after {change}");
         }
     };
