@@ -161,7 +161,7 @@ fn compare_stage(
     let determined: Vec<usize> = (0..all.len())
         .filter(|it| match it.checked_sub(stage.output.len()) {
             None => is_determined(stage, *it),
-            // A recursion has several ways to rank its rows.
+            // How many derivations come from lower ranks follows from the ranks.
             Some(state) => stage.group().is_some() && storage.state[state].1 == "pg_catalog.int8",
         })
         .chain(storage.counted.then_some(all.len()))
@@ -215,6 +215,8 @@ fn is_determined(stage: &Stage, column: usize) -> bool {
         Some(Head::Window(Window { filter: Some(_), .. })) => false,
         Some(Head::Window(head)) => is_exact && column + head.calls.len() < stage.output.len(),
         Some(Head::Whole) => false,
+        // A recursion to a fixpoint has several ways to rank its rows.
+        Some(Head::Recursion(head)) if head.is_set => is_exact && column + 1 < stage.output.len(),
         Some(Head::Recursion(_)) | None => is_exact,
     }
 }

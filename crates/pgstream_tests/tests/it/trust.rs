@@ -349,6 +349,26 @@ fn verify_tells_rows_by_their_images() {
 }
 
 #[test]
+fn verify_leaves_open_how_a_recursion_ranks_its_rows() {
+    for query in [
+        "WITH RECURSIVE r AS (SELECT id FROM t WHERE id < 4 UNION SELECT t.id FROM r JOIN t ON t.v = r.id) SELECT id FROM r",
+        "WITH RECURSIVE r AS (SELECT id, id AS root FROM t UNION SELECT t.id, r.root FROM r JOIN t ON t.v = r.id) SELECT root, count(*) AS n FROM r GROUP BY root",
+    ] {
+        let (mut session, watched, _database) = with_st(query);
+        session.run("UPDATE t SET v = id / 2");
+        watched.refresh_and_compare(&mut session, "all are below others");
+        session.run("UPDATE t SET v = id - 3; DELETE FROM t WHERE id = 7");
+        watched.refresh_and_compare(&mut session, "they are elsewhere");
+        session.run("INSERT INTO t VALUES (7, 0, 2), (41, 0, 8)");
+        watched.refresh_and_compare(&mut session, "one comes back");
+        assert_eq!(verified(&mut session), [""; 0], "{query}");
+        let stage = stage(&mut session);
+        tamper(&mut session, &stage, &format!("DELETE FROM {stage} WHERE c0 = 3"));
+        assert_ne!(verified(&mut session), [""; 0], "{query}");
+    }
+}
+
+#[test]
 fn verify_needs_a_populated_table() {
     let database = Database::new();
     let mut session = database.session();
