@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod buffer;
+mod composite;
 pub mod deparse;
 pub mod dump;
 pub mod event;

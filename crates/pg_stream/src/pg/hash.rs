@@ -9,13 +9,15 @@ use pgrx::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::tuple::make_composite_canonical;
+use super::composite;
 
 /// How an argument's value becomes part of the hash.
 #[derive(Clone, Copy)]
 enum Part {
     /// By its image.
-    Image { length: i16, by_value: bool, composite: bool },
+    Image { length: i16, by_value: bool },
+    /// By the image of its canonical form, for values of this type, which are rows or hold rows.
+    Rows(Oid),
     /// By the hash function of its type.
     Function { function: *mut pg_sys::FmgrInfo, collation: Oid },
     /// Its type says nothing about which values are equal, so all are alike.
@@ -136,11 +138,13 @@ unsafe fn parts<'a>(
 unsafe fn image_part(ty: Oid, _collation: Oid) -> Part {
     let (mut length, mut by_value) = (0, false);
     // SAFETY: the pointers are to live locals.
-    let composite = unsafe {
+    unsafe {
         pg_sys::get_typlenbyval(ty, &raw mut length, &raw mut by_value);
-        length == -1 && pg_sys::type_is_rowtype(ty)
-    };
-    Part::Image { length, by_value, composite }
+        if length == -1 && composite::holds_rows(ty) {
+            return Part::Rows(ty);
+        }
+    }
+    Part::Image { length, by_value }
 }
 
 /// # Safety
@@ -180,11 +184,16 @@ unsafe fn append(bytes: &mut Vec<u8>, part: Part, value: Datum) {
                 let hash = pg_sys::FunctionCall2Coll(function, collation, value, seed);
                 bytes.extend_from_slice(&(hash.value() as u64).to_ne_bytes());
             }
-            Part::Image { by_value: true, length, .. } => {
+            Part::Image { by_value: true, length } => {
                 let length = usize::try_from(length).expect("a fixed length");
                 bytes.extend_from_slice(&(value.value() as u64).to_le_bytes()[..length]);
             }
-            Part::Image { length: -1, composite, .. } => append_varlena(bytes, value, composite),
+            Part::Image { length: -1, .. } => append_varlena(bytes, value),
+            Part::Rows(ty) => {
+                let canonical = composite::canonical(value, ty);
+                append_varlena(bytes, canonical);
+                pg_sys::pfree(canonical.cast_mut_ptr());
+            }
             Part::Image { length: -2, .. } => {
                 let text = std::ffi::CStr::from_ptr(value.cast_mut_ptr());
                 bytes.extend_from_slice(text.to_bytes_with_nul());
@@ -200,8 +209,8 @@ unsafe fn append(bytes: &mut Vec<u8>, part: Part, value: Datum) {
 
 /// # Safety
 ///
-/// `value` must be a varlena, composite if `composite`.
-unsafe fn append_varlena(bytes: &mut Vec<u8>, value: Datum, composite: bool) {
+/// `value` must be a varlena.
+unsafe fn append_varlena(bytes: &mut Vec<u8>, value: Datum) {
     let stored: *mut pg_sys::varlena = value.cast_mut_ptr();
     // SAFETY: as promised; a value that is neither compressed nor external is returned as it is.
     unsafe {
@@ -209,11 +218,7 @@ unsafe fn append_varlena(bytes: &mut Vec<u8>, value: Datum, composite: bool) {
         let length = varlena::varsize_any_exhdr(plain);
         let start = varlena::vardata_any(plain).cast::<u8>();
         bytes.extend_from_slice(&length.to_le_bytes());
-        let offset = bytes.len();
         bytes.extend_from_slice(std::slice::from_raw_parts(start, length));
-        if composite {
-            make_composite_canonical(bytes[offset..].as_mut_ptr());
-        }
         if plain != stored {
             pg_sys::pfree(plain.cast());
         }

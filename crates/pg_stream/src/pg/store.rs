@@ -4,7 +4,7 @@ use std::{cell::OnceCell, ffi::CString};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::spi::Relation;
+use super::{composite, spi::Relation};
 
 /// The type of a stored column.
 #[derive(Clone, Debug)]
@@ -48,10 +48,30 @@ pub struct Store {
     rows: u64,
 }
 
-#[derive(Clone, Copy)]
 struct Made {
     store: *mut pg_sys::Tuplestorestate,
     descriptor: pg_sys::TupleDesc,
+    /// Positions and types of the columns whose values are rows or hold rows.
+    of_rows: Vec<(usize, Oid)>,
+}
+
+impl Made {
+    fn new(store: *mut pg_sys::Tuplestorestate, columns: &[StoreColumn]) -> Self {
+        let of_rows = rows_among(columns).collect();
+        Self { store, descriptor: descriptor(columns), of_rows }
+    }
+}
+
+fn rows_among(columns: &[StoreColumn]) -> impl Iterator<Item = (usize, Oid)> {
+    let types = columns.iter().map(|it| it.ty).enumerate();
+    // SAFETY: columns have types.
+    types.filter(|it| unsafe { composite::holds_rows(it.1) })
+}
+
+/// Whether values of the columns can be equal and have different images, which putting them into a
+/// store makes the same.
+pub fn has_rows(columns: &[StoreColumn]) -> bool {
+    rows_among(columns).next().is_some()
 }
 
 impl Store {
@@ -74,22 +94,20 @@ impl Store {
         rows: u64,
     ) -> Self {
         let mut taken = Self::new(columns);
-        taken.made = OnceCell::from(Made { store, descriptor: descriptor(columns) });
+        taken.made = OnceCell::from(Made::new(store, columns));
         taken.rows = rows;
         taken
     }
 
-    fn made(&self) -> Made {
-        *self.made.get_or_init(|| {
+    fn made(&self) -> &Made {
+        self.made.get_or_init(|| {
             // SAFETY: context and owner are those that `new` found, which outlive the store.
             unsafe {
                 let context = pg_sys::MemoryContextSwitchTo(self.context);
                 let owner = pg_sys::CurrentResourceOwner;
                 pg_sys::CurrentResourceOwner = self.owner;
-                let made = Made {
-                    store: pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem),
-                    descriptor: descriptor(&self.columns),
-                };
+                let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+                let made = Made::new(store, &self.columns);
                 pg_sys::CurrentResourceOwner = owner;
                 pg_sys::MemoryContextSwitchTo(context);
                 made
@@ -113,17 +131,27 @@ impl Store {
     /// Appends a row.
     pub fn put(&mut self, values: &[Datum], nulls: &[bool]) {
         assert_eq!(values.len(), self.columns.len());
-        let Made { store, descriptor } = self.made();
+        let Made { store, descriptor, of_rows } = self.made();
         // SAFETY: the caller passes a value for every column of the descriptor; the store copies.
         unsafe {
-            pg_sys::tuplestore_putvalues(store, descriptor, values.as_ptr(), nulls.as_ptr());
+            if of_rows.is_empty() {
+                pg_sys::tuplestore_putvalues(*store, *descriptor, values.as_ptr(), nulls.as_ptr());
+            } else {
+                let mut values = values.to_vec();
+                let of_rows = || of_rows.iter().filter(|it| !nulls[it.0]);
+                for (index, ty) in of_rows() {
+                    values[*index] = composite::canonical(values[*index], *ty);
+                }
+                pg_sys::tuplestore_putvalues(*store, *descriptor, values.as_ptr(), nulls.as_ptr());
+                of_rows().for_each(|it| pg_sys::pfree(values[it.0].cast_mut_ptr()));
+            }
         }
         self.rows += 1;
     }
 
     /// Hands over every row.
     pub fn each(&self, mut work: impl FnMut(&[Datum], &[bool])) {
-        let Made { store, descriptor } = self.made();
+        let Made { store, descriptor, .. } = *self.made();
         // SAFETY: the slot is made for the store's descriptor and dropped after the last use.
         unsafe {
             let slot =
@@ -144,7 +172,7 @@ impl Store {
 
     /// Makes the rows readable as `name` in the current SPI session.
     pub fn register(&self, name: &str) -> Relation<'_> {
-        let Made { store, descriptor } = self.made();
+        let Made { store, descriptor, .. } = *self.made();
         // SAFETY: the guard borrows `self`, so store and descriptor outlive it.
         unsafe { Relation::register(name, descriptor, store, self.rows) }
     }

@@ -5,11 +5,12 @@
 //! The layout is the one of `heap_fill_tuple`.
 
 use pgrx::{
-    pg_sys::{self, Datum},
+    pg_sys::{self, Datum, Oid},
     varlena,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::composite;
 use super::store::{Store, StoreColumn, descriptor};
 
 /// What the layout needs to know of a column.
@@ -19,7 +20,8 @@ struct Attribute {
     by_value: bool,
     align: usize,
     packable: bool,
-    composite: bool,
+    /// Its type, when its values are rows or hold rows.
+    of_rows: Option<Oid>,
 }
 
 /// What becomes of values that are compressed or stored out of line.
@@ -60,9 +62,11 @@ impl Encoder {
                 by_value: it.attbyval,
                 align: usize::from(it.attalignby),
                 packable: it.attispackable,
-                composite: it.attlen == -1
-                    // SAFETY: the index is below the number of attributes; a syscache look-up.
-                    && unsafe { pg_sys::type_is_rowtype((*attribute(descriptor, index)).atttypid) },
+                // SAFETY: the index is below the number of attributes; the type is one.
+                of_rows: unsafe {
+                    let ty = (*attribute(descriptor, index)).atttypid;
+                    (it.attlen == -1 && composite::holds_rows(ty)).then_some(ty)
+                },
             })
             .collect();
         Self { attributes, toasted }
@@ -100,7 +104,7 @@ impl Encoder {
                     continue;
                 }
                 if attribute.length == -1 {
-                    values[index] = self.resolve(values[index], owned);
+                    values[index] = self.resolve(attribute, values[index], owned);
                 }
                 size = attribute.end(values[index], size);
             }
@@ -123,11 +127,6 @@ impl Encoder {
                     *tuple.add(HEADER + index / 8) |= 1 << (index % 8);
                 }
                 offset = attribute.fill(values[index], data, offset, &mut infomask);
-                if attribute.composite && self.toasted == Toasted::Expand {
-                    let value = data.add(offset - stored_size(attribute, values[index]));
-                    let short = varlena::varatt_is_1b(value.cast());
-                    make_composite_canonical(value.add(if short { 1 } else { 4 }));
-                }
             }
             debug_assert_eq!(offset, size);
             let header = tuple.cast::<pg_sys::MinimalTupleData>();
@@ -216,8 +215,19 @@ impl Encoder {
 
     /// # Safety
     ///
-    /// `value` must be a varlena.
-    unsafe fn resolve(&self, value: Datum, owned: &mut Vec<*mut pg_sys::varlena>) -> Datum {
+    /// `value` must be a varlena of the attribute's type.
+    unsafe fn resolve(
+        &self,
+        attribute: &Attribute,
+        value: Datum,
+        owned: &mut Vec<*mut pg_sys::varlena>,
+    ) -> Datum {
+        if let (Some(ty), Toasted::Expand) = (attribute.of_rows, self.toasted) {
+            // SAFETY: as promised.
+            let made = unsafe { composite::canonical(value, ty) };
+            owned.push(made.cast_mut_ptr());
+            return made;
+        }
         let pointer: *mut pg_sys::varlena = value.cast_mut_ptr();
         // SAFETY: the header says what the value is; detoasting returns a new value when it is
         // compressed or external.
@@ -367,28 +377,6 @@ unsafe fn stored_size(attribute: &Attribute, value: Datum) -> usize {
 unsafe fn external_tag(pointer: *const pg_sys::varlena) -> pg_sys::vartag_external::Type {
     // SAFETY: the second byte of a pointer is its tag.
     pg_sys::vartag_external::Type::from(unsafe { *pointer.cast::<u8>().add(1) })
-}
-
-/// A composite value has a tuple header in which equal values may differ: the place of the tuple
-/// that it was copied from, and hints about transactions. Makes it what `heap_form_tuple` makes.
-/// `payload` begins behind the length.
-///
-/// # Safety
-///
-/// `payload` must be that of a composite value, neither compressed nor external.
-pub(in crate::pg) unsafe fn make_composite_canonical(payload: *mut u8) {
-    const CTID: usize = 8;
-    const INFOMASK2: usize = CTID + 6;
-    const KEPT: u16 = (pg_sys::HEAP_HASNULL | pg_sys::HEAP_HASVARWIDTH) as u16;
-    // SAFETY: the payload begins with type modifier, type, ctid and both masks.
-    unsafe {
-        payload.add(CTID).write_bytes(0xff, 4);
-        payload.add(CTID + 4).write_bytes(0, 2);
-        let masks = payload.add(INFOMASK2).cast::<u16>();
-        masks.write_unaligned(masks.read_unaligned() & pg_sys::HEAP_NATTS_MASK as u16);
-        let infomask = masks.add(1);
-        infomask.write_unaligned(infomask.read_unaligned() & KEPT);
-    }
 }
 
 /// # Safety

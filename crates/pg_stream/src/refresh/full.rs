@@ -18,7 +18,7 @@ use crate::{
         access::Quiet,
         snapshot::Snapshot,
         spi::{self, Prepared, Session},
-        store::{Store, StoreColumn},
+        store::{self, Store, StoreColumn},
         tuple::Consolidator,
     },
     refresh::{
@@ -134,22 +134,24 @@ pub fn fill(
     differential: Option<&Differential>,
     snapshot: &Snapshot,
 ) -> Result<u64, Error> {
-    let (columns, rows) = match differential {
+    let (columns, types, rows) = match differential {
         Some(differential) => {
             fill_inner_stages(definition, differential, snapshot)?;
             let last = differential.pipeline.stages.len() - 1;
             let (stage, storage) =
                 (&differential.pipeline.stages[last], &differential.storages[last]);
-            (column_list(storage), rows_of_stage(stage, storage, &differential.storages))
+            let rows = rows_of_stage(stage, storage, &differential.storages);
+            (column_list(storage), types_of_stage(differential, last), rows)
         }
         None => {
             let names: Vec<String> = definition.columns.iter().map(|it| sql::quote(it)).collect();
             let list = std::iter::once(ROW_ID.to_owned()).chain(names.iter().cloned());
-            (list.collect::<Vec<_>>().join(", "), view_rows(definition, &names))
+            let values = crate::pg::relation::store_columns(definition.view);
+            let types = std::iter::once(bigint("rid")).chain(values).collect();
+            (list.collect::<Vec<_>>().join(", "), types, view_rows(definition, &names))
         }
     };
-    let insert = format!("INSERT INTO {} ({columns}) {rows}", definition.table);
-    let inserted = Prepared::new(&insert, &[]).execute(&[], snapshot);
+    let inserted = insert(&definition.table, &columns, &types, &rows, snapshot);
     fault::point(Step::TableFilled);
     Ok(inserted)
 }
@@ -161,12 +163,12 @@ fn fill_inner_stages(
 ) -> Result<(), Error> {
     let last = differential.pipeline.stages.len() - 1;
     let inner = differential.pipeline.stages.iter().zip(&differential.storages).take(last);
-    for (stage, storage) in inner.filter(|it| it.1.inline.is_none()) {
+    for (index, (stage, storage)) in inner.enumerate().filter(|it| it.1.1.inline.is_none()) {
         let rows = rows_of_stage(stage, storage, &differential.storages);
         let columns = column_list(storage);
         Prepared::new(&format!("DELETE FROM {}", storage.table), &[]).execute(&[], snapshot);
-        let insert = format!("INSERT INTO {} ({columns}) {rows}", storage.table);
-        Prepared::new(&insert, &[]).execute(&[], snapshot);
+        let types = types_of_stage(differential, index);
+        insert(&storage.table, &columns, &types, &rows, snapshot);
         if matches!(&stage.head, Some(Head::Recursion(head)) if head.is_set) {
             check_support(definition, storage, snapshot)?;
         }
@@ -194,6 +196,36 @@ fn check_support(
 }
 
 /// The columns that [`rows_of_stage`] puts out, in its order.
+/// Inserts the rows of a query. What is stored is found again by its image, so rows in its columns get
+/// the form that equal ones share.
+fn insert(
+    table: &str,
+    columns: &str,
+    types: &[StoreColumn],
+    rows: &str,
+    snapshot: &Snapshot,
+) -> u64 {
+    let insert = |rows: &str| {
+        let insert = format!("INSERT INTO {table} ({columns}) {rows}");
+        Prepared::new(&insert, &[]).execute(&[], snapshot)
+    };
+    if !store::has_rows(types) {
+        return insert(rows);
+    }
+    let mut made = Store::new(types);
+    Prepared::new(rows, &[]).query(&[], snapshot, |row| made.put(row.values, row.nulls));
+    let _relation = made.register("__pgs_rows");
+    insert("SELECT * FROM __pgs_rows")
+}
+
+/// The types behind [`column_list`].
+fn types_of_stage(differential: &Differential, index: usize) -> Vec<StoreColumn> {
+    let mut types = vec![bigint("rid")];
+    types.extend(differential.value_columns(index));
+    types.extend(differential.storages[index].counted.then(|| bigint("n")));
+    types
+}
+
 fn column_list(storage: &Storage) -> String {
     let mut names = vec![ROW_ID.to_owned()];
     names.extend(storage.columns.iter().cloned());

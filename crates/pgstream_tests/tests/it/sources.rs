@@ -271,6 +271,33 @@ fn whole_rows() {
     }
 }
 
+/// A table keeps them compressed, its changes do not.
+#[test]
+fn rows_with_long_fields() {
+    const TABLES: &str = "CREATE TABLE t (id int, long text); CREATE TYPE pair AS (first t, second text); CREATE DOMAIN one AS t;
+        INSERT INTO t SELECT i % 4, repeat(chr(96 + i), 5000) FROM generate_series(1, 6) AS i";
+    const CHANGES: &[&str] = &[
+        "UPDATE t SET id = id + 1 WHERE id = 1; INSERT INTO t VALUES (9, repeat('z', 5000)), (9, repeat('z', 5000))",
+        "DELETE FROM t WHERE id = 2; UPDATE t SET long = long || 'x' WHERE id = 3",
+        "INSERT INTO t SELECT * FROM t; UPDATE t SET id = id",
+        "DELETE FROM t WHERE id > 3",
+        "DELETE FROM t",
+    ];
+    for query in [
+        "SELECT t FROM t",
+        "SELECT t::one AS o, ROW(id, long)::t AS r FROM t",
+        "SELECT ARRAY[t, NULL] AS ts, ARRAY[ARRAY[t]] AS deep FROM t",
+        "SELECT ROW(t, long)::pair AS p FROM t",
+        "SELECT t, count(*) AS n FROM t GROUP BY t",
+        "SELECT id, array_agg(t ORDER BY t) AS ts FROM t GROUP BY id",
+        "SELECT DISTINCT ROW(t, long)::pair AS p FROM t",
+        "SELECT a, b FROM t AS a LEFT JOIN (SELECT DISTINCT t AS b FROM t) AS q ON (b).id = a.id + 1",
+        "SELECT t, row_number() OVER (PARTITION BY id ORDER BY t) AS n FROM t",
+    ] {
+        check(Scenario { tables: TABLES, query, changes: CHANGES });
+    }
+}
+
 /// No hidden table can have columns of them, so what would store them is evaluated as a whole.
 #[test]
 fn anonymous_rows_inside() {

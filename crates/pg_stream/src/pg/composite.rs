@@ -1,0 +1,148 @@
+//! Values of row types, in the one form that equal values share.
+//!
+//! A value of a row type is a tuple, and equal ones may differ in it: in the place that it was copied
+//! from, in hints about transactions, and in fields that are compressed or not, as the table had them.
+//! `heap_form_tuple` gives equal fields one form.
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::tuple::attribute;
+
+/// Whether values of a type are rows, or arrays with rows in them.
+///
+/// # Safety
+///
+/// `ty` must be a type.
+pub(in crate::pg) unsafe fn holds_rows(ty: Oid) -> bool {
+    // SAFETY: look-ups in the system caches.
+    unsafe {
+        let base = pg_sys::getBaseType(ty);
+        let element = pg_sys::get_element_type(base);
+        pg_sys::type_is_rowtype(base) || (element != pg_sys::InvalidOid && holds_rows(element))
+    }
+}
+
+/// A new value in the current memory context: `value` with one form for all that equal it.
+///
+/// # Safety
+///
+/// `value` must be of type `ty`, which [`holds_rows`].
+pub(in crate::pg) unsafe fn canonical(value: Datum, ty: Oid) -> Datum {
+    // SAFETY: as promised; what is not a row is an array.
+    unsafe {
+        let base = pg_sys::getBaseType(ty);
+        let stored: *mut pg_sys::varlena = value.cast_mut_ptr();
+        let plain = pg_sys::pg_detoast_datum(stored);
+        let made = if pg_sys::type_is_rowtype(base) {
+            row(plain.cast())
+        } else {
+            array(plain.cast(), pg_sys::get_element_type(base))
+        };
+        if plain != stored {
+            pg_sys::pfree(plain.cast());
+        }
+        made
+    }
+}
+
+/// # Safety
+///
+/// `header` must be a row, neither compressed nor external.
+unsafe fn row(header: pg_sys::HeapTupleHeader) -> Datum {
+    // SAFETY: the header says what the row is; the descriptor is released after its last use.
+    unsafe {
+        let fields = (*header).t_choice.t_datum;
+        let descriptor = pg_sys::lookup_rowtype_tupdesc(fields.datum_typeid, fields.datum_typmod);
+        let width = usize::try_from((*descriptor).natts).expect("a count");
+        let mut tuple = pg_sys::HeapTupleData {
+            t_len: u32::try_from(pgrx::varlena::varsize_4b(header.cast())).expect("a length"),
+            t_data: header,
+            ..Default::default()
+        };
+        let (mut values, mut nulls) = (vec![Datum::from(0); width], vec![false; width]);
+        pg_sys::heap_deform_tuple(
+            &raw mut tuple,
+            descriptor,
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+        );
+        let mut owned = Vec::new();
+        for index in 0..width {
+            let field = attribute(descriptor, index);
+            if nulls[index] || (*field).attlen != -1 {
+                continue;
+            }
+            let stored = values[index];
+            values[index] = if holds_rows((*field).atttypid) {
+                canonical(stored, (*field).atttypid)
+            } else {
+                Datum::from(pg_sys::pg_detoast_datum_packed(stored.cast_mut_ptr()))
+            };
+            if values[index].value() != stored.value() {
+                owned.push(values[index]);
+            }
+        }
+        let formed = pg_sys::heap_form_tuple(descriptor, values.as_ptr(), nulls.as_ptr());
+        // In a chunk of its own, so that it can be freed.
+        let made = pg_sys::heap_copy_tuple_as_datum(formed, descriptor);
+        pg_sys::heap_freetuple(formed);
+        owned.iter().for_each(|it| pg_sys::pfree(it.cast_mut_ptr()));
+        if (*descriptor).tdrefcount >= 0 {
+            pg_sys::DecrTupleDescRefCount(descriptor);
+        }
+        made
+    }
+}
+
+/// # Safety
+///
+/// `array` must be an array of `element`, neither compressed nor external.
+unsafe fn array(array: *mut pg_sys::ArrayType, element: Oid) -> Datum {
+    // SAFETY: the array says its shape, whose numbers follow its header.
+    unsafe {
+        let (mut length, mut by_value, mut alignment) = (0, false, 0);
+        pg_sys::get_typlenbyvalalign(
+            element,
+            &raw mut length,
+            &raw mut by_value,
+            &raw mut alignment,
+        );
+        let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+        pg_sys::deconstruct_array(
+            array,
+            element,
+            length.into(),
+            by_value,
+            alignment,
+            &raw mut values,
+            &raw mut nulls,
+            &raw mut count,
+        );
+        let many = usize::try_from(count).expect("a count");
+        let is_null = |index: usize| *nulls.add(index);
+        for index in (0..many).filter(|it| !is_null(*it)) {
+            *values.add(index) = canonical(*values.add(index), element);
+        }
+        let dimensions = (*array).ndim;
+        let shape = array.add(1).cast::<i32>();
+        let made = pg_sys::construct_md_array(
+            values,
+            nulls,
+            dimensions,
+            shape,
+            shape.add(usize::try_from(dimensions).expect("a count")),
+            element,
+            length.into(),
+            by_value,
+            alignment,
+        );
+        for index in (0..many).filter(|it| !is_null(*it)) {
+            pg_sys::pfree((*values.add(index)).cast_mut_ptr());
+        }
+        if !values.is_null() {
+            pg_sys::pfree(values.cast());
+            pg_sys::pfree(nulls.cast());
+        }
+        Datum::from(made)
+    }
+}
