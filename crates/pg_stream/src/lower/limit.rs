@@ -54,6 +54,14 @@ fn constant(clause: Node<'_>, words: &str) -> Result<Option<i64>, Refusal> {
     .map_err(|it| it.at(clause.location()))
 }
 
+/// Whether a clause takes all rows: LIMIT ALL, LIMIT NULL, OFFSET 0.
+pub fn takes_all(clause: Node<'_>, words: &str) -> bool {
+    match constant(clause, words) {
+        Ok(value) => value.is_none_or(|it| it == 0 && words == "OFFSET"),
+        Err(_) => false,
+    }
+}
+
 /// Whether there is something to do here.
 pub fn is_in(query: Query<'_>) -> Result<bool, Refusal> {
     Ok(query.has_distinct_on() || Limit::of(query)?.is_some())

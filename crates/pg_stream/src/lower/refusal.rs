@@ -6,7 +6,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::inventory::{Inventory, RelationKind};
-use super::{HIDDEN_COLUMNS, select};
+use super::{HIDDEN_COLUMNS, limit, select};
 use crate::pg::deparse::quote;
 use crate::pg::node::{ColumnRef, EntryKind, Kind, Node, Query, Step};
 use crate::pg::portable::compares_rows;
@@ -101,7 +101,7 @@ pub fn check_both_modes(
     }
     let full = "it holds the full result set";
     for (clause, words) in [(query.limit(), "LIMIT"), (query.offset(), "OFFSET")] {
-        if let Some(clause) = clause {
+        if let Some(clause) = clause.filter(|it| !limit::takes_all(*it, words)) {
             let hint = "Apply it in the queries that read the stream table.";
             return Err(Refusal::always(words, full).hint(hint).at(clause.location()));
         }

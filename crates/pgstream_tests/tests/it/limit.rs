@@ -54,6 +54,45 @@ fn without_a_limit() {
     limit("SELECT * FROM (SELECT id FROM t ORDER BY v, g) x");
 }
 
+/// As ORDER BY is accepted: these change nothing.
+#[test]
+fn without_a_limit_at_top_level() {
+    for query in [
+        "SELECT id, g FROM t LIMIT ALL",
+        "SELECT id, g FROM t ORDER BY v OFFSET 0",
+        "SELECT id, g FROM t LIMIT NULL OFFSET (1 - 1) ROWS",
+        "SELECT g, count(*) AS n FROM t GROUP BY g ORDER BY 2 LIMIT ALL OFFSET NULL",
+        "SELECT DISTINCT ON (g) g, id FROM t ORDER BY g, id OFFSET 0",
+        "SELECT g FROM t UNION ALL SELECT g FROM d ORDER BY 1 LIMIT NULL::int OFFSET 0",
+    ] {
+        limit(query);
+        let database = Database::new();
+        let mut session = database.session();
+        session.run(TABLES);
+        session
+            .run(&format!("SELECT pgstream.create_stream_table('st', $${query}$$, '1d', 'FULL')"));
+        session.run("DELETE FROM t WHERE id % 2 = 0; SELECT pgstream.refresh_stream_table('st')");
+        let count = "SELECT (SELECT count(*) FROM st) = (SELECT count(*) FROM (";
+        assert_eq!(session.value(&format!("{count}{query}) AS q)")), "t", "{query}");
+    }
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    for (clauses, words) in [
+        ("LIMIT 5", "LIMIT"),
+        ("LIMIT 5 OFFSET 0", "LIMIT"),
+        ("LIMIT 0", "LIMIT"),
+        ("LIMIT ALL OFFSET 1", "OFFSET"),
+        ("OFFSET (SELECT 0)", "OFFSET"),
+    ] {
+        for mode in ["FULL", "DIFFERENTIAL"] {
+            let error = session.error(&format!("SELECT pgstream.create_stream_table('st', 'SELECT id FROM t {clauses}', '1d', '{mode}')"));
+            assert_eq!(error.code, "0A000", "{clauses}");
+            assert!(error.message.contains(words), "{clauses}: {error}");
+        }
+    }
+}
+
 #[test]
 fn nothing() {
     limit("SELECT * FROM (SELECT id FROM t LIMIT 0) x UNION ALL SELECT g FROM d");
