@@ -17,6 +17,7 @@ pub mod member;
 pub mod name;
 pub mod node;
 pub mod notify;
+pub mod original;
 pub mod own;
 pub mod portable;
 pub mod progress;

@@ -10,7 +10,7 @@ use crate::{
     ddl::drop::drop_stages,
     error::Error,
     lower,
-    pg::{name, relation, security::Identity, wake},
+    pg::{name, original::OriginalErrors, relation, security::Identity, wake},
 };
 
 #[pg_extern(sql = false)]
@@ -20,6 +20,7 @@ fn alter_stream_table(
     refresh_mode: Option<&str>,
     status: Option<&str>,
 ) -> Result<(), ErrorReport> {
+    let _errors = OriginalErrors::keep();
     Ok(alter(options::required(name, "name")?, schedule, refresh_mode, status)?)
 }
 

@@ -13,7 +13,8 @@ use crate::{
     fault::{self, Step},
     lower::{self, Analyzed, Lowered, Refusal},
     pg::{
-        deparse::PortableSettings, dump, event::OwnCommands, name, security::Identity, spi, wake,
+        deparse::PortableSettings, dump, event::OwnCommands, name, original::OriginalErrors,
+        security::Identity, spi, wake,
     },
     refresh,
     settings::{self, CdcMode},
@@ -27,6 +28,7 @@ fn create_stream_table(
     refresh_mode: Option<&str>,
     initialize: Option<bool>,
 ) -> Result<(), ErrorReport> {
+    let _errors = OriginalErrors::keep();
     let new = Request {
         name: options::required(name, "name")?,
         query: options::required(query, "query")?,

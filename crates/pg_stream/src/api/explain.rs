@@ -2,12 +2,13 @@
 
 use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
 
-use crate::{catalog, refresh};
+use crate::{catalog, pg::original::OriginalErrors, refresh};
 
 type Properties = TableIterator<'static, (name!(property, String), name!(value, String))>;
 
 #[pg_extern(sql = false)]
 fn explain_st(name: &str) -> Result<Properties, ErrorReport> {
+    let _errors = OriginalErrors::keep();
     let table = catalog::find(name).map_err(ErrorReport::from)?;
     Ok(TableIterator::new(refresh::explain(table.id).map_err(ErrorReport::from)?))
 }

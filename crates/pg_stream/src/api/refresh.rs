@@ -7,11 +7,13 @@ use crate::{
     api::options,
     catalog,
     error::Error,
+    pg::original::OriginalErrors,
     refresh::{self, InitiatedBy},
 };
 
 #[pg_extern(sql = false)]
 fn refresh_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
+    let _errors = OriginalErrors::keep();
     Ok(refresh(options::required(name, "name")?)?)
 }
 

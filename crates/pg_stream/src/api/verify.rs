@@ -6,6 +6,7 @@ use crate::{
     api::{options, resume},
     catalog,
     error::Error,
+    pg::original::OriginalErrors,
     refresh,
 };
 
@@ -22,6 +23,7 @@ type Differences = TableIterator<
 
 #[pg_extern(sql = false)]
 fn verify_stream_table(name: Option<&str>) -> Result<Differences, ErrorReport> {
+    let _errors = OriginalErrors::keep();
     let table = catalog::find_owned(options::required(name, "name")?).map_err(ErrorReport::from)?;
     let found = refresh::verify(table.id).map_err(ErrorReport::from)?;
     Ok(TableIterator::new(found.into_iter().map(|it| {
@@ -32,6 +34,7 @@ fn verify_stream_table(name: Option<&str>) -> Result<Differences, ErrorReport> {
 
 #[pg_extern(sql = false)]
 fn repair_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
+    let _errors = OriginalErrors::keep();
     Ok(repair(options::required(name, "name")?)?)
 }
 

@@ -90,6 +90,76 @@ fn a_trigger_of_the_user_fails() {
 }
 
 #[test]
+fn an_error_with_a_code_of_the_users_own_comes_as_it_was_raised() {
+    let (mut session, watched, _database) = with_st("SELECT id, g FROM t");
+    session.run(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             BEGIN RAISE 'no' USING ERRCODE = 'MY000'; EXCEPTION WHEN SQLSTATE 'MY000' THEN END;
+             RAISE 'no' USING ERRCODE = 'MY001', DETAIL = 'it is so', HINT = 'do not',
+                 SCHEMA = 's', TABLE = 't', COLUMN = 'c', CONSTRAINT = 'n', DATATYPE = 'd';
+         END $$;
+         CREATE TRIGGER no AFTER INSERT ON st FOR EACH ROW EXECUTE FUNCTION no();
+         CREATE FUNCTION told() RETURNS text LANGUAGE plpgsql AS $$
+         DECLARE
+             a text; b text; c text; d text; e text; f text; g text; h text; i text; j text;
+         BEGIN
+             PERFORM pgstream.refresh_stream_table('st');
+         EXCEPTION WHEN SQLSTATE 'MY001' THEN
+             GET STACKED DIAGNOSTICS a = RETURNED_SQLSTATE, b = MESSAGE_TEXT,
+                 c = PG_EXCEPTION_DETAIL, d = PG_EXCEPTION_HINT, e = SCHEMA_NAME, f = TABLE_NAME,
+                 g = COLUMN_NAME, h = CONSTRAINT_NAME, i = PG_DATATYPE_NAME,
+                 j = PG_EXCEPTION_CONTEXT;
+             RETURN concat_ws('/', a, b, c, d, e, f, g, h, i, j);
+         END $$",
+    );
+    session.run("INSERT INTO t VALUES (100, 1, 1)");
+    let error = session.error(REFRESH);
+    assert_eq!(
+        (error.code.as_str(), error.message.as_str(), error.detail.as_str(), error.hint.as_str()),
+        ("MY001", "no", "it is so", "do not")
+    );
+    let told = session.rows("SELECT told()").join("\n");
+    assert!(
+        told.starts_with(
+            "MY001/no/it is so/do not/s/t/c/n/d/PL/pgSQL function public.no() line 3 at RAISE\n"
+        ),
+        "{told}"
+    );
+    assert_eq!(told.matches("PL/pgSQL function told() line 5 at PERFORM").count(), 1, "{told}");
+    assert_eq!(told.matches("no()").count(), 1, "{told}");
+    session.run("DROP TRIGGER no ON st");
+    watched.refresh_and_compare(&mut session, "repair");
+}
+
+#[test]
+fn an_error_of_a_function_in_the_query_keeps_its_code() {
+    let (mut session, watched, _database) = with_st("SELECT id, g FROM t");
+    drop(watched);
+    session.run(
+        "CREATE FUNCTION f(v int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+             IF v = 0 THEN RAISE 'zero' USING ERRCODE = '22XYZ'; END IF; RETURN v; END $$",
+    );
+    for query in [
+        "SELECT id, f(v) AS f FROM t",
+        "SELECT g, sum(f(v)) AS s FROM t GROUP BY g",
+        "SELECT id, f(v) AS f, row_number() OVER (ORDER BY f(v), id) AS n FROM t",
+    ] {
+        session.run("DROP TABLE IF EXISTS st2");
+        let watched = Watched::create(&mut session, "st2", query, Comparison::Text);
+        session.run("INSERT INTO t VALUES (200, 1, 0)");
+        let error = session.error("SELECT pgstream.refresh_stream_table('st2')");
+        assert_eq!((error.code.as_str(), error.message.as_str()), ("22XYZ", "zero"), "{query}");
+        let error = session.error("SELECT pgstream.repair_stream_table('st2')");
+        assert_eq!(error.code, "22XYZ", "{query}");
+        let error = session.try_create("st3", query).expect_err("the row is there");
+        assert_eq!(error.code, "22XYZ", "{query}");
+        session.run("UPDATE t SET v = 1 WHERE id = 200");
+        watched.refresh_and_compare(&mut session, query);
+        session.run("DELETE FROM t WHERE id = 200");
+    }
+}
+
+#[test]
 fn the_owner_loses_the_privilege_to_read() {
     let database = Database::new();
     let mut session = database.session();
