@@ -12,7 +12,7 @@ mod track;
 pub use self::{
     cleanup::{cleanup, truncated_after},
     track::{
-        captured_through, consumers, has_lost_members, refit, track, track_stream_table, untrack,
+        captured_through, consumers, has_other_members, refit, track, track_stream_table, untrack,
     },
 };
 

@@ -131,6 +131,16 @@ pub fn all() -> Vec<StreamTable> {
     ids.into_iter().filter_map(by_id).collect()
 }
 
+/// The stream table of that name whose table is gone without the catalog having been told.
+pub fn missing(name: &QualifiedName) -> Option<i64> {
+    spi::get_one(
+        "SELECT pgs_id FROM pgstream.pgs_stream_tables \
+         WHERE pgs_schema = $1 AND pgs_name = $2 AND pgs_relid IS NOT NULL \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = pgs_relid)",
+        &[name.schema.clone().into(), name.name.clone().into()],
+    )
+}
+
 /// What a stream table reads, as noted when it was made or rebuilt.
 pub fn sources(id: i64) -> Vec<Oid> {
     let mut sources = Vec::new();

@@ -9,6 +9,7 @@ use pgstream_core::{mode::RefreshMode, name::QualifiedName};
 use crate::{
     api::options,
     catalog::{self, New},
+    ddl,
     error::Error,
     fault::{self, Step},
     lower::{self, Analyzed, Lowered, Refusal},
@@ -62,6 +63,7 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
     check_privileges(&analyzed);
     let owner = name::current_role();
     let _superuser = Identity::superuser();
+    ddl::drop::forget_missing(&name);
     let id = catalog::insert(&New {
         name: &name,
         query: request.query,

@@ -1,13 +1,15 @@
 //! `pgstream.drop_stream_table`.
 
 use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
+use pgstream_core::name::QualifiedName;
 use pgstream_ivm::sql::quote_qualified;
 
 use crate::{
     api::options,
     catalog,
+    ddl::drop,
     error::Error,
-    pg::{relation, spi},
+    pg::{name, relation, security::Identity, spi},
 };
 
 #[pg_extern(sql = false)]
@@ -18,7 +20,10 @@ fn drop_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
 /// Drops the table in the caller's name; the event trigger in `ddl::drop` removes everything else, as it does after a
 /// plain DROP TABLE.
 fn drop_by_name(name: &str) -> Result<(), Error> {
-    let table = catalog::find_owned(name)?;
+    let table = match catalog::find_owned(name) {
+        Err(Error::Undefined(_)) if forget_missing(name) => return Ok(()),
+        found => found?,
+    };
     relation::lock_stream_table(table.id);
     if !relation::exists(table.relation) {
         return Err(Error::Undefined(table.name.to_string()));
@@ -30,4 +35,14 @@ fn drop_by_name(name: &str) -> Result<(), Error> {
     let (schema, name) = relation::name(table.relation);
     spi::run(&format!("DROP TABLE {}", quote_qualified(&schema, &name)), &[], |_| {});
     Ok(())
+}
+
+/// One that is there in the catalog alone has no owner any more.
+fn forget_missing(name: &str) -> bool {
+    if name::resolve(name).is_some() {
+        return false;
+    }
+    let (Some(schema), name) = name::parts(name) else { return false };
+    let _superuser = Identity::superuser();
+    drop::forget_missing(&QualifiedName { schema, name })
 }

@@ -79,23 +79,24 @@ pub fn consumers(source: Oid) -> Vec<i64> {
     consumers
 }
 
-/// Whether a table does not belong to `source` any more whose rows were its own when the triggers
-/// were made right.
-pub fn has_lost_members(source: Oid) -> bool {
-    let mut noted: Vec<Oid> = Vec::new();
+/// Whether a table has joined or left `source`, with its rows, since the triggers were made right.
+pub fn has_other_members(source: Oid) -> bool {
+    // Again, since that may have been committed between the two looks.
+    differ(source) && differ(source)
+}
+
+fn differ(source: Oid) -> bool {
+    let mut noted = None;
     let latest = Snapshot::latest();
     OwnTable::open(TRACKING, Lock::AccessShare).find(
         TRACKING_KEY,
         ("source_relid", source),
         &latest,
-        |row| noted = row.get("members").unwrap_or_default(),
+        |row| noted = row.get::<Vec<Oid>>("members"),
     );
-    if noted.len() < 2 {
-        return false;
-    }
     // A detached partition is gone for those who look after that, and not for others.
-    let current = latest.with_own_changes(|| source::members(source, Lock::None));
-    noted.iter().any(|it| !current.contains(it))
+    let current = || latest.with_own_changes(|| source::members(source, Lock::None));
+    noted.is_some_and(|noted| noted != current())
 }
 
 /// Notes which tables belong to `source`. Returns those that came or went since the last time.

@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use pgrx::pg_sys::{self, Oid};
 
-use crate::pg::relation;
+use crate::pg::{relation, spi};
 
 /// Where a new relation would go.
 pub struct Target {
@@ -55,6 +55,17 @@ pub fn resolve(text: &str) -> Option<Oid> {
         )
     };
     (found != Oid::INVALID).then_some(found)
+}
+
+/// The schema and the name of a relation that need not exist; without a schema, the current one.
+pub fn parts(text: &str) -> (Option<String>, String) {
+    let range = range_var(text);
+    // SAFETY: the range variable was just made; its schema may be missing.
+    let (schema, name) = unsafe {
+        let schema = (*range).schemaname;
+        ((!schema.is_null()).then(|| relation::text(schema)), relation::text((*range).relname))
+    };
+    (schema.or_else(|| spi::get_one("SELECT pg_catalog.current_schema()::text", &[])), name)
 }
 
 fn range_var(text: &str) -> *mut pg_sys::RangeVar {

@@ -64,7 +64,7 @@ impl State {
     pub(super) fn cause_to_rebuild(&self, definition: &Definition) -> Option<Cause> {
         let differential = definition.differential.as_ref()?;
         if self.needs_reinit
-            || differential.has_lost_members
+            || differential.has_other_members
             || self.fingerprint.as_deref() != Some(&differential.fingerprint)
         {
             return Some(Cause::Definition);

@@ -75,8 +75,8 @@ pub struct Differential {
     pub matches: Vec<Vec<Ordered>>,
     /// The seal of the tables as they were when this was loaded: see [`super::seal`].
     pub seal: Option<String>,
-    /// Whether a table has left one of the sources, with its rows.
-    pub has_lost_members: bool,
+    /// Whether a table has joined or left one of the sources, with its rows.
+    pub has_other_members: bool,
 }
 
 /// A table whose changes are captured for this stream table.
@@ -218,6 +218,9 @@ impl Definition {
 
     fn watched(&self) -> Vec<Oid> {
         let mut watched = self.locked.clone();
+        // Of those, autovacuum does not speak all the time.
+        let is_partitioned = |it: &&Oid| relation::kind(**it) == Some('p');
+        watched.extend(self.with_partitions.iter().filter(is_partitioned));
         watched.push(self.view);
         watched.extend(self.tables());
         watched
@@ -330,7 +333,7 @@ fn differential(
     look_up::indexed(&mut pipeline, &|order| has_index(order, &storages));
     let mut matches = look_up::matches(&pipeline);
     matches.retain(|orders| orders.iter().any(|it| has_index(it, &storages)));
-    let has_lost_members = sources.iter().any(|it| capture::has_lost_members(it.relation));
+    let has_other_members = sources.iter().any(|it| capture::has_other_members(it.relation));
     Differential {
         pipeline,
         storages,
@@ -343,7 +346,7 @@ fn differential(
         depends_on_role: false,
         matches,
         seal: None,
-        has_lost_members,
+        has_other_members,
     }
 }
 

@@ -1,5 +1,5 @@
 //! Looking after stream tables that nobody refreshes: they become stale, and the changes of their
-//! sources pile up.
+//! sources pile up. And after those that were dropped while event triggers were off.
 //!
 //! Changes beyond a limit are given up: what has not consumed them is marked to be rebuilt, and a
 //! stream table that is going to be rebuilt needs no changes.
@@ -15,6 +15,7 @@ use pgstream_core::{
 
 use crate::{
     capture, catalog,
+    ddl::drop,
     monitor::alert,
     pg::{relation, spi, time, worker},
     refresh::{self, Reader},
@@ -46,6 +47,15 @@ impl Watch {
         let work = || self.look_at_ages(now);
         if let Err(failure) = worker::transaction(c"pg_stream: looking for stale data", work) {
             complain::<()>(&failure.message);
+        }
+        let missed = worker::transaction(c"pg_stream: looking for what was dropped", drop::missed);
+        for missed in missed.unwrap_or_else(|failure| complain(&failure.message)) {
+            let work = || drop::make_up(missed);
+            if let Err(failure) =
+                worker::transaction(c"pg_stream: forgetting what was dropped", work)
+            {
+                complain::<()>(&failure.message);
+            }
         }
         let buffers = worker::transaction(c"pg_stream: looking at change buffers", large_buffers);
         let buffers = buffers.unwrap_or_else(|failure| complain(&failure.message));

@@ -23,6 +23,7 @@ mod limit;
 mod listed;
 mod lowering;
 mod monitor;
+mod operations;
 mod outer_joins;
 mod parallel;
 mod recursion;
