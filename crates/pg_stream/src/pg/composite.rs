@@ -49,11 +49,18 @@ pub(in crate::pg) unsafe fn canonical(value: Datum, ty: Oid) -> Datum {
 ///
 /// `header` must be a row, neither compressed nor external.
 unsafe fn row(header: pg_sys::HeapTupleHeader) -> Datum {
-    // SAFETY: the header says what the row is; the descriptor is released after its last use.
+    // SAFETY: the header says what the row is; its type's descriptor is released after its last use.
     unsafe {
         let fields = (*header).t_choice.t_datum;
-        let descriptor = pg_sys::lookup_rowtype_tupdesc(fields.datum_typeid, fields.datum_typmod);
-        let width = usize::try_from((*descriptor).natts).expect("a count");
+        let whole = pg_sys::lookup_rowtype_tupdesc(fields.datum_typeid, fields.datum_typmod);
+        // Its type may have got more attributes since: what is stored is found again as it is.
+        let width = u32::from((*header).t_infomask2) & pg_sys::HEAP_NATTS_MASK;
+        let count = i32::try_from(width).expect("a count").min((*whole).natts);
+        let descriptor = pg_sys::CreateTupleDescTruncatedCopy(whole, count);
+        if (*whole).tdrefcount >= 0 {
+            pg_sys::DecrTupleDescRefCount(whole);
+        }
+        let width = usize::try_from(count).expect("a count");
         let mut tuple = pg_sys::HeapTupleData {
             t_len: u32::try_from(pgrx::varlena::varsize_4b(header.cast())).expect("a length"),
             t_data: header,
@@ -73,7 +80,7 @@ unsafe fn row(header: pg_sys::HeapTupleHeader) -> Datum {
                 continue;
             }
             let stored = values[index];
-            values[index] = if holds_rows((*field).atttypid) {
+            values[index] = if !(*field).attisdropped && holds_rows((*field).atttypid) {
                 canonical(stored, (*field).atttypid)
             } else {
                 Datum::from(pg_sys::pg_detoast_datum_packed(stored.cast_mut_ptr()))
@@ -87,9 +94,7 @@ unsafe fn row(header: pg_sys::HeapTupleHeader) -> Datum {
         let made = pg_sys::heap_copy_tuple_as_datum(formed, descriptor);
         pg_sys::heap_freetuple(formed);
         owned.iter().for_each(|it| pg_sys::pfree(it.cast_mut_ptr()));
-        if (*descriptor).tdrefcount >= 0 {
-            pg_sys::DecrTupleDescRefCount(descriptor);
-        }
+        pg_sys::FreeTupleDesc(descriptor);
         made
     }
 }

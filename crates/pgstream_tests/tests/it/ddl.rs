@@ -442,6 +442,13 @@ fn a_type_that_a_query_uses_is_changed() {
         "SELECT id, p::text AS p FROM t",
         "ALTER TYPE pair ADD ATTRIBUTE c int",
     );
+    for change in ["ADD ATTRIBUTE c int", "DROP ATTRIBUTE b"] {
+        is_rebuilt(
+            "CREATE TYPE pair AS (a int, b text); ALTER TABLE t ADD COLUMN p pair DEFAULT '(1,x)', ADD COLUMN ps pair[] DEFAULT ARRAY[ROW(1, 'x')::pair]",
+            "SELECT DISTINCT id, p, ps FROM t",
+            &format!("ALTER TYPE pair {change}"),
+        );
+    }
     is_rebuilt(
         "CREATE TYPE mood AS ENUM ('sad', 'glad'); ALTER TABLE t ADD COLUMN m mood[] DEFAULT '{sad}'",
         "SELECT id, to_jsonb(t.m) AS m FROM t",
