@@ -6,7 +6,8 @@
 //!
 //! An outer join is one item among those that are joined. Its ON stays with it, but for conjuncts
 //! about the side that is filled up with NULLs: they decide which of its rows are looked at. Only
-//! conditions about the other side may move below it.
+//! conditions about the other side may move below it. Where a condition drops the rows that are filled
+//! up with NULLs, the outer join is a simpler one to begin with, as PostgreSQL's planner has it too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,6 +112,49 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
+    /// Makes simpler joins of outer ones, where conditions drop rows that are filled up with NULLs: as
+    /// those `above` do with NULLs for one of these entries.
+    pub fn reduce(&mut self, above: &BTreeSet<usize>) {
+        check_depth();
+        let mut not_null = not_null(&self.conditions);
+        not_null.extend(above);
+        let mut waiting = std::mem::take(&mut self.items);
+        waiting.reverse();
+        while let Some(item) = waiting.pop() {
+            let Item::Outer(mut outer) = item else {
+                self.items.push(item);
+                continue;
+            };
+            let is_present = |side: &Self| !side.entries().is_disjoint(&not_null);
+            if outer.is_full && is_present(&outer.optional) {
+                std::mem::swap(&mut outer.preserved, &mut outer.optional);
+            }
+            outer.is_full &= !is_present(&outer.preserved);
+            if outer.is_full || !is_present(&outer.optional) {
+                self.items.push(Item::Outer(outer));
+                continue;
+            }
+            let Outer { preserved, optional, on, .. } = *outer;
+            let conditions = [on, preserved.conditions, optional.conditions].concat();
+            not_null.extend(self::not_null(&conditions));
+            self.conditions.extend(conditions);
+            // All of them anew, as there are more conditions now.
+            let mut items = std::mem::take(&mut self.items);
+            items.extend(preserved.items.into_iter().chain(optional.items));
+            waiting.extend(items.into_iter().rev());
+        }
+        for item in &mut self.items {
+            if let Item::Outer(outer) = item {
+                let (of_preserved, of_optional) = match outer.is_full {
+                    true => (BTreeSet::new(), BTreeSet::new()),
+                    false => (not_null.clone(), self::not_null(&outer.on)),
+                };
+                outer.preserved.reduce(&of_preserved);
+                outer.optional.reduce(&of_optional);
+            }
+        }
+    }
+
     /// All conditions, of outer joins below too.
     pub fn all_conditions(&self) -> Vec<Node<'a>> {
         let mut all = self.conditions.clone();
@@ -145,6 +189,11 @@ impl<'a> Side<'a> {
     pub fn take_late(&mut self) -> Vec<Node<'a>> {
         self.conditions.extract_if(.., |it| sub_link::is_in(*it)).collect()
     }
+}
+
+/// The entries of which no row of NULLs satisfies the conditions.
+fn not_null(conditions: &[Node<'_>]) -> BTreeSet<usize> {
+    conditions.iter().flat_map(|it| it.entries_not_null()).collect()
 }
 
 impl<'a> Item<'a> {

@@ -1,6 +1,8 @@
 //! One query: FROM and WHERE, then grouping, then window functions, then the select list, then
 //! DISTINCT, then LIMIT.
 
+use std::collections::BTreeSet;
+
 use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::scalar::Scalar;
 
@@ -257,6 +259,7 @@ impl<'a> Select<'a> {
         }
         if let Some(tree) = query.from() {
             select.from.gather(query, tree)?;
+            select.from.reduce(&BTreeSet::new());
         }
         for (entry, outer) in select.from.leaves() {
             if let Some(item) = lateral::of(query, entry, outer)? {

@@ -3,6 +3,7 @@
 //! Everything lives in an [`Arena`], a memory context of its own: a view borrows from it and so
 //! cannot outlive the tree. Trees are never changed in place; [`Node::replace`] builds a new one.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -460,6 +461,21 @@ impl<'a> Node<'a> {
             }
             _ => vec![self],
         }
+    }
+
+    /// Entries of the range table of which no row of NULLs satisfies the condition.
+    pub fn entries_not_null(self) -> BTreeSet<usize> {
+        let mut entries = BTreeSet::new();
+        // SAFETY: the function only reads the tree, and gives a set in the current context.
+        unsafe {
+            let found = pg_sys::find_nonnullable_rels(self.pointer.as_ptr());
+            let mut member = pg_sys::bms_next_member(found, -1);
+            while let Ok(entry) = usize::try_from(member) {
+                entries.insert(entry);
+                member = pg_sys::bms_next_member(found, member);
+            }
+        }
+        entries
     }
 
     /// The functions that the node itself calls.

@@ -313,3 +313,62 @@ fn a_sub_query_in_on_about_both_sides() {
         changes: CHANGES,
     });
 }
+
+/// As PostgreSQL does it: an outer join whose rows of NULLs a condition drops costs what a simpler one does.
+#[test]
+fn conditions_that_drop_rows_of_nulls() {
+    // The numbers of outer joins and of marks that remain.
+    let reduced: &[(&str, (usize, usize))] = &[
+        ("SELECT v, w FROM a LEFT JOIN b ON a.k = b.k WHERE b.id > 2", (0, 0)),
+        ("SELECT v, w FROM b RIGHT JOIN a ON a.k = b.k WHERE b.id > 2 OR b.w = 'b1'", (0, 0)),
+        ("SELECT v, w FROM a FULL JOIN b ON a.k = b.k WHERE b.id > 2", (1, 0)),
+        ("SELECT v, w FROM a FULL JOIN b ON a.k = b.k WHERE a.v IS NOT NULL", (1, 0)),
+        ("SELECT v, w FROM a FULL JOIN b ON a.k = b.k WHERE a.id < b.id", (0, 0)),
+        ("SELECT v, w FROM a FULL JOIN b ON a.k = b.k WHERE coalesce(a.id, b.id) > 2", (1, 1)),
+        ("SELECT v, w FROM a FULL JOIN b ON a.k = b.k WHERE a.id > 1 OR b.id > 1", (1, 1)),
+        (
+            "SELECT v, w, z FROM a LEFT JOIN b ON a.k = b.k LEFT JOIN c ON b.k = c.k WHERE z > 1",
+            (0, 0),
+        ),
+        ("SELECT v, w, z FROM a LEFT JOIN (b LEFT JOIN c ON b.k = c.k) ON a.k = c.k", (1, 0)),
+        ("SELECT v, w, z FROM a LEFT JOIN (b FULL JOIN c ON b.k = c.k) ON a.k = c.k", (2, 0)),
+        ("SELECT v, w, z FROM (a FULL JOIN b ON a.k = b.k) JOIN c ON a.k = c.k", (1, 0)),
+        (
+            "SELECT v, w, z FROM (a FULL JOIN b ON a.k = b.k) FULL JOIN c ON b.k = c.k WHERE z > 0",
+            (2, 0),
+        ),
+        (
+            "SELECT v, w, z FROM (a FULL JOIN b ON a.k = b.k) FULL JOIN c ON b.k = c.k WHERE w > ''",
+            (2, 0),
+        ),
+        (
+            "SELECT v, w FROM a LEFT JOIN b ON a.k = b.k AND (b.w = 'b2') IS NOT TRUE WHERE (b.id > 2) IS TRUE",
+            (0, 0),
+        ),
+        ("SELECT v, w FROM a LEFT JOIN b ON a.k = b.k WHERE NOT (b.id > 2 AND a.id > 2)", (1, 0)),
+        (
+            "SELECT v, w FROM a LEFT JOIN b ON a.k = b.k WHERE b.id IN (1, 3) AND b.w LIKE 'b%'",
+            (0, 0),
+        ),
+        ("SELECT v, w FROM a LEFT JOIN b ON a.k = b.k WHERE b.id = (SELECT max(x) FROM d)", (0, 0)),
+        (
+            "SELECT v, w, n FROM a LEFT JOIN b ON a.k = b.k, LATERAL generate_series(b.id, 3) n WHERE b.id > 1",
+            (0, 0),
+        ),
+        (
+            "SELECT v, w, m FROM a LEFT JOIN LATERAL (SELECT w, max(b.id) AS m FROM b WHERE b.k = a.k GROUP BY w) b ON true WHERE m > 1",
+            (0, 0),
+        ),
+    ];
+    for (query, expected) in reduced {
+        outer_joins(query);
+        let database = Database::new();
+        let mut session = database.session();
+        session.run(TABLES);
+        session.run(&format!("SELECT pgstream.create_stream_table('st', $$ {query} $$)"));
+        let tree: String = session
+            .value("SELECT value FROM pgstream.explain_st('st') WHERE property = 'operator_tree'");
+        let count = |operator| tree.matches(operator).count();
+        assert_eq!((count("LeftJoin ("), count("Mark (")), *expected, "{query}\n{tree}");
+    }
+}
