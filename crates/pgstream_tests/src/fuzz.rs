@@ -34,7 +34,7 @@ use std::{
 use crate::database::Database;
 
 pub use case::Oracle;
-use case::{Case, Outcome};
+use case::{Case, Failure, Outcome};
 use construct::Coverage;
 pub use random::Random;
 
@@ -71,6 +71,9 @@ pub struct Report {
     /// Why stream tables are evaluated as a whole, and how often.
     pub whole: BTreeMap<String, u64>,
     pub coverage: Coverage,
+    /// Seeds of cases that were left when a statement had taken a minute: over tables of ten rows there
+    /// are queries that PostgreSQL cuts short and that have millions of rows inside.
+    pub slow: Vec<u64>,
     /// Seed, and the script that shows the failure.
     pub failures: Vec<(u64, String)>,
 }
@@ -138,7 +141,10 @@ fn work(
         let outcome = case.run(&database, options.oracle);
         report.lock().expect("no worker panicked").add(&outcome);
         in_this_database += 1;
-        if let Some(failure) = &outcome.failure {
+        let failure = outcome.failure.as_ref();
+        if failure.is_some_and(Failure::is_timeout) {
+            report.lock().expect("no worker panicked").slow.push(seed);
+        } else if let Some(failure) = failure {
             database.wait_until_up();
             let (small, failure) = shrink::shrink(&case, failure, &database, options.oracle);
             let script = small.script(&failure);

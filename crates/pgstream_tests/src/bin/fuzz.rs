@@ -54,6 +54,9 @@ fn main() -> ExitCode {
         println!("  evaluated as a whole {count} x {reason}");
     }
     println!("{}", report.coverage.summary());
+    for seed in &report.slow {
+        println!("SLOW: fuzz --seed {seed} --cases 1 (a statement took more than a minute)");
+    }
     for (seed, script) in &report.failures {
         println!("\nFAILED: fuzz --seed {seed} --cases 1 (target/fuzz/{seed}.sql)\n\n{script}");
     }

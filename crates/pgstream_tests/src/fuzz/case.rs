@@ -113,6 +113,13 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// Whether a statement took too long, which says nothing about its result.
+    pub fn is_timeout(&self) -> bool {
+        self.kind == "error 57014"
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub created: u64,
