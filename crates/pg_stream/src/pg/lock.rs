@@ -1,6 +1,10 @@
-//! Locks on relations.
+//! Locks on relations, and waiting for locks.
+
+use std::ffi::CString;
 
 use pgrx::pg_sys::{self, Oid};
+
+use super::{security::LocalSettings, subtransaction, time};
 
 /// How strongly a relation is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,4 +75,38 @@ pub fn is_being_changed(relation: Oid) -> bool {
 pub fn in_transaction_block() -> bool {
     // SAFETY: looks at this backend's state.
     unsafe { pg_sys::IsTransactionBlock() }
+}
+
+/// How long to wait at a time, and when to look for a deadlock, in milliseconds: before anybody else
+/// does, who looks after a second.
+const TURN: i64 = 400;
+const LOOK: i64 = 100;
+
+/// Runs `work`, which waits for a lock, for as long as `lock_timeout` allows. PostgreSQL looks for a
+/// deadlock once a wait, so who begins to wait last has to give in. This looks again and again.
+pub fn giving_in<T>(work: impl Fn() -> T) -> T {
+    // SAFETY: reads a setting.
+    let patience = i64::from(unsafe { pg_sys::LockTimeout });
+    let began = time::now();
+    loop {
+        let left = patience - (time::now() - began) / 1000;
+        let is_last = patience > 0 && left <= TURN;
+        let limit = if is_last { left.max(1) } else { TURN };
+        let turn = || {
+            let setting = |name: &std::ffi::CStr, value: i64| {
+                (name.to_owned(), CString::new(value.to_string()).expect("a number has no NUL"))
+            };
+            let _settings = LocalSettings::new(&[
+                setting(c"lock_timeout", limit),
+                setting(c"deadlock_timeout", LOOK),
+            ]);
+            work()
+        };
+        if is_last {
+            return turn();
+        }
+        if let Some(result) = subtransaction::unless_locked(turn) {
+            return result;
+        }
+    }
 }

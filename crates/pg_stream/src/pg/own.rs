@@ -12,7 +12,12 @@ use pgrx::{
     pg_sys::{self, Datum},
 };
 
-use super::{lock::Lock, relation, snapshot::Snapshot, tuple::attribute};
+use super::{
+    lock::{self, Lock},
+    relation,
+    snapshot::Snapshot,
+    tuple::attribute,
+};
 
 /// A table of the schema `pgstream`, open until dropped; its lock stays until the transaction ends.
 pub struct OwnTable {
@@ -49,6 +54,9 @@ impl Value {
         Self { column, datum }
     }
 }
+
+/// Whether a row could be locked, and the row.
+type Locked = (pg_sys::TM_Result::Type, pg_sys::HeapTuple);
 
 impl OwnTable {
     pub fn open(name: &CStr, lock: Lock) -> Self {
@@ -100,7 +108,8 @@ impl OwnTable {
 
     /// Locks the row with this key as an UPDATE would, and gives its newest version. As in an
     /// UPDATE, a row that somebody else changed after `snapshot` is an error in the stricter
-    /// isolation levels.
+    /// isolation levels. Whoever locks it and waits for something that this transaction has locked
+    /// goes on: this one gives in.
     pub fn lock<T: IntoDatum + Copy>(
         &self,
         index: &CStr,
@@ -108,14 +117,23 @@ impl OwnTable {
         snapshot: &Snapshot,
     ) -> Option<OwnRow> {
         let latest = (!relation::is_strict_transaction()).then(Snapshot::latest);
-        self.lock_from(index, key, snapshot, latest)
+        self.lock_from(index, key, snapshot, latest, |tuple| {
+            let locked = self.lock_tuple(tuple, pg_sys::LockWaitPolicy::LockWaitSkip);
+            if locked.0 == pg_sys::TM_Result::TM_WouldBlock {
+                lock::giving_in(|| self.lock_tuple(tuple, pg_sys::LockWaitPolicy::LockWaitBlock))
+            } else {
+                locked
+            }
+        })
     }
 
     /// As [`Self::lock`], but gives the newest version in every isolation level: for what goes with
     /// changes of definitions, which PostgreSQL does not isolate either.
     pub fn lock_newest<T: IntoDatum + Copy>(&self, index: &CStr, key: (&str, T)) -> Option<OwnRow> {
         let latest = Snapshot::latest();
-        self.lock_from(index, key, &latest, Some(Snapshot::latest()))
+        self.lock_from(index, key, &latest, Some(Snapshot::latest()), |tuple| {
+            self.lock_tuple(tuple, pg_sys::LockWaitPolicy::LockWaitBlock)
+        })
     }
 
     fn lock_from<T: IntoDatum + Copy>(
@@ -124,6 +142,7 @@ impl OwnTable {
         key: (&str, T),
         snapshot: &Snapshot,
         mut latest: Option<Snapshot>,
+        lock: impl Fn(pg_sys::HeapTuple) -> Locked,
     ) -> Option<OwnRow> {
         loop {
             let mut found = None;
@@ -131,26 +150,7 @@ impl OwnTable {
                 // SAFETY: the copy lives in the current memory context.
                 found = Some(unsafe { pg_sys::heap_copytuple(row.tuple) });
             });
-            let mut tuple = found?;
-            let mut buffer = 0;
-            let mut failure = pg_sys::TM_FailureData::default();
-            // SAFETY: the relation is open, and the tuple says which row it is a copy of. What it
-            // points to afterwards is in the buffer, which is pinned until the row is copied.
-            let result = unsafe {
-                let result = pg_sys::heap_lock_tuple(
-                    self.relation,
-                    tuple,
-                    pg_sys::GetCurrentCommandId(true),
-                    pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
-                    pg_sys::LockWaitPolicy::LockWaitBlock,
-                    false,
-                    &raw mut buffer,
-                    &raw mut failure,
-                );
-                tuple = pg_sys::heap_copytuple(tuple);
-                pg_sys::ReleaseBuffer(buffer);
-                result
-            };
+            let (result, tuple) = lock(found?);
             match result {
                 pg_sys::TM_Result::TM_Ok => {
                     // SAFETY: the relation is open.
@@ -165,6 +165,30 @@ impl OwnTable {
                     );
                 }
             }
+        }
+    }
+
+    /// The tuple says which row it is a copy of; the row as it is after that is given back.
+    fn lock_tuple(&self, tuple: pg_sys::HeapTuple, policy: pg_sys::LockWaitPolicy::Type) -> Locked {
+        let mut buffer = 0;
+        let mut failure = pg_sys::TM_FailureData::default();
+        // SAFETY: the relation is open. What the tuple points to afterwards is in the buffer, which is
+        // pinned until the row is copied.
+        unsafe {
+            let mut tuple = *tuple;
+            let result = pg_sys::heap_lock_tuple(
+                self.relation,
+                &raw mut tuple,
+                pg_sys::GetCurrentCommandId(true),
+                pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+                policy,
+                false,
+                &raw mut buffer,
+                &raw mut failure,
+            );
+            let copy = pg_sys::heap_copytuple(&raw mut tuple);
+            pg_sys::ReleaseBuffer(buffer);
+            (result, copy)
         }
     }
 

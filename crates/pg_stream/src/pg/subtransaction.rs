@@ -59,6 +59,18 @@ pub fn unless_avoidable<T, E>(
     })
 }
 
+/// Runs `work` in a subtransaction. `None` when it did not get a lock in time; other errors pass
+/// through.
+pub fn unless_locked<T>(work: impl FnOnce() -> T) -> Option<T> {
+    match within(work, |_| true) {
+        Ok(result) => Some(result),
+        Err(error) => match Failure::from(&error).code {
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => None,
+            _ => error.rethrow(),
+        },
+    }
+}
+
 /// Runs `work` in a subtransaction, which a result that is an error undoes.
 pub fn undone_if_error<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     within(work, Result::is_ok).unwrap_or_else(|error| error.rethrow())
