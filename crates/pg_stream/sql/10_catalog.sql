@@ -2,6 +2,8 @@
 
 -- What is not qualified below must not be found where others can put objects.
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+-- Rows of the catalog are written without SQL.
+SELECT pg_catalog.set_config('default_table_access_method', 'heap', true);
 
 -- CREATE SCHEMA is spelled out instead of `schema = pgstream` in the control file, because the
 -- extension has several schemas.

@@ -104,7 +104,7 @@ fn create_table(pgs_id: i64, owner: Oid) -> Result<Oid, Error> {
         let _owner = Identity::restricted(owner);
         for statement in [
             format!(
-                "CREATE TABLE {table} WITH (fillfactor = 90) AS SELECT * FROM {} WITH NO DATA",
+                "CREATE TABLE {table} USING heap WITH (fillfactor = 90) AS SELECT * FROM {} WITH NO DATA",
                 quote_qualified(&view_schema, &view_name)
             ),
             format!("ALTER TABLE {table} ADD COLUMN {ROW_ID} bigint NOT NULL"),
@@ -233,7 +233,7 @@ fn create_stage(stage: &Stage, storage: &Storage) {
     spi::run(
         &format!(
             "CREATE TABLE {} ({ROW_ID} bigint NOT NULL{columns}) \
-             WITH (fillfactor = 90)",
+             USING heap WITH (fillfactor = 90)",
             storage.table
         ),
         &[],

@@ -521,3 +521,23 @@ fn unlogged_tables_are_for_full_refreshes() {
     session.refresh("st");
     compare(&mut session, "st", QUERY, "SET LOGGED");
 }
+
+/// What is ours is read and written without the interface of table access methods.
+#[test]
+fn another_access_method_is_the_default() {
+    let database = Database::empty(Server::shared());
+    let mut session = database.session();
+    session.run("CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler");
+    session.run("SET default_table_access_method = other");
+    session.run("CREATE EXTENSION pg_stream");
+    session.run(TABLES);
+    session.create("st", QUERY);
+    session.run(CHANGE);
+    session.refresh("st");
+    compare(&mut session, "st", QUERY, CHANGE);
+    assert_eq!(session.value("SHOW default_table_access_method"), "other");
+    assert_eq!(
+        session.rows("SELECT relname FROM pg_class JOIN pg_am a ON a.oid = relam WHERE relkind = 'r' AND amname = 'other'"),
+        ["t"]
+    );
+}
