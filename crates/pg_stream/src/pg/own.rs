@@ -117,7 +117,7 @@ impl OwnTable {
         snapshot: &Snapshot,
     ) -> Option<OwnRow> {
         let latest = (!relation::is_strict_transaction()).then(Snapshot::latest);
-        self.lock_from(index, key, snapshot, latest, |tuple| {
+        self.lock_from(index, key, (snapshot, latest), |tuple| {
             let locked = self.lock_tuple(tuple, pg_sys::LockWaitPolicy::LockWaitSkip);
             if locked.0 == pg_sys::TM_Result::TM_WouldBlock {
                 lock::giving_in(|| self.lock_tuple(tuple, pg_sys::LockWaitPolicy::LockWaitBlock))
@@ -131,7 +131,7 @@ impl OwnTable {
     /// changes of definitions, which PostgreSQL does not isolate either.
     pub fn lock_newest<T: IntoDatum + Copy>(&self, index: &CStr, key: (&str, T)) -> Option<OwnRow> {
         let latest = Snapshot::latest();
-        self.lock_from(index, key, &latest, Some(Snapshot::latest()), |tuple| {
+        self.lock_from(index, key, (&latest, Some(Snapshot::latest())), |tuple| {
             self.lock_tuple(tuple, pg_sys::LockWaitPolicy::LockWaitBlock)
         })
     }
@@ -140,8 +140,7 @@ impl OwnTable {
         &self,
         index: &CStr,
         key: (&str, T),
-        snapshot: &Snapshot,
-        mut latest: Option<Snapshot>,
+        (snapshot, mut latest): (&Snapshot, Option<Snapshot>),
         lock: impl Fn(pg_sys::HeapTuple) -> Locked,
     ) -> Option<OwnRow> {
         loop {
