@@ -1,7 +1,8 @@
 //! What a query leaves open: whose result depends on an order of rows that nothing determines.
 //!
 //! Such a result is one of those that PostgreSQL could give, and may be another one after the next
-//! refresh, so creation warns. Nothing here affects results.
+//! refresh, so creation warns. Where PostgreSQL usually gives one of them, by the ORDER BY of a
+//! sub-query, the query is evaluated as PostgreSQL does it.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,8 @@ use pgstream_ivm::determined::tells_apart;
 use pgstream_ivm::plan::Plan;
 
 use super::Lowering;
-use crate::pg::node::{Aggregate, Kind, Node};
+use super::refusal::Refusal;
+use crate::pg::node::{Aggregate, EntryKind, From, Kind, Node, Query, Step};
 use crate::pg::types;
 
 /// Window functions that tell rows apart which are equal in ORDER BY.
@@ -84,6 +86,63 @@ pub fn note_aggregate(
     if !is_determined {
         lowering.open.insert(name);
     }
+}
+
+/// Refuses aggregates over a sub-query with ORDER BY that would show its order. PostgreSQL gives them
+/// the rows so, though nothing promises it; no rule of change knows of that order.
+pub fn check_order<'a>(
+    lowering: &mut Lowering,
+    query: Query<'a>,
+    expressions: impl Iterator<Item = Node<'a>>,
+) -> Result<(), Refusal> {
+    if !reads_in_order(query) {
+        return Ok(());
+    }
+    let mut shown = None;
+    for expression in expressions {
+        expression.visit(&mut |node| match node.kind() {
+            Kind::Aggregate(call) if !call.is_ordered() && !call.is_distinct() => {
+                let name = types::builtin_function(call.function());
+                let shows = |it: &String| {
+                    let is_in = |list: &[&str]| list.contains(&it.as_str());
+                    it != "any_value" && (is_in(&ORDERED) || is_in(&BY_KEY))
+                };
+                let found = name.filter(shows).map(|it| (it, node.location()));
+                shown = shown.take().or(found);
+                Step::Over
+            }
+            Kind::Aggregate(_) => Step::Over,
+            _ => Step::Into,
+        });
+    }
+    let Some((name, location)) = shown else { return Ok(()) };
+    let words = format!("{name} over a sub-query with ORDER BY");
+    lowering.open.insert(name);
+    Err(Refusal::without_rule(words).at(location))
+}
+
+/// Whether FROM is nothing but a sub-query with ORDER BY, or one that is so itself.
+fn reads_in_order(query: Query<'_>) -> bool {
+    let Some(From::Items { items, .. }) = query.from().and_then(Node::as_from) else {
+        return false;
+    };
+    let [item] = items.as_slice() else { return false };
+    let Some(From::Entry(entry)) = item.as_from() else { return false };
+    let inner = match query.entry(entry).map(|it| it.kind()) {
+        Some(EntryKind::SubQuery(inner)) => inner,
+        Some(EntryKind::CommonTable { name, levels_up: 0, recursive: false, .. }) => {
+            match query.common_table(&name) {
+                Some(item) if !item.recursive => item.query,
+                _ => return false,
+            }
+        }
+        _ => return false,
+    };
+    let is_plain = inner.distinct().is_empty()
+        && inner.set_operations().is_none()
+        && !inner.has_aggregation()
+        && !inner.has_windows();
+    !inner.order().is_empty() || (is_plain && reads_in_order(inner))
 }
 
 fn inputs<'a>(expressions: impl Iterator<Item = Node<'a>>) -> impl Iterator<Item = usize> {

@@ -11,7 +11,9 @@ use super::from::From;
 use super::lateral::{self, Laterals};
 use super::refusal::{Refusal, check_clauses, check_expression};
 use super::sub_link::{self, Attaching, Domain};
-use super::{Lowering, Scope, from, group, grouping_sets, limit, opaque, set_operation, window};
+use super::{
+    Lowering, Scope, from, group, grouping_sets, limit, opaque, open, set_operation, window,
+};
 use crate::pg::node::{EntryKind, Node, Query, SortGroup, Target};
 use crate::pg::{query as analysis, types};
 
@@ -122,6 +124,8 @@ pub fn finish<'a>(
     mut select: Select<'a>,
     from: From,
 ) -> Result<Plan, Refusal> {
+    let outputs = select.targets.iter().map(|it| it.expression).chain(select.having);
+    open::check_order(lowering, scope.query, outputs)?;
     let mut attaching = Attaching::new(lowering, scope, from);
     attaching.filter(&std::mem::take(&mut select.late))?;
     let prefix = select.prefix.len();

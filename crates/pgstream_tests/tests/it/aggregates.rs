@@ -359,3 +359,27 @@ fn arguments_behind_a_condition() {
         ],
     });
 }
+
+/// PostgreSQL gives an aggregate the rows in the order in which a sub-query sorts them.
+#[test]
+fn aggregates_over_a_sub_query_with_order_by() {
+    for query in [
+        "SELECT array_agg(id) AS a, count(*) AS n FROM (SELECT id FROM t ORDER BY v DESC, id) AS q",
+        "SELECT g, string_agg(h, '') AS s FROM sorted GROUP BY g",
+        "WITH q AS (SELECT * FROM (SELECT * FROM t ORDER BY v, id) AS p WHERE g > 0) SELECT json_agg(id)::text AS j FROM q",
+        "SELECT id, JSON_ARRAY(SELECT u.id FROM t AS u WHERE u.g = t.g ORDER BY u.v DESC, u.id)::text AS j FROM t",
+        "SELECT id, s FROM t, LATERAL (SELECT string_agg(h, '-') AS s FROM (SELECT h FROM t AS u WHERE u.g = t.g ORDER BY v, id LIMIT 2) AS p) AS q",
+    ] {
+        check(Scenario {
+            tables: "CREATE TABLE t (id int PRIMARY KEY, g int, h text, v int); CREATE VIEW sorted AS SELECT * FROM t ORDER BY v DESC, id;
+                INSERT INTO t SELECT i, i % 3, chr(97 + i % 5), i * 7 % 10 FROM generate_series(1, 12) AS i",
+            query,
+            changes: &[
+                "INSERT INTO t VALUES (20, 1, 'x', 9), (21, 0, 'y', -1)",
+                "UPDATE t SET v = 10 - v WHERE id < 6",
+                "DELETE FROM t WHERE g = 1",
+                "DELETE FROM t",
+            ],
+        });
+    }
+}
