@@ -481,6 +481,10 @@ fn marks() {
     check(&filter(equal(), "#2 OR #1 = 1"));
     check(&mark(scan("a"), scan("a"), "#0 = #2 AND #1 < #3"));
     check(&mark(scan("a"), scan("b"), "true"));
+    // Rows of the change that cancel in what they are compared by need not cancel in the rest.
+    check(&mark(scan("a"), filter(scan("b"), "#1 > 1"), "#0 = #2"));
+    check(&mark(scan("a"), filter(scan("b"), "#1 > 1"), "true"));
+    check(&mark(scan("a"), project(filter(scan("b"), "#1 IS NULL"), &["#0 + 1"]), "#1 < #2"));
     check(&filter(mark(equal(), scan("c"), "#1 = #3"), "#2 OR NOT #3"));
     check(&mark(filter(equal(), "NOT #2"), filter(equal(), "#2"), "#0 = #3"));
     check(&join(filter(equal(), "NOT #2"), scan("c"), "#0 = #3"));
