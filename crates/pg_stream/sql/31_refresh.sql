@@ -1,4 +1,5 @@
--- Keeps everybody but a refresh from changing a stream table.
+-- Keeps everybody but a refresh from changing a stream table. Whoever restores a table from a dump puts
+-- its trigger on it.
 CREATE FUNCTION pgstream.guard_stream_table() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'guard_stream_table_wrapper';
 

@@ -23,9 +23,9 @@ CREATE FUNCTION pgstream.describe_stream_table() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'describe_stream_table_wrapper';
 REVOKE ALL ON FUNCTION pgstream.describe_stream_table() FROM PUBLIC;
 CREATE TRIGGER pg_stream_describe
-    AFTER UPDATE OF pgs_schema, pgs_name, schedule, refresh_mode, view_relid, settings
+    AFTER UPDATE OF pgs_relid, view_relid, schedule, refresh_mode, settings
     ON pgstream.pgs_stream_tables
-    FOR EACH ROW WHEN (new.view_relid IS NOT NULL)
+    FOR EACH ROW WHEN (new.pgs_relid IS NOT NULL AND new.view_relid IS NOT NULL)
     EXECUTE FUNCTION pgstream.describe_stream_table();
 ALTER TABLE pgstream.pgs_stream_tables ENABLE ALWAYS TRIGGER pg_stream_describe;
 

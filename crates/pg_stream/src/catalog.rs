@@ -9,9 +9,10 @@ use pgstream_ivm::sql::quote_qualified;
 use crate::{
     error::Error,
     fault::{self, Step},
-    lower::{Relation, RelationKind},
+    lower::{Refusal, Relation, RelationKind},
     pg::{
         dump,
+        event::OwnCommands,
         lock::Lock,
         name,
         own::{OwnRow, OwnTable, Value},
@@ -228,8 +229,9 @@ const STATE_SCHEMA: &str = "pgstream_state";
 
 /// The hidden view keeps the query, follows renames, and holds on to what it uses. To analyze a query
 /// is to evaluate parts of it, such as literals of types with conditions, so its owner makes the view
-/// beside the table, and then it is moved.
-pub fn create_view(id: i64, sql: &str, owner: Oid, schema: &str) -> Oid {
+/// beside the table, and then it is moved. What it uses can be temporary: it would go with that,
+/// unnoticed.
+pub fn create_view(id: i64, sql: &str, owner: Oid, schema: &str) -> Result<Oid, Error> {
     let hidden = format!("pg_stream_query_{id}");
     let beside = quote_qualified(schema, &hidden);
     let view = {
@@ -242,7 +244,19 @@ pub fn create_view(id: i64, sql: &str, owner: Oid, schema: &str) -> Oid {
     spi::run(&format!("ALTER VIEW {moved} RENAME TO query_{id}"), &[], |_| {});
     let there = quote_qualified(STATE_SCHEMA, &format!("query_{id}"));
     assert_eq!(name::resolve(&there), Some(view), "the schema {schema} stays what it was");
-    view
+    match spi::get_one::<String>(include_str!("catalog/temporary.sql"), &[view.into()]) {
+        Some(object) => Err(Refusal::always(object, "it is visible to one session only").into()),
+        None => Ok(view),
+    }
+}
+
+/// Drops the hidden view of a stream table that is gone, or does not know it.
+pub fn drop_view(id: i64) {
+    let name = format!("query_{id}");
+    if relation::find(STATE_SCHEMA, &name).is_some() {
+        let _own = OwnCommands::begin();
+        spi::run(&format!("DROP VIEW {}", quote_qualified(STATE_SCHEMA, &name)), &[], |_| {});
+    }
 }
 
 /// What is known of a stream table before it has a table.

@@ -21,7 +21,7 @@ use pgrx::{
     prelude::*,
 };
 
-pub use self::column_type::before as before_type_change;
+pub use self::{column_type::before as before_type_change, stream_table::misfit};
 use crate::{
     catalog,
     pg::{
@@ -31,6 +31,7 @@ use crate::{
         security::Identity,
         spi,
     },
+    restore,
 };
 
 /// The event trigger `pgstream_on_ddl_end`.
@@ -57,11 +58,13 @@ fn react(command: &Command, is_restoring: bool) -> Result<(), ErrorReport> {
     if command.class == Class::Relation && command.part > 0 {
         catalog::note_column_name(command.object, command.part);
     }
+    if command.tag.starts_with("ALTER ") {
+        restore::follow_names(command);
+    }
     match command.class {
         Class::Relation => match relation::kind(command.object) {
             Some('v') => {
-                // A dump makes views that refer to each other in two steps.
-                if !is_restoring {
+                if !is_restoring || !restore::is_same_query(command.object) {
                     stream_table::check_query(command.object)?;
                 }
                 replaced::changed(command)

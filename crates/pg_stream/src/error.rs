@@ -40,6 +40,9 @@ pub enum Error {
     /// Something that the defining query reads was dropped.
     #[error("the defining query of stream table \"{0}\" is gone")]
     QueryLost(String),
+    /// A table that was restored from a dump.
+    #[error("table \"{name}\" is not as its query demands: {problem}")]
+    Misfit { name: String, problem: String },
     #[error("stream table {0} is not populated")]
     NotPopulated(String),
     #[error("cannot refresh a stream table while a statement is changing \"{0}\"")]
@@ -87,6 +90,7 @@ impl Error {
             Self::Suspended(_)
             | Self::InError { .. }
             | Self::QueryLost(_)
+            | Self::Misfit { .. }
             | Self::NotPopulated(_) => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Busy(_) => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::HasReaders { .. } => PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,

@@ -30,6 +30,7 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     pg::access::install();
     pg::event::before_type_change(ddl::before_type_change);
+    pg::label::define(restore::check_label);
     if pg::is_preloading() {
         scheduler::install();
     } else if !pg::shmem::is_available() {

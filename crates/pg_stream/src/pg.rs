@@ -12,6 +12,7 @@ pub mod hash;
 pub mod hook;
 pub mod item;
 pub mod job;
+pub mod label;
 pub mod lock;
 pub mod member;
 pub mod name;

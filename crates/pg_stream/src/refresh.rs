@@ -48,7 +48,7 @@ use self::{
 pub use self::{
     advance::{Reader, clean_buffer, readers},
     explain::explain,
-    storage::create,
+    storage::{create, protect},
     verify::verify,
 };
 use crate::{
@@ -68,6 +68,7 @@ use crate::{
         subtransaction::{self, Avoidable},
         time::Stopwatch,
     },
+    restore,
     settings::{self, UserTriggers},
 };
 
@@ -368,6 +369,13 @@ pub fn must_be_rebuilt(pgs_id: i64) -> Result<Option<String>, Error> {
 /// repeats until the definition that was locked is the current one.
 pub fn lock_sources(pgs_id: i64) -> Result<Rc<Definition>, Error> {
     let known = definition::cached(pgs_id);
+    if known.is_none()
+        && let Some(table) = catalog::by_id(pgs_id)
+        && table.view.is_none()
+        && relation::exists(table.relation)
+    {
+        restore::recover_query(&table)?;
+    }
     // The definition is made of what the sources are, so it must not be made while they change.
     let sources = known.as_ref().map_or_else(|| catalog::sources(pgs_id), |it| it.locked.clone());
     sources.iter().for_each(|it| relation::lock_for_reading(*it));

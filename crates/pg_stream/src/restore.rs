@@ -7,52 +7,153 @@
 //! creates when all tables and their rows are. The next refresh rebuilds the rest: it begins to
 //! capture, and computes the query anew, so what was written in between does not matter.
 //!
-//! A dump without data has no rows of the catalog. For it the comment of each hidden view says what
-//! else there is to know of the stream table.
+//! A dump without data has no rows of the catalog, and one of selected tables or schemas has no hidden
+//! views either. But the security label of each stream table comes wherever the table does, and says all
+//! there is to know of it. What it names may be missing, or not yet for its owner to read, so the next
+//! refresh tries again to make the hidden view.
+//!
+//! Only its owner can set the label of a table and have it become a stream table, which gets him no more
+//! than creating one.
 //!
 //! pg_upgrade keeps the OIDs and copies all tables as files; only the triggers are new.
 
 use std::collections::HashMap;
 
-use pgrx::{datum::TimestampWithTimeZone, pg_sys::Oid, prelude::*};
+use pgrx::{
+    PgTryBuilder,
+    datum::TimestampWithTimeZone,
+    pg_sys::{
+        Oid,
+        panic::{CaughtError, ErrorReport},
+    },
+    prelude::*,
+};
 use pgstream_core::{mode::RefreshMode, name::QualifiedName, schedule::Schedule};
+use pgstream_ivm::sql::quote_qualified;
 use serde_json::Value;
 
 use crate::{
-    capture, catalog,
+    capture,
+    catalog::{self, StreamTable},
+    ddl,
+    error::Error,
+    lower,
     pg::{
+        deparse::PortableSettings,
         dump,
-        event::OwnCommands,
+        event::{Class, Command, OwnCommands},
+        label,
         lock::Lock,
         member, name, relation,
         security::Identity,
-        source::{Source, command_done},
-        spi, wake,
+        source::{self, Source, command_done},
+        spi, subtransaction, wake,
     },
+    refresh, settings,
 };
 
-/// The trigger `pg_stream_describe`, after a change of what a comment says.
+/// The trigger `pg_stream_describe`, after a change of what a label says.
 #[pg_trigger(sql = false)]
 fn describe_stream_table<'a>(
     trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::datum::TryFromDatumError> {
     let _superuser = Identity::superuser();
-    let id = trigger.new().and_then(|row| row.get_by_name::<i64>("pgs_id").ok().flatten());
-    let mut comment = None;
-    spi::run(include_str!("restore/describe.sql"), &[id.into()], |row| {
-        comment = row.get::<Oid>(0).zip(row.get::<String>(1));
-    });
-    if let Some((view, text)) = comment {
-        dump::comment(view, &text);
-    }
+    trigger
+        .new()
+        .and_then(|row| row.get_by_name::<i64>("pgs_id").ok().flatten())
+        .into_iter()
+        .for_each(describe);
     Ok(None::<PgHeapTuple<'a, AllocatedByRust>>)
 }
 
-/// What the comment of a hidden view says.
+/// Makes the label of a stream table say what it is.
+fn describe(id: i64) {
+    let mut changed = None;
+    command_done();
+    {
+        let _settings = PortableSettings::enter();
+        spi::ask(include_str!("restore/describe.sql"), &[id.into()], |row| {
+            changed = row.get::<Oid>(0).zip(row.get::<String>(1));
+        });
+    }
+    if let Some((table, text)) = changed {
+        label::set(table, &text);
+    }
+}
+
+/// After ALTER: queries that name the object may read otherwise now.
+pub fn follow_names(command: &Command) {
+    let objects = match command.class {
+        Class::Trigger | Class::Rule => return,
+        Class::Schema | Class::Extension => {
+            catalog::all().iter().for_each(|it| describe(it.id));
+            return;
+        }
+        // A column has the same name in all that inherit it.
+        Class::Relation => source::members(command.object, Lock::None),
+        Class::Other(_) => vec![command.object],
+    };
+    let mut readers = Vec::new();
+    spi::ask(
+        include_str!("restore/named.sql"),
+        &[command.class.oid().into(), objects.into()],
+        |row| readers.extend(row.get::<i64>(0)),
+    );
+    readers.into_iter().for_each(describe);
+}
+
+/// Whether a dump, which makes some views in two steps, has left a hidden view what it was. It may have
+/// the name of one that is none of its business. One that it is going to drop it empties before.
+pub fn is_same_query(view: Oid) -> bool {
+    let Some(stream_table) = catalog::by_view(view) else { return true };
+    let table = stream_table.relation;
+    let text = {
+        let _settings = PortableSettings::enter();
+        spi::get_one::<String>("SELECT pg_catalog.pg_get_viewdef($1)", &[view.into()])
+    };
+    relation::tables_below(view).is_empty()
+        || Description::of(table).map(|it| it.definition) == text
+            && relation::owner(view) == relation::owner(table)
+}
+
+/// Before somebody sets or removes the label of a relation that he owns.
+pub fn check_label(table: Oid, label: Option<&str>) -> Result<(), ErrorReport> {
+    // There the catalog is empty until its files are copied.
+    if dump::is_binary_upgrade() {
+        return Ok(());
+    }
+    if catalog::by_relation(table).is_some() {
+        return Err(ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!(
+                "cannot change the label of stream table \"{}\"",
+                relation::display_name(table)
+            ),
+            "check_label",
+        )
+        .set_detail("It says what the stream table is, for dumps.")
+        .set_hint("Use pgstream.alter_stream_table."));
+    }
+    let is_fit = label.is_none_or(|it| Description::parse(it).is_some());
+    if is_fit && (label.is_none() || relation::kind(table) == Some('r')) {
+        return Ok(());
+    }
+    Err(ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "the label does not describe a stream table",
+        "check_label",
+    )
+    .set_hint("Only dumps set labels of pg_stream. Use pgstream.create_stream_table."))
+}
+
+/// What the label of a stream table says.
 struct Description {
-    schema: String,
-    name: String,
+    /// The number that it had where it was dumped.
+    id: i64,
+    /// As the user wrote it.
     query: String,
+    /// The text of the hidden view: every name qualified, as it was last.
+    definition: String,
     schedule: Option<String>,
     mode: RefreshMode,
     /// As in the catalog: names and values alternate.
@@ -60,9 +161,8 @@ struct Description {
 }
 
 impl Description {
-    /// `None` for a comment that somebody else wrote: the view's owner can.
-    fn parse(comment: &str) -> Option<Self> {
-        let json: Value = serde_json::from_str(comment).ok()?;
+    fn parse(label: &str) -> Option<Self> {
+        let json: Value = serde_json::from_str(label).ok()?;
         let text = |key: &str| json[key].as_str().map(str::to_owned);
         let schedule = text("schedule");
         if let Some(schedule) = &schedule {
@@ -70,15 +170,22 @@ impl Description {
         }
         let settings = json["settings"].as_array()?.iter();
         Some(Self {
-            schema: text("schema")?,
-            name: text("name")?,
+            id: json["id"].as_i64()?,
             query: text("query")?,
+            definition: text("definition")?,
             schedule,
             mode: text("refresh_mode")?.parse().ok()?,
             settings: settings.filter_map(|it| it.as_str().map(str::to_owned)).collect(),
         })
     }
+
+    fn of(table: Oid) -> Option<Self> {
+        label::of(table).and_then(|it| Self::parse(&it))
+    }
 }
+
+/// Why what has come from a dump is rebuilt.
+const RESTORED: &str = "it was restored from a dump";
 
 /// The trigger `pg_stream_restore`: a row of the catalog or the history comes in from a dump.
 #[pg_trigger(sql = false)]
@@ -89,12 +196,15 @@ fn on_restored_row<'a>(
     let Some(row) = trigger.new() else { return Ok(None) };
     let mut row = row.into_owned();
     if let Some(refresh) = row.get_by_name::<i64>("refresh_id").ok().flatten() {
-        let is_new = spi::run(
-            "SELECT FROM pgstream.pgs_refresh_history WHERE refresh_id = $1",
-            &[refresh.into()],
+        // A number may belong to another stream table here, which has a history of its own.
+        let is_known = spi::run(
+            "SELECT FROM pgstream.pgs_refresh_history WHERE refresh_id = $1 UNION ALL \
+             SELECT FROM pgstream.pgs_stream_tables \
+             WHERE pgs_id = $2 AND reinit_reason IS DISTINCT FROM $3",
+            &[refresh.into(), row.get_by_name::<i64>("pgs_id")?.into(), RESTORED.into()],
             |_| {},
-        ) == 0;
-        return Ok(is_new.then_some(row));
+        ) > 0;
+        return Ok((!is_known).then_some(row));
     }
     let text = |column| row.get_by_name::<String>(column).ok().flatten();
     let name = QualifiedName {
@@ -110,14 +220,17 @@ fn on_restored_row<'a>(
     );
     match known {
         None => {}
+        // The number belongs to another one.
         Some(false) => {
-            pgrx::ereport!(
-                WARNING,
-                PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
-                format!("\"{name}\" is not restored as a stream table, only as a table"),
-                "The database has other stream tables already, with the same numbers."
+            let new = next_id();
+            // One that has just come in, too, has not got a history by now.
+            spi::run(
+                "UPDATE pgstream.pgs_refresh_history SET pgs_id = $2 WHERE pgs_id = $1 AND EXISTS \
+                 (SELECT FROM pgstream.pgs_stream_tables WHERE pgs_id = $1 AND reinit_reason = $3)",
+                &[id.into(), new.into(), RESTORED.into()],
+                |_| {},
             );
-            return Ok(None);
+            row.set_by_name("pgs_id", new)?;
         }
         Some(true) => {
             // It came with the schema, or was there before.
@@ -147,8 +260,13 @@ fn on_restored_row<'a>(
     }
     row.set_by_name("frontier", None::<pgrx::JsonB>)?;
     row.set_by_name("needs_reinit", true)?;
-    row.set_by_name("reinit_reason", "it was restored from a dump".to_owned())?;
+    row.set_by_name("reinit_reason", RESTORED.to_owned())?;
     Ok(Some(row))
+}
+
+/// A number that no stream table has or had, whatever a dump has made of the sequence.
+fn next_id() -> i64 {
+    spi::get_one(include_str!("restore/next_id.sql"), &[]).expect("one row")
 }
 
 /// The trigger `pg_stream_attach`: where several sessions restore, the table may be complete already.
@@ -186,13 +304,24 @@ fn on_create_trigger() {
     guarded.into_iter().for_each(attach);
 }
 
-/// Makes a table that was restored from a dump a stream table again, if it was one.
+/// Makes a table that was restored from a dump a stream table again, if it was one. The current role
+/// must own it: others may have the privilege to create triggers on it.
 pub fn attach(table: Oid) {
-    if dump::is_read_only() {
+    if dump::is_read_only() || !name::is_owned_by(table, name::current_role()) {
         return;
     }
     let _superuser = Identity::superuser();
-    if has_guard(table) && !attach_by_name(table) {
+    if !has_guard(table) {
+        // With a list of tables, pg_restore leaves their triggers out.
+        if Description::of(table).is_none() {
+            return;
+        }
+        let (schema, name) = relation::name(table);
+        let _own = OwnCommands::begin();
+        refresh::protect(&quote_qualified(&schema, &name));
+    }
+    // The event trigger may have done it by now.
+    if catalog::by_relation(table).is_none() && !attach_by_name(table) {
         insert_described(table);
     }
 }
@@ -206,47 +335,50 @@ fn has_guard(table: Oid) -> bool {
 
 /// Whether there was a row of that name without a table.
 fn attach_by_name(table: Oid) -> bool {
-    let mut found = None;
-    spi::run(include_str!("restore/attach.sql"), &[table.into()], |row| {
-        found = Some((row.get::<i64>(0).expect("the primary key"), row.get::<String>(1)));
-    });
-    let Some((id, give_view)) = found else { return false };
-    if let Some(view) = catalog::by_id(id).and_then(|it| it.view) {
+    let has_query = Description::of(table).is_some();
+    let id =
+        spi::get_one::<i64>(include_str!("restore/attach.sql"), &[table.into(), has_query.into()]);
+    let Some(stream_table) = id.and_then(catalog::by_id) else { return false };
+    if let Some(view) = stream_table.view {
         relation::belongs_to(view, table);
     }
-    if let Some(give_view) = give_view {
-        // So that nobody gets to read with the privileges of another.
-        let _own = OwnCommands::begin();
-        spi::run(&give_view, &[], |_| {});
+    // A stream table that was refreshed earlier took it for a table like any other.
+    for reader in capture::consumers(table) {
+        capture::untrack(table, reader);
+        catalog::mark_for_rebuild(reader, "what it reads has become a stream table");
     }
     spi::run(
-        "SELECT pg_catalog.setval('pgstream.pgs_stream_tables_pgs_id_seq', greatest(last_value, $1)) \
+        "SELECT pg_catalog.setval('pgstream.pgs_stream_tables_pgs_id_seq', greatest(last_value, \
+                    (SELECT max(pgs_id) FROM pgstream.pgs_stream_tables))) \
          FROM pgstream.pgs_stream_tables_pgs_id_seq",
-        &[id.into()],
+        &[],
         |_| {},
     );
     name::invalidate(table);
+    // The next refresh says what is missing.
+    let _missing = subtransaction::attempt(|| {
+        if let Err(error) = recover_query(&stream_table) {
+            ErrorReport::from(error).report(PgLogLevel::ERROR);
+        }
+    });
     wake::scheduler_at_commit();
     true
 }
 
-/// Makes a row of what the comment of a hidden view says of this table, unless there is one by now.
-/// The trigger on the row attaches the table.
+/// Makes a row of what the label of this table says, unless there is one by now. The trigger on the row
+/// attaches the table.
 fn insert_described(table: Oid) {
     // Rows may be coming from the dump in another session.
     spi::run("LOCK TABLE pgstream.pgs_stream_tables IN SHARE ROW EXCLUSIVE MODE", &[], |_| {});
     if attach_by_name(table) {
         return;
     }
+    let Some(description) = Description::of(table) else { return };
     let (schema, name) = relation::name(table);
-    let mut found = None;
-    spi::run(include_str!("restore/described.sql"), &[table.into()], |row| {
-        let (Some(id), Some(comment)) = (row.get::<i64>(0), row.get::<String>(1)) else { return };
-        let description = Description::parse(&comment);
-        let wanted = description.filter(|it| it.schema == schema && it.name == name);
-        found = found.take().or(wanted.map(|it| (id, it)));
-    });
-    let Some((id, description)) = found else { return };
+    // The number matters only where the hidden view came along.
+    let view = relation::find("pgstream_state", &format!("query_{}", description.id));
+    let has_own_view = view.is_some_and(|it| relation::owner(it) == relation::owner(table));
+    let id = if has_own_view { description.id } else { next_id() };
     let defaults = spi::get_one::<Vec<String>>(
         "INSERT INTO pgstream.pgs_stream_tables \
          (pgs_id, pgs_schema, pgs_name, defining_query, schedule, refresh_mode, needs_reinit) \
@@ -256,16 +388,85 @@ fn insert_described(table: Oid) {
             schema.into(),
             name.into(),
             description.query.into(),
-            description.schedule.into(),
+            allowed(description.schedule).into(),
             description.mode.as_str().to_owned().into(),
         ],
     );
     let settings = merged(defaults.unwrap_or_default(), &description.settings);
     spi::run(
-        "UPDATE pgstream.pgs_stream_tables SET settings = $2 WHERE pgs_id = $1",
-        &[id.into(), settings.into()],
+        "UPDATE pgstream.pgs_stream_tables SET settings = $2 WHERE pgs_relid = $1",
+        &[table.into(), settings.into()],
         |_| {},
     );
+}
+
+/// The hidden view of a stream table. One that was restored without it gets it from its label, where
+/// all that the query names is there again.
+pub fn recover_query(stream_table: &StreamTable) -> Result<Oid, Error> {
+    let StreamTable { id, relation: table, .. } = *stream_table;
+    let lost = || Error::QueryLost(stream_table.name.to_string());
+    if let Some(view) = stream_table.view {
+        return if relation::exists(view) { Ok(view) } else { Err(lost()) };
+    }
+    let Some(description) = Description::of(table) else { return Err(lost()) };
+    let (owner, (schema, _)) = (relation::owner(table), relation::name(table));
+    let (view, functions) = or_unrestorable(stream_table, || {
+        let _settings = PortableSettings::enter();
+        // The text is whatever the owner says that it is.
+        let analyzed = {
+            let _owner = Identity::restricted(owner);
+            lower::analyze_user_query(&description.definition)?
+        };
+        // Of a dump from which only a part fits.
+        catalog::drop_view(id);
+        let _own = OwnCommands::begin();
+        let view = catalog::create_view(id, &analyzed.qualified_sql, owner, &schema)?;
+        Ok::<_, Error>((view, analyzed.functions_used))
+    })?;
+    relation::belongs_to(view, table);
+    catalog::set_view(id, view);
+    catalog::set_functions(id, &functions);
+    if let Some(problem) = ddl::misfit(table, Some(view)) {
+        return Err(Error::Misfit { name: stream_table.name.to_string(), problem });
+    }
+    Ok(view)
+}
+
+/// Says whose query cannot be made when `work` fails.
+fn or_unrestorable<T>(stream_table: &StreamTable, work: impl FnOnce() -> T) -> T {
+    PgTryBuilder::new(std::panic::AssertUnwindSafe(work))
+        .catch_others(|error| {
+            let (CaughtError::PostgresError(cause) | CaughtError::ErrorReport(cause)) = error
+            else {
+                error.rethrow()
+            };
+            ErrorReport::new(
+                cause.sql_error_code(),
+                format!(
+                    "cannot restore the query of stream table \"{}\": {}",
+                    stream_table.name,
+                    cause.message()
+                ),
+                "recover_query",
+            )
+            .set_hint(
+                "It was restored from a dump. Restore what its query uses, too, and refresh it.",
+            )
+            .report(PgLogLevel::ERROR);
+            unreachable!("an error was raised")
+        })
+        .execute()
+}
+
+/// A schedule that one may have here.
+fn allowed(schedule: Option<String>) -> Option<String> {
+    let minimum = settings::min_schedule_seconds();
+    match schedule.as_deref().map(str::parse) {
+        Some(Ok(Schedule::Every(seconds))) if seconds < i64::from(minimum) => {
+            Some(format!("{minimum}s"))
+        }
+        _ => schedule,
+    }
 }
 
 /// `defaults` with the values that `described` has for the same names. Other names are of no concern,

@@ -11,6 +11,7 @@ use crate::{
     error::Error,
     lower,
     pg::{name, original::OriginalErrors, relation, security::Identity, wake},
+    restore,
 };
 
 #[pg_extern(sql = false)]
@@ -61,10 +62,7 @@ fn requested_status(text: &str) -> Result<Status, Error> {
 
 /// The next refresh rebuilds the storage for the new mode.
 fn switch_mode(table: &StreamTable, mode: RefreshMode) -> Result<(), Error> {
-    let view = table
-        .view
-        .filter(|it| relation::exists(*it))
-        .ok_or_else(|| Error::QueryLost(table.name.to_string()))?;
+    let view = restore::recover_query(table)?;
     catalog::check_acyclic(table.relation, view)?;
     catalog::set_mode(table.id, mode);
     name::invalidate(table.relation);

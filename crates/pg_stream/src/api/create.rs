@@ -1,9 +1,6 @@
 //! `pgstream.create_stream_table`.
 
-use pgrx::{
-    pg_sys::{Oid, panic::ErrorReport},
-    prelude::*,
-};
+use pgrx::{pg_sys::panic::ErrorReport, prelude::*};
 use pgstream_core::{mode::RefreshMode, name::QualifiedName};
 
 use crate::{
@@ -12,7 +9,7 @@ use crate::{
     ddl,
     error::Error,
     fault::{self, Step},
-    lower::{self, Analyzed, Lowered, Refusal},
+    lower::{self, Analyzed, Lowered},
     pg::{
         deparse::PortableSettings, dump, event::OwnCommands, name, original::OriginalErrors,
         security::Identity, spi, wake,
@@ -72,9 +69,8 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
     })?;
     let view = {
         let _own = OwnCommands::begin();
-        catalog::create_view(id, &analyzed.qualified_sql, owner, &name.schema)
+        catalog::create_view(id, &analyzed.qualified_sql, owner, &name.schema)?
     };
-    refuse_temporary(view)?;
     catalog::set_view(id, view);
     catalog::set_functions(id, &analyzed.functions_used);
     fault::point(Step::QueryStored);
@@ -90,14 +86,6 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
     refresh::create(id, owner, request.initialize)?;
     wake::scheduler_at_commit();
     Ok(())
-}
-
-/// Functions and types can be temporary, too: the hidden view would go with them, unnoticed.
-fn refuse_temporary(view: Oid) -> Result<(), Error> {
-    match spi::get_one::<String>(include_str!("../catalog/temporary.sql"), &[view.into()]) {
-        Some(object) => Err(Refusal::always(object, "it is visible to one session only").into()),
-        None => Ok(()),
-    }
 }
 
 /// Capture from the write-ahead log does not exist. `auto` does not insist on it.

@@ -7,7 +7,8 @@ use crate::{
     api::options,
     catalog::{self, StreamTable},
     error::Error,
-    pg::{relation, security::Identity, wake},
+    pg::{security::Identity, wake},
+    restore,
 };
 
 #[pg_extern(sql = false)]
@@ -19,8 +20,8 @@ fn resume_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
 /// Lets a suspended stream table run again, and one in error if its query is still there.
 pub fn resume(table: StreamTable) -> Result<(), Error> {
     let _superuser = Identity::superuser();
-    if table.status == Status::Error && !table.view.is_some_and(relation::exists) {
-        return Err(Error::QueryLost(table.name.to_string()));
+    if table.status == Status::Error {
+        restore::recover_query(&table)?;
     }
     if matches!(table.status, Status::Suspended | Status::Error) {
         catalog::activate(&table);

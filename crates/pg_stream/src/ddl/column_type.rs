@@ -117,7 +117,7 @@ fn restore(removed: &Removed) -> Result<(), ErrorReport> {
     let view = {
         let _own = OwnCommands::begin();
         let (owner, (schema, _)) = (relation::owner(relation), relation::name(relation));
-        let view = or_refuse(&name, || catalog::create_view(id, &removed.text, owner, &schema));
+        let view = or_refuse(&name, || catalog::create_view(id, &removed.text, owner, &schema))?;
         relation::belongs_to(view, relation);
         catalog::set_view(id, view);
         or_refuse(&name, || follow_types(relation, view));

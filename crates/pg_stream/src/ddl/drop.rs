@@ -9,14 +9,13 @@ use pgrx::{
     prelude::*,
 };
 use pgstream_core::{name::QualifiedName, status::Status};
-use pgstream_ivm::sql::quote_qualified;
 
 use crate::{
     capture, catalog,
     ddl::{outdate, stream_table},
     fault::{self, Step},
     pg::{
-        event::{Class, Dropped, OwnCommands},
+        event::{Class, Dropped},
         member, relation, spi, wake,
     },
     settings,
@@ -145,7 +144,11 @@ fn trigger_dropped(trigger: &Dropped) -> Result<(), ErrorReport> {
     if !name.starts_with("pg_stream_") {
         return Ok(());
     }
-    if name == "pg_stream_guard" && trigger.is_original {
+    let is_protected = || {
+        let stream_table = relation::find(schema, table).and_then(catalog::by_relation);
+        schema == "pgstream_state" || stream_table.is_some()
+    };
+    if name == "pg_stream_guard" && trigger.is_original && is_protected() {
         let report = ErrorReport::new(
             PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             format!("cannot drop the trigger that protects \"{schema}.{table}\""),
@@ -175,18 +178,10 @@ fn forget(id: i64, is_restoring: bool) {
     untrack_all(id);
     catalog::delete(id);
     if !is_restoring {
-        drop_view(id);
+        // After pg_upgrade, which does not keep what `pg_depend` says of it, it is still there.
+        catalog::drop_view(id);
     }
     drop_stages(id);
-}
-
-/// After pg_upgrade, which does not keep what `pg_depend` says of it, the hidden view is still there.
-fn drop_view(id: i64) {
-    let name = format!("query_{id}");
-    if relation::find("pgstream_state", &name).is_some() {
-        let _own = OwnCommands::begin();
-        spi::run(&format!("DROP VIEW {}", quote_qualified("pgstream_state", &name)), &[], |_| {});
-    }
 }
 
 fn untrack_all(id: i64) {

@@ -26,6 +26,8 @@ SELECT CASE
     WHEN EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = $1) THEN 'rule'
     WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_trigger
                      WHERE tgrelid = $1 AND tgname = 'pg_stream_guard'
-                       AND tgfoid = 'pgstream.guard_stream_table()'::regprocedure)
+                       AND tgfoid = 'pgstream.guard_stream_table()'::regprocedure
+                       -- Before each statement of whatever kind.
+                       AND tgtype = 2 + 4 + 8 + 16 + 32 AND tgqual IS NULL AND tgattr = '')
         THEN 'guard'
 END

@@ -6,4 +6,6 @@ JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
 JOIN pg_catalog.pg_class AS t ON t.oid = g.tgrelid
 WHERE c.classid = 'pg_catalog.pg_trigger'::regclass
   AND t.relnamespace <> 'pgstream'::regnamespace
-  AND g.tgname LIKE 'pg\_stream\_%' <> (p.pronamespace = 'pgstream'::regnamespace)
+  AND (g.tgname LIKE 'pg\_stream\_%' <> (p.pronamespace = 'pgstream'::regnamespace)
+       OR (g.tgname = 'pg_stream_guard')
+          <> (p.oid = 'pgstream.guard_stream_table()'::regprocedure))

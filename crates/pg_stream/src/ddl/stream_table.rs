@@ -33,13 +33,7 @@ pub fn check(table: Oid) -> Result<(), ErrorReport> {
 }
 
 fn check_stream_table(stream_table: &StreamTable) -> Result<(), ErrorReport> {
-    let mut problem = None;
-    spi::ask(
-        include_str!("misfit.sql"),
-        &[stream_table.relation.into(), stream_table.view.into()],
-        |row| problem = row.get::<String>(0),
-    );
-    if let Some(problem) = problem {
+    if let Some(problem) = misfit(stream_table.relation, stream_table.view) {
         return Err(refusal(stream_table, &problem));
     }
     let opened = Source::open(stream_table.relation, Lock::None);
@@ -55,6 +49,15 @@ fn check_stream_table(stream_table: &StreamTable) -> Result<(), ErrorReport> {
     follow_owner(stream_table)?;
     catalog::note_name(stream_table);
     Ok(())
+}
+
+/// What is wrong with the table of a stream table, if anything is.
+pub fn misfit(table: Oid, view: Option<Oid>) -> Option<String> {
+    let mut problem = None;
+    spi::ask(include_str!("misfit.sql"), &[table.into(), view.into()], |row| {
+        problem = row.get::<String>(0);
+    });
+    problem
 }
 
 /// After a command about a view: the hidden views that hold the queries belong to us.

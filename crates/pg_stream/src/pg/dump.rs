@@ -1,8 +1,8 @@
-//! Whether a dump is being restored, where to, and comments, which a dump without data has.
+//! Whether a dump is being restored, and where to.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys;
 
 /// Whether this session restores a dump: pg_dump begins each with an empty search path and without
 /// checks of function bodies, which nobody else combines.
@@ -38,11 +38,4 @@ pub fn refuse_if_read_only() {
         pg_sys::PreventCommandIfReadOnly(c"a change of stream tables".as_ptr());
         pg_sys::PreventCommandDuringRecovery(c"a change of stream tables".as_ptr());
     }
-}
-
-/// Writes the comment of a relation.
-pub fn comment(relation: Oid, text: &str) {
-    let text = CString::new(text).expect("SQL text has no NUL");
-    // SAFETY: the relation exists; the text is copied.
-    unsafe { pg_sys::CreateComments(relation, pg_sys::RelationRelationId, 0, text.as_ptr()) };
 }

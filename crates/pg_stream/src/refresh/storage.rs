@@ -127,7 +127,7 @@ fn create_table(pgs_id: i64, owner: Oid) -> Result<Oid, Error> {
 
 /// Puts the trigger on a table that keeps everybody but a refresh from writing to it, also where
 /// somebody has taken it off.
-fn protect(table: &str) {
+pub fn protect(table: &str) {
     for statement in [
         format!(
             "CREATE OR REPLACE TRIGGER pg_stream_guard \

@@ -1,11 +1,18 @@
--- Gives the row that has the table's name its OIDs. Returns the number, and how to make the owner of
--- the table that of the hidden view, unless it is. Without a hidden view that fits the table, all that
--- is left to do with it is to drop it.
+-- Gives the row that has the table's name its OIDs. Returns the number. A hidden view of somebody else
+-- would let its owner read with his privileges. One that reads nothing may only hold the place for what
+-- comes later in the dump. Without a hidden view that fits the table, and without a label ($2) that has
+-- the query, all that is left to do with it is to drop it.
 WITH place AS MATERIALIZED (
-    SELECT c.oid AS relid, c.relowner, s.pgs_id,
+    SELECT c.oid AS relid, s.pgs_id,
            (SELECT v.oid FROM pg_catalog.pg_class AS v
             WHERE v.relnamespace = 'pgstream_state'::pg_catalog.regnamespace AND v.relkind = 'v'
-              AND v.relname = 'query_' || s.pgs_id
+              AND v.relname = 'query_' || s.pgs_id AND v.relowner = c.relowner
+              AND EXISTS (SELECT FROM pg_catalog.pg_rewrite AS w
+                          JOIN pg_catalog.pg_depend AS d
+                            ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+                           AND d.objid = w.oid
+                           AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                          WHERE w.ev_class = v.oid AND d.refobjid <> v.oid)
               AND ARRAY(SELECT (a.attname, a.atttypid, a.atttypmod, a.attcollation)::text
                         FROM pg_catalog.pg_attribute AS a
                         WHERE a.attrelid = v.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -22,14 +29,9 @@ WITH place AS MATERIALIZED (
 )
 UPDATE pgstream.pgs_stream_tables AS s
 SET pgs_relid = p.relid, view_relid = p.view, needs_reinit = true,
-    status = CASE WHEN p.view IS NULL THEN 'ERROR' ELSE s.status END,
-    error_message = CASE WHEN p.view IS NULL AND s.status <> 'ERROR'
+    status = CASE WHEN p.view IS NULL AND NOT $2 THEN 'ERROR' ELSE s.status END,
+    error_message = CASE WHEN p.view IS NULL AND NOT $2 AND s.status <> 'ERROR'
                          THEN 'its defining query was not restored' ELSE s.error_message END
 FROM place AS p
-LEFT JOIN pg_catalog.pg_class AS v ON v.oid = p.view
 WHERE s.pgs_id = p.pgs_id
-RETURNING s.pgs_id,
-          CASE WHEN v.relowner <> p.relowner THEN
-              format('ALTER VIEW pgstream_state.%I OWNER TO %I', v.relname,
-                     pg_catalog.pg_get_userbyid(p.relowner))
-          END
+RETURNING s.pgs_id

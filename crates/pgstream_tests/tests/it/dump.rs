@@ -88,8 +88,7 @@ fn check_restored(session: &mut Session) {
         session.value(
             "SELECT count(*), bool_and(defining_query <> ''), bool_and(schedule = '2h'),
                     count(*) FILTER (WHERE refresh_mode = 'FULL') FROM pgstream.pgs_stream_tables
-             WHERE pgs_relid = format('%I.%I', pgs_schema, pgs_name)::regclass
-               AND view_relid = ('pgstream_state.query_' || pgs_id)::regclass"
+             WHERE pgs_relid = format('%I.%I', pgs_schema, pgs_name)::regclass"
         ),
         "7|t|t|1"
     );
@@ -109,6 +108,13 @@ fn check_restored(session: &mut Session) {
     // Also before what it reads.
     session.refresh("upon");
     refresh_and_compare(session, "restoring");
+    assert_eq!(
+        session.value(
+            "SELECT count(*) FROM pgstream.pgs_stream_tables
+             WHERE view_relid = ('pgstream_state.query_' || pgs_id)::regclass"
+        ),
+        "7"
+    );
     for round in 0..3 {
         session.run(CHANGE);
         refresh_and_compare(session, &format!("change {round}"));
@@ -319,28 +325,373 @@ fn a_read_only_user_can_dump() {
     check_restored(&mut target.session());
 }
 
+/// Refreshes these of the stream tables and compares, through some changes.
+#[track_caller]
+fn check_selected(session: &mut Session, names: &[&str], change: &str) {
+    let selected = STREAM_TABLES.iter().filter(|it| names.contains(&it.0));
+    let selected: Vec<_> = selected.collect();
+    for round in 0..3 {
+        for (name, query, _) in &selected {
+            session.refresh(name);
+            let found = difference(session, name, query, Comparison::Text);
+            let found = found.expect("it can be compared");
+            assert!(found.is_none(), "{name} in round {round}\n{}", found.expect("some"));
+            if round > 0 {
+                assert_eq!(last_action(session, name), "DIFFERENTIAL", "{name}");
+            }
+        }
+        session.run(change);
+    }
+    check_nothing_is_left_over(session);
+    let error = session.error(&format!("DELETE FROM {}", names[0]));
+    assert_eq!(error.code, "42809", "{error}");
+}
+
+const CHANGE_OF_T: &str = "
+    UPDATE t SET v = v + 1, g = (g + 1) % 4 WHERE id % 7 = 0; DELETE FROM t WHERE id % 11 = 0;
+    INSERT INTO t SELECT max(id) + 1, 1, 5 FROM t; UPDATE d SET name = name || '!' WHERE g = 1";
+
 #[test]
-fn selected_tables_are_tables() {
+fn selected_tables_come_with_their_queries() {
     let source = filled();
-    let (name, file) = (source.name(), format!("{}.selected.sql", source.name()));
-    source.server().program("pg_dump", &["-t", "joined", "-t", "t", "-t", "d", "-f", &file, name]);
+    let name = source.name();
+    let tables = ["-t", "joined", "-t", "upon", "-t", "staged", "-t", "t", "-t", "d"];
+    for (number, how) in [
+        &[] as &[&str],
+        &["-Fc"],
+        &["--schema-only"],
+        &["--schema-only", "--no-comments"],
+        &["--no-owner", "--no-privileges"],
+        &["--inserts"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let file = format!("{name}.selected.{number}");
+        source.server().program("pg_dump", &[&tables[..], how, &["-f", &file, name]].concat());
+        let target = Database::new();
+        let mut session = target.session();
+        // They have the same numbers.
+        session.run("CREATE TABLE u (id int PRIMARY KEY, v int); INSERT INTO u VALUES (1, 1)");
+        for other in 1..=4 {
+            session.create(&format!("other{other}"), "SELECT v, count(*) FROM u GROUP BY v");
+        }
+        if how == &["-Fc"] {
+            let arguments = ["--exit-on-error", "-j", "2", "-d", target.name(), &file];
+            target.server().program("pg_restore", &arguments);
+        } else {
+            psql(&target, &file);
+        }
+        assert_eq!(
+            session.value(
+                "SELECT string_agg(pgs_name || ' ' || schedule, ',' ORDER BY pgs_name), count(DISTINCT pgs_relid)
+                 FROM pgstream.pgs_stream_tables"
+            ),
+            "joined 2h,other1 1d,other2 1d,other3 1d,other4 1d,staged 2h,upon 2h|7",
+            "{how:?}"
+        );
+        if how.contains(&"--schema-only") {
+            session.run("INSERT INTO d VALUES (0, 'zero'), (1, 'one'), (2, 'two'), (3, 'three')");
+            session.run("INSERT INTO t SELECT i, i % 4, i FROM generate_series(1, 50) i");
+        } else {
+            let stored = "SELECT md5(string_agg(x::text, ' ' ORDER BY x::text)) FROM upon x";
+            assert_eq!(session.value(stored), source.session().value(stored));
+        }
+        check_selected(&mut session, &["joined", "upon", "staged"], CHANGE_OF_T);
+        session.run("INSERT INTO u VALUES (2, 1)");
+        session.refresh("other2");
+        assert_eq!(session.value("SELECT v, count FROM other2"), "1|2");
+        session.create("another", "SELECT * FROM u");
+    }
+}
+
+#[test]
+fn sources_come_with_triggers_that_do_nothing() {
+    let source = filled();
+    let (name, file) = (source.name(), format!("{}.sources.sql", source.name()));
+    source.server().program("pg_dump", &["-t", "t", "-t", "d", "-f", &file, name]);
     let target = Database::new();
     psql(&target, &file);
     let mut session = target.session();
-    assert_eq!(session.value("SELECT count(*) FROM pgstream.pgs_status()"), "0");
-    // Without its query it is a table like any other.
-    session.run("INSERT INTO joined (name, __pgs_row_id) VALUES ('x', 1); DELETE FROM joined");
-    session.run("UPDATE t SET v = v + 1; TRUNCATE t, d");
-    assert_eq!(session.error("SELECT pgstream.refresh_stream_table('joined')").code, "42P01");
-    session.run("DROP TABLE joined");
-    session.run("INSERT INTO d VALUES (1, 'one'); INSERT INTO t VALUES (1, 1, 1)");
+    let triggers = "SELECT count(*) > 0 FROM pg_trigger WHERE tgname LIKE 'pg\\_stream\\_cdc%'";
+    assert_eq!(session.value(triggers), "t");
+    session.run("UPDATE t SET v = v + 1; TRUNCATE t, d; INSERT INTO d VALUES (1, 'one')");
+    session.run("INSERT INTO t VALUES (1, 1, 1)");
     let (_, query, _) = STREAM_TABLES[0];
     session.create("joined", query);
-    session.run("UPDATE t SET v = v + 1");
-    session.refresh("joined");
-    let difference = difference(&mut session, "joined", query, Comparison::Text);
-    assert!(difference.expect("comparable").is_none());
+    check_selected(&mut session, &["joined"], "UPDATE t SET v = v + 1");
+    session.run("SELECT pgstream.drop_stream_table('joined')");
+    assert_eq!(session.value(triggers), "f");
+}
+
+#[test]
+fn a_schema_comes_with_its_stream_tables() {
+    let source = Database::new();
+    let mut session = source.session();
+    session.run(
+        "CREATE SCHEMA app; SET search_path = app;
+         CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1), (2, 2);
+         CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * $1';
+         SELECT pgstream.create_stream_table('st', 'SELECT id, twice(v) AS v FROM t', '2h', 'FULL');
+         SELECT pgstream.create_stream_table('keyed', 'SELECT t.id, t.v, count(*) AS n FROM t JOIN st USING (id) GROUP BY t.id')",
+    );
+    let file = format!("{}.app", source.name());
+    let name = source.name();
+    for how in [&["-n", "app"] as &[&str], &["--exclude-schema=pgstream_state"]] {
+        source.server().program("pg_dump", &[how, &["-Fc", "-f", &file, name]].concat());
+        let target = Database::empty(Server::shared());
+        target.session().run("CREATE EXTENSION pg_stream");
+        let arguments = ["--exit-on-error", "-d", target.name(), &file];
+        target.server().program("pg_restore", &arguments);
+        let mut session = target.session();
+        session.run("INSERT INTO app.t VALUES (3, 3)");
+        session.refresh("app.keyed");
+        session.refresh("app.st");
+        session.refresh("app.keyed");
+        assert_eq!(session.rows("SELECT id, v FROM app.st ORDER BY 1"), ["1|2", "2|4", "3|6"]);
+        assert_eq!(
+            session.rows("SELECT id, v, n FROM app.keyed ORDER BY 1"),
+            ["1|1|1", "2|2|1", "3|3|1"]
+        );
+        let error = session.error("INSERT INTO app.st VALUES (1, 1)");
+        assert_eq!(error.code, "42809", "{error}");
+        check_nothing_is_left_over(&mut session);
+    }
+}
+
+#[test]
+fn a_source_comes_after_the_stream_table() {
+    let source = filled();
+    let (name, file) = (source.name(), format!("{}.st.sql", source.name()));
+    source.server().program("pg_dump", &["-t", "keyed", "-f", &file, name]);
+    let target = Database::new();
+    psql(&target, &file);
+    let mut session = target.session();
+    let stored = "SELECT md5(string_agg(x::text, ' ' ORDER BY x::text)) FROM keyed x";
+    let rows = session.value(stored);
+    assert_eq!(rows, source.session().value(stored));
+    let error = session.error("SELECT pgstream.refresh_stream_table('keyed')");
+    assert_eq!(error.code, "42P01", "{error}");
+    assert_eq!(
+        error.message,
+        "cannot restore the query of stream table \"public.keyed\": relation \"public.d\" does not exist"
+    );
+    let error =
+        session.error("SELECT pgstream.alter_stream_table('keyed', refresh_mode => 'FULL')");
+    assert_eq!(error.code, "42P01", "{error}");
+    session.run("SELECT pgstream.alter_stream_table('keyed', '3h')");
+    assert_eq!(session.value(stored), rows);
+    // It is there for the next dump, too.
+    let again = format!("{name}.again.sql");
+    target.server().program("pg_dump", &["-t", "keyed", "-f", &again, target.name()]);
+    // Columns of another type do not do.
+    session.run("CREATE TABLE d (g bigint PRIMARY KEY, name text NOT NULL); CREATE TABLE t (g bigint, v numeric)");
+    session.run(
+        "CREATE FUNCTION twice(numeric) RETURNS numeric LANGUAGE sql IMMUTABLE AS 'SELECT 2 * $1'",
+    );
+    let error = session.error("SELECT pgstream.refresh_stream_table('keyed')");
+    assert_eq!(error.code, "55000", "{error}");
+    assert_eq!(session.value(stored), rows);
+    session.run("DROP TABLE d, t; DROP FUNCTION twice");
+    let file = format!("{name}.sources.sql");
+    let rest = ["-t", "d", "-t", "t", "-f", &file, name];
+    source.server().program("pg_dump", &rest);
+    psql(&target, &file);
+    session.run(
+        "CREATE FUNCTION twice(numeric) RETURNS numeric LANGUAGE sql IMMUTABLE AS 'SELECT 2 * $1'",
+    );
+    check_selected(&mut session, &["keyed"], CHANGE_OF_T);
+    // And into the original, instead of what is there.
+    let mut original = source.session();
+    original.run("SELECT pgstream.drop_stream_table('keyed')");
+    psql(&source, &again);
+    check_selected(&mut original, &["keyed"], CHANGE_OF_T);
+}
+
+#[test]
+fn tables_are_selected_from_an_archive() {
+    let source = filled();
+    let (name, file) = (source.name(), format!("{}.all", source.name()));
+    source.server().program("pg_dump", &["-Fc", "-f", &file, name]);
+    let target = Database::new();
+    let tables = ["-t", "joined", "-t", "upon", "-t", "whole", "-t", "t", "-t", "d"];
+    let how = ["--exit-on-error", "-d", target.name(), &file];
+    target.server().program("pg_restore", &[&tables[..], &how].concat());
+    let mut session = target.session();
+    // There are no triggers in it that would tell.
+    assert_eq!(session.value("SELECT count(*) FROM pgstream.pgs_status()"), "0");
+    session.refresh("upon");
+    session.refresh("whole");
+    assert_eq!(session.error("DELETE FROM whole").code, "42809");
+    session.run(CHANGE_OF_T);
+    check_selected(&mut session, &["joined", "upon"], CHANGE_OF_T);
+    let error = session.error("SELECT pgstream.refresh_stream_table('t')");
+    assert_eq!(error.code, "42P01", "{error}");
+}
+
+#[test]
+fn a_dump_of_all_comes_to_other_stream_tables() {
+    let source = filled();
+    let (name, file) = (source.name(), format!("{}.beside", source.name()));
+    source.server().program("pg_dump", &["-Fc", "-f", &file, name]);
+    let target = Database::new();
+    let mut session = target.session();
+    session.run("CREATE TABLE u (id int PRIMARY KEY, v int); INSERT INTO u VALUES (1, 1)");
+    for other in 1..=4 {
+        session.create(&format!("other{other}"), "SELECT v, count(*) AS n FROM u GROUP BY v");
+    }
+    // Whose query must not be replaced: it has the columns and the number of another one.
+    session.run("ALTER SEQUENCE pgstream.pgs_stream_tables_pgs_id_seq RESTART 3; SELECT pgstream.drop_stream_table('other3')");
+    session.run("CREATE TABLE d2 (g int PRIMARY KEY, name text NOT NULL, m numeric)");
+    session.create("other3", "SELECT g, name, m FROM d2 GROUP BY g");
+    let query = "SELECT pg_get_viewdef(view_relid) FROM pgstream.pgs_stream_tables WHERE pgs_name = 'other3'";
+    let (before, history) =
+        (session.value(query), "SELECT count(*) FROM pgstream.pgs_refresh_history");
+    assert_eq!(session.value(history), "5");
+    // Of hidden views with the same number.
+    let errors = target.server().try_program("pg_restore", &["-d", target.name(), &file]);
+    let errors = errors.expect_err("a hidden view is there already");
+    assert!(errors.contains("relation \"query_1\" already exists"), "{errors}");
+    assert_eq!(session.value(query), before);
+    // The history of those whose numbers are taken is left out, that of the others goes with them.
+    let histories = "SELECT string_agg(pgs_name, ',' ORDER BY pgs_name), bool_and(pgs_id > 4)
+        FROM pgstream.pgs_refresh_history JOIN pgstream.pgs_stream_tables USING (pgs_id)
+        WHERE pgs_name NOT LIKE 'other%'";
+    assert_eq!(session.value(histories), "local,whole|t");
+    refresh_and_compare(&mut session, "restoring");
+    assert_eq!(
+        session.value(
+            "SELECT count(*), count(DISTINCT pgs_relid) FROM pgstream.pgs_stream_tables
+             WHERE view_relid = ('pgstream_state.query_' || pgs_id)::regclass"
+        ),
+        "11|11"
+    );
+    for round in 0..3 {
+        session.run(CHANGE);
+        session.run("INSERT INTO u SELECT max(id) + 1, 1 FROM u; INSERT INTO d2 SELECT count(*), 'x', 1 FROM d2");
+        refresh_and_compare(&mut session, &format!("change {round}"));
+        for other in 1..=4 {
+            session.refresh(&format!("other{other}"));
+            // The first time their hidden views were given to who has them already.
+            if round > 0 {
+                assert_eq!(last_action(&mut session, &format!("other{other}")), "DIFFERENTIAL");
+            }
+        }
+    }
+    assert_eq!(session.value("SELECT v, n FROM other1"), "1|4");
+    assert_eq!(session.value("SELECT count(*) FROM other3"), "3");
     check_nothing_is_left_over(&mut session);
+    session.create("fresh", "SELECT count(*) FROM t");
+}
+
+#[test]
+fn sources_may_be_renamed_before_they_are_dumped() {
+    let source = Database::new();
+    let mut session = source.session();
+    session.run(
+        "CREATE SCHEMA s; CREATE TABLE t (id int PRIMARY KEY, a int); CREATE TABLE other (id int PRIMARY KEY, a int);
+         CREATE TABLE parent (x int); CREATE TABLE child () INHERITS (parent);
+         CREATE TYPE pair AS (l int, r int); CREATE TABLE pairs (p pair);
+         CREATE FUNCTION s.f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 + 1';
+         INSERT INTO t VALUES (1, 10); INSERT INTO other VALUES (2, 20); INSERT INTO child VALUES (5); INSERT INTO pairs VALUES ((1, 2))",
+    );
+    session.create("st", "SELECT id, s.f(a) AS a FROM t");
+    session.create("inherited", "SELECT x FROM child");
+    session.create("composite", "SELECT (p).l FROM pairs");
+    session.run(
+        "ALTER TABLE t RENAME TO old; ALTER TABLE other RENAME TO t; ALTER TABLE old RENAME COLUMN a TO b;
+         ALTER SCHEMA s RENAME TO r; ALTER FUNCTION r.f RENAME TO g; ALTER TABLE old SET SCHEMA r;
+         ALTER TABLE parent RENAME COLUMN x TO y; ALTER TYPE pair RENAME ATTRIBUTE l TO m CASCADE",
+    );
+    session.run("SET search_path = pg_catalog");
+    assert_eq!(
+        session.rows(
+            "SELECT label::json ->> 'definition' = pg_get_viewdef(view_relid)
+             FROM pgstream.pgs_stream_tables LEFT JOIN pg_seclabel ON objoid = pgs_relid"
+        ),
+        ["t", "t", "t"]
+    );
+    session.run("RESET search_path");
+    let (name, file) = (source.name(), format!("{}.renamed.sql", source.name()));
+    source
+        .server()
+        .program("pg_dump", &["-t", "st", "-t", "inherited", "-t", "composite", "-f", &file, name]);
+    for it in ["st", "inherited", "composite"] {
+        session.run(&format!("SELECT pgstream.drop_stream_table('{it}')"));
+    }
+    psql(&source, &file);
+    for (it, columns, rows) in
+        [("st", "id, a", "1|11"), ("inherited", "x", "5"), ("composite", "l", "1")]
+    {
+        session.refresh(it);
+        assert_eq!(session.rows(&format!("SELECT {columns} FROM {it}")), [rows]);
+    }
+}
+
+#[test]
+fn without_the_extension_there_are_tables() {
+    let source = filled();
+    let (name, file) = (source.name(), format!("{}.without.sql", source.name()));
+    source.server().program("pg_dump", &["-t", "joined", "-t", "t", "-t", "d", "-f", &file, name]);
+    let target = Database::empty(Server::shared());
+    target.server().program("psql", &["-q", "-d", target.name(), "-f", &file]);
+    let mut session = target.session();
+    let rows = "SELECT count(*) FROM joined";
+    assert_eq!(session.value(rows), source.session().value(rows));
+    session.run("UPDATE t SET v = v + 1; DELETE FROM joined WHERE name = 'one'");
+    // When it comes, they are what they were as soon as somebody asks for it.
+    session.run("CREATE EXTENSION pg_stream");
+    assert_eq!(session.value("SELECT count(*) FROM pgstream.pgs_status()"), "0");
+    check_selected(&mut session, &["joined"], CHANGE_OF_T);
+}
+
+#[test]
+fn owners_restore_what_is_theirs() {
+    let source = Database::new();
+    let owner = format!("owner_{}", source.name());
+    let mut session = source.session();
+    session.run(&format!(
+        "CREATE ROLE {owner} LOGIN; GRANT CREATE ON SCHEMA public TO {owner}; SET ROLE {owner};
+         CREATE TABLE t (id int PRIMARY KEY, g int); INSERT INTO t VALUES (1, 1), (2, 1);
+         SELECT pgstream.create_stream_table('st', 'SELECT g, count(*) AS n FROM t GROUP BY g', '2h'); RESET ROLE"
+    ));
+    let (name, file) = (source.name(), format!("{}.owned", source.name()));
+    source.server().program("pg_dump", &["-t", "st", "-f", &format!("{file}.sql"), name]);
+    source
+        .server()
+        .program("pg_dump", &["--use-set-session-authorization", "-Fc", "-f", &file, name]);
+    let check = |target: &Database| {
+        let mut session = target.session();
+        session.run(&format!("SET ROLE {owner}"));
+        session.refresh("st");
+        assert_eq!(session.rows("SELECT g, n FROM st ORDER BY 1"), ["1|2"]);
+        session.run("INSERT INTO t VALUES (3, 2)");
+        session.refresh("st");
+        assert_eq!(session.rows("SELECT g, n FROM st ORDER BY 1"), ["1|2", "2|1"]);
+        assert_eq!(last_action(&mut session, "st"), "DIFFERENTIAL");
+        session.run("RESET ROLE");
+        check_nothing_is_left_over(&mut session);
+        session.run(&format!("DROP OWNED BY {owner}"));
+    };
+    // By the owner of the database.
+    let target = Database::new();
+    let mut session = target.session();
+    session.run(&format!("GRANT CREATE ON SCHEMA public TO {owner}; SET ROLE {owner}"));
+    session.run("CREATE TABLE t (id int PRIMARY KEY, g int); INSERT INTO t VALUES (1, 1), (2, 1)");
+    let how = ["-q", "-v", "ON_ERROR_STOP=1", "-U", &owner, "-d", target.name()];
+    target.server().program("psql", &[&how[..], &["-f", &format!("{file}.sql")]].concat());
+    assert_eq!(session.value("SELECT count(*) FROM pgstream.pgs_stream_tables"), "1");
+    check(&target);
+    // By a superuser who becomes the owners: they may not make the hidden views.
+    let target = Database::empty(Server::shared());
+    target.session().run(&format!("GRANT CREATE ON SCHEMA public TO {owner}"));
+    let how = ["--use-set-session-authorization", "-d", target.name(), &file];
+    let errors = target.server().try_program("pg_restore", &how).expect_err("no privilege");
+    assert!(errors.contains("permission denied for schema pgstream_state"), "{errors}");
+    check(&target);
+    drop((session, target));
+    let mut session = source.session();
+    session.run(&format!("DROP OWNED BY {owner}; DROP ROLE {owner}"));
 }
 
 #[test]
@@ -378,41 +729,100 @@ fn owners_are_restored() {
 }
 
 #[test]
-fn a_forged_comment_gives_nobody_another_query() {
-    let source = Database::new();
-    let [mallory, victim] = ["mallory", "victim"].map(|it| format!("{it}_{}", source.name()));
-    let mut session = source.session();
+fn a_label_gives_nobody_the_rights_of_others() {
+    let database = Database::new();
+    let [mallory, victim] = ["mallory", "victim"].map(|it| format!("{it}_{}", database.name()));
+    let mut session = database.session();
     session.run(&format!(
         "CREATE ROLE {mallory}; CREATE ROLE {victim}; GRANT CREATE ON SCHEMA public TO PUBLIC;
-         CREATE TABLE t (id int); GRANT SELECT ON t TO PUBLIC;
-         SET ROLE {mallory}; SELECT pgstream.create_stream_table('other', 'SELECT id + 1 AS id FROM t', '2h');
-         RESET ROLE; SET ROLE {victim}; SELECT pgstream.create_stream_table('st', 'SELECT id FROM t', '2h'); RESET ROLE"
+         CREATE TABLE t (id int); INSERT INTO t VALUES (1); GRANT SELECT ON t TO PUBLIC;
+         CREATE TABLE secret (id int); INSERT INTO secret VALUES (42); GRANT SELECT ON secret TO {victim};
+         SET ROLE {victim}; CREATE TABLE plain (id int, __pgs_row_id bigint NOT NULL); GRANT ALL ON plain TO {mallory};
+         SELECT pgstream.create_stream_table('st', 'SELECT id FROM t', '2h'); RESET ROLE;
+         SET ROLE {mallory}; SELECT pgstream.create_stream_table('model', 'SELECT id FROM t', '2h');
+         CREATE TABLE mine (id int, __pgs_row_id bigint NOT NULL)"
     ));
-    let forged = session.value(
-        "SELECT replace(obj_description(view_relid), 'SELECT id', 'SELECT id + 1 AS id')
-         FROM pgstream.pgs_stream_tables WHERE pgs_name = 'st'",
-    );
-    let view = session.value(
-        "SELECT view_relid::regclass FROM pgstream.pgs_stream_tables WHERE pgs_name = 'other'",
-    );
-    session.run(&format!(
-        "SET ROLE {mallory}; COMMENT ON VIEW {view} IS {}; RESET ROLE",
-        literal(&forged)
-    ));
-    let file = format!("{}.forged.sql", source.name());
-    source.server().program("pg_dump", &["--schema-only", "-f", &file, source.name()]);
+    let label = session.value("SELECT label FROM pg_seclabel WHERE objoid = 'model'::regclass");
+    let forged = label.replace(" FROM t", " FROM secret").replace("public.t", "public.secret");
+    let set = |table: &str, label: &str| {
+        format!("SECURITY LABEL FOR pg_stream ON {table} IS {}", literal(label))
+    };
+    let guard = "CREATE TRIGGER pg_stream_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE
+                 ON {table} FOR EACH STATEMENT EXECUTE FUNCTION pgstream.guard_stream_table()";
+    let guard = |table: &str| guard.replace("{table}", table);
+    // Not on what others own, not on what is a stream table, not just any text.
+    for (sql, code) in [
+        (set("TABLE plain", &forged), "42501"),
+        (set("TABLE st", &forged), "42501"),
+        (set("TABLE model", &forged), "55000"),
+        ("SECURITY LABEL FOR pg_stream ON TABLE model IS NULL".to_owned(), "55000"),
+        (set("TABLE mine", "x"), "22023"),
+        (set("TABLE mine", "{}"), "22023"),
+        (set("COLUMN mine.id", &forged), "0A000"),
+        (guard("mine").replace("pg_stream_guard", "pg_stream_cdc_1"), "42939"),
+        (guard("mine").replace("pg_stream_guard", "other"), "42939"),
+        (
+            guard("model").replace("TRIGGER", "OR REPLACE TRIGGER").replace(" OR TRUNCATE", ""),
+            "0A000",
+        ),
+        (
+            guard("model")
+                .replace("TRIGGER", "OR REPLACE TRIGGER")
+                .replace("EXEC", "WHEN (false) EXEC"),
+            "0A000",
+        ),
+    ] {
+        assert_eq!(session.error(&sql).code, code, "{sql}");
+    }
+    // On his own table it is a stream table with his own rights.
+    let huge = forged.replace("\"id\" : ", "\"id\" : 9223372036854775");
+    session.run(&set("TABLE mine", &huge));
+    session.run(&guard("mine"));
+    let error = session.error("SELECT pgstream.refresh_stream_table('mine')");
+    assert_eq!(error.code, "42501", "{error}");
+    assert_eq!(session.value("SELECT count(*) FROM mine"), "0");
+    // The text is a query and nothing else, and there is a shortest schedule.
+    let several = label
+        .replace(";\", \"schedule", "; CREATE TABLE public.left_over (i int)\", \"schedule")
+        .replace("\"2h\"", "\"1s\"");
+    session.run("CREATE TABLE several (id int, __pgs_row_id bigint NOT NULL)");
+    session.run(&set("TABLE several", &several));
+    session.run(&guard("several"));
+    let error = session.error("SELECT pgstream.refresh_stream_table('several')");
+    assert_eq!(error.code, "0A000", "{error}");
+    assert_eq!(session.value("SELECT to_regclass('left_over')"), "NULL");
+    let schedule = "SELECT schedule FROM pgstream.pgs_stream_tables WHERE pgs_name = 'several'";
+    assert_eq!(session.value(schedule), "60s");
+    session.run("SELECT pgstream.drop_stream_table('several')");
+    // Another's is not made one by whoever has a privilege on it, not even with a label by its owner.
+    session.run(&guard("plain"));
+    session.run(&format!("RESET ROLE; SET ROLE {victim}; DROP TRIGGER pg_stream_guard ON plain"));
+    session.run(&set("TABLE plain", &forged));
+    session.run(&format!("SET ROLE {mallory}"));
+    session.run(&guard("plain"));
+    assert_eq!(session.error("SELECT pgstream.refresh_stream_table('plain')").code, "42P01");
+    session.run(&format!("SET ROLE {victim}"));
+    session.refresh("plain");
+    assert_eq!(session.rows("SELECT id FROM plain"), ["42"]);
+    session.run("RESET ROLE");
+    session.create("next", "SELECT id FROM t");
+    let numbers = "SELECT max(pgs_id) < 100 FROM pgstream.pgs_stream_tables";
+    assert_eq!(session.value(numbers), "t");
+    // What he says about his own hidden view says nothing about others'.
+    let file = format!("{}.forged.sql", database.name());
+    database.server().program("pg_dump", &["--schema-only", "-f", &file, database.name()]);
     let target = Database::empty(Server::shared());
     psql(&target, &file);
     let mut restored = target.session();
     restored.run("INSERT INTO t VALUES (1)");
     restored.refresh("st");
     assert_eq!(restored.rows("SELECT id FROM st"), ["1"]);
+    assert_eq!(restored.error("SELECT pgstream.refresh_stream_table('mine')").code, "42501");
     drop(restored);
     drop((target, session));
     let mut admin = Server::shared().session("postgres");
-    let name = source.name().to_owned();
-    drop(source);
-    admin.run(&format!("DROP ROLE mallory_{name}; DROP ROLE victim_{name}"));
+    drop(database);
+    admin.run(&format!("DROP ROLE {mallory}; DROP ROLE {victim}"));
 }
 
 #[test]
