@@ -51,12 +51,15 @@ pub fn release(relation: Oid, lock: Lock) {
 
 /// Whether a statement of this session that changes the relation may still be running: then some of
 /// its changes are visible but not yet captured. Its AFTER STATEMENT triggers are queued only when
-/// it is nearly done, so that alone does not tell.
+/// it is nearly done, so that alone does not tell. The statements of referential actions have ended
+/// when theirs are still queued, but that is inside of triggers; outside of them only deferred
+/// triggers are.
 pub fn is_being_changed(relation: Oid) -> bool {
     // SAFETY: looks at this backend's trigger queue, its relation cache and its locks; the
     // relation is closed again.
     unsafe {
-        if pg_sys::AfterTriggerPendingOnRel(relation) {
+        let depth = pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]);
+        if depth > Some(0) && pg_sys::AfterTriggerPendingOnRel(relation) {
             return true;
         }
         let opened = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);

@@ -547,3 +547,47 @@ fn a_refresh_from_a_trigger_of_the_stream_table_itself_is_refused() {
     watched.refresh_and_compare(&mut session, "with another one inside");
     other.compare(&mut session, "inside another one");
 }
+
+/// Deferred triggers wait for the commit, and all changes are captured before.
+#[test]
+fn a_refresh_while_deferred_constraints_are_to_be_checked() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE p (id int PRIMARY KEY); INSERT INTO p VALUES (1), (2);
+         CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p DEFERRABLE INITIALLY DEFERRED, u int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+         INSERT INTO c VALUES (1, 1, 1), (2, 2, 2)",
+    );
+    let query = "SELECT p, count(*) AS n, sum(u) AS s FROM c GROUP BY p";
+    let watched = Watched::create(&mut session, "st", query, Comparison::Text);
+    session.run("BEGIN; INSERT INTO c VALUES (3, 9, 3)");
+    watched.refresh_and_compare(&mut session, "a reference to nothing");
+    session.run("UPDATE c SET u = u + 1; INSERT INTO p VALUES (9)");
+    watched.refresh_and_compare(&mut session, "duplicates on the way");
+    let other = Watched::create(&mut session, "other", query, Comparison::Text);
+    session.run("DELETE FROM c WHERE id = 2; COMMIT");
+    watched.refresh_and_compare(&mut session, "after the commit");
+    other.refresh_and_compare(&mut session, "created meanwhile");
+}
+
+#[test]
+fn a_refresh_from_a_trigger_before_the_rows_that_a_cascade_deleted_are_captured_is_refused() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE p (id int PRIMARY KEY); INSERT INTO p VALUES (1), (2);
+         CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE); INSERT INTO c VALUES (1, 1), (2, 2)",
+    );
+    let query = "SELECT p, count(*) AS n FROM c GROUP BY p";
+    let watched = Watched::create(&mut session, "st", query, Comparison::Text);
+    // After those of the constraint, by its name.
+    session.run(
+        "CREATE FUNCTION early() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pgstream.refresh_stream_table('public.st'); RETURN NULL; END $$;
+         CREATE TRIGGER z AFTER DELETE ON p FOR EACH ROW EXECUTE FUNCTION early()",
+    );
+    let error = session.error("DELETE FROM p WHERE id = 1");
+    assert_eq!(error.code, "55006", "{error}");
+    session.run("DROP TRIGGER z ON p; DELETE FROM p WHERE id = 1");
+    watched.refresh_and_compare(&mut session, "after the statement");
+}
