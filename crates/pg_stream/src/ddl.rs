@@ -7,10 +7,12 @@
 //!
 //! [`source`] is about the tables that stream tables read, [`replaced`] about whatever else their
 //! queries use, [`stream_table`] about the stream tables themselves, [`column_type`] about columns
-//! that a query uses and that get another type, and [`drop`] about all that goes.
+//! that a query uses and that get another type, [`drop`] about all that goes,
+//! and [`missed`] about what event triggers did not tell.
 
 mod column_type;
 pub mod drop;
+pub mod missed;
 mod outdate;
 mod replaced;
 mod source;

@@ -87,48 +87,18 @@ fn query_dropped(id: i64, all: &[Dropped]) -> Result<(), ErrorReport> {
     Ok(())
 }
 
-fn lose_query(id: i64, reason: &str) {
+/// Notes that the query is gone.
+pub fn lose_query(id: i64, reason: &str) {
     catalog::set_status(id, Status::Error, Some(reason));
     untrack_all(id);
     drop_stages(id);
-}
-
-/// What was dropped of a stream table while event triggers were off.
-#[derive(Clone, Copy, Debug)]
-pub struct Missed {
-    id: i64,
-    /// The table itself, not only its query.
-    is_table: bool,
-}
-
-/// Looks for what no event trigger told of.
-pub fn missed() -> Vec<Missed> {
-    let mut missed = Vec::new();
-    spi::run(include_str!("missed.sql"), &[], |row| {
-        let found = row.get(0).zip(row.get(1));
-        missed.extend(found.map(|(id, is_table)| Missed { id, is_table }));
-    });
-    missed
-}
-
-/// Does what the event trigger would have done, unless somebody uses the stream table just now.
-pub fn make_up(missed: Missed) {
-    if !relation::try_lock_stream_table(missed.id) {
-        return;
-    }
-    if missed.is_table {
-        forget(missed.id, false);
-    } else {
-        lose_query(missed.id, "something that it reads was dropped");
-    }
-    wake::scheduler_at_commit();
 }
 
 /// Forgets a stream table of that name whose table was dropped while event triggers were off.
 /// Whether there was one.
 pub fn forget_missing(name: &QualifiedName) -> bool {
     let missing = catalog::missing(name);
-    missing.into_iter().for_each(|id| make_up(Missed { id, is_table: true }));
+    missing.into_iter().for_each(|id| forget(id, false));
     missing.is_some()
 }
 
@@ -174,7 +144,7 @@ fn source_of_trigger(name: &str) -> Option<Oid> {
 }
 
 /// Removes what belonged to a stream table that is gone.
-fn forget(id: i64, is_restoring: bool) {
+pub fn forget(id: i64, is_restoring: bool) {
     untrack_all(id);
     catalog::delete(id);
     if !is_restoring {

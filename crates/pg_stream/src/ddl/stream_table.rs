@@ -46,6 +46,11 @@ fn check_stream_table(stream_table: &StreamTable) -> Result<(), ErrorReport> {
         // Nothing was written meanwhile, but whoever finds another version of it cannot know.
         outdate::outdate(stream_table.id, "the trigger that guards it was changed")?;
     }
+    follow(stream_table)
+}
+
+/// After it was renamed, moved or given away.
+pub fn follow(stream_table: &StreamTable) -> Result<(), ErrorReport> {
     follow_owner(stream_table)?;
     catalog::note_name(stream_table);
     Ok(())

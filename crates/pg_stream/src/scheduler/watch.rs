@@ -1,12 +1,12 @@
 //! Looking after stream tables that nobody refreshes: they become stale, and the changes of their
-//! sources pile up. And after those that were dropped while event triggers were off.
+//! sources pile up. And after what happened to them while event triggers were off.
 //!
 //! Changes beyond a limit are given up: what has not consumed them is marked to be rebuilt, and a
 //! stream table that is going to be rebuilt needs no changes.
 
 use std::collections::{HashMap, HashSet};
 
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{Oid, panic::ErrorReportable};
 use pgstream_core::{
     decide::{Schedules, Table},
     schedule::{Micros, SECOND, Schedule},
@@ -15,7 +15,7 @@ use pgstream_core::{
 
 use crate::{
     capture, catalog,
-    ddl::drop,
+    ddl::missed,
     monitor::alert,
     pg::{relation, spi, time, worker},
     refresh::{self, Reader},
@@ -48,11 +48,11 @@ impl Watch {
         if let Err(failure) = worker::transaction(c"pg_stream: looking for stale data", work) {
             complain::<()>(&failure.message);
         }
-        let missed = worker::transaction(c"pg_stream: looking for what was dropped", drop::missed);
+        let missed = worker::transaction(c"pg_stream: looking for missed commands", missed::find);
         for missed in missed.unwrap_or_else(|failure| complain(&failure.message)) {
-            let work = || drop::make_up(missed);
+            let work = || missed::make_up(&missed).unwrap_or_report();
             if let Err(failure) =
-                worker::transaction(c"pg_stream: forgetting what was dropped", work)
+                worker::transaction(c"pg_stream: making up for missed commands", work)
             {
                 complain::<()>(&failure.message);
             }

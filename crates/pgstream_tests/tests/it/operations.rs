@@ -62,6 +62,29 @@ fn what_is_dropped_without_event_triggers_is_forgotten_by_the_scheduler() {
 }
 
 #[test]
+fn what_is_renamed_and_given_away_without_event_triggers_is_noticed_by_the_scheduler() {
+    let database = scheduled(&[]);
+    let mut session = database.session();
+    let heir = format!("heir_{}", database.name());
+    session.run(TABLES);
+    session.run(&format!("CREATE SCHEMA s; CREATE ROLE {heir}; GRANT SELECT ON t TO {heir}; GRANT USAGE ON SCHEMA s TO {heir}"));
+    session.create("st", QUERY);
+    session.create("kept", QUERY);
+    session.run(&format!(
+        "BEGIN; {WITHOUT_EVENT_TRIGGERS}; ALTER TABLE st RENAME TO \"New\"; ALTER TABLE \"New\" SET SCHEMA s;
+         ALTER TABLE s.\"New\" OWNER TO {heir}; RESET event_triggers; COMMIT"
+    ));
+    session.wait_until("SELECT count(*) = 1 FROM pgstream.pgs_status() WHERE name = 's.New'");
+    assert_eq!(orphans(&mut session).expect("readable"), [""; 0]);
+    session.run(CHANGE);
+    for table in ["s.\"New\"", "kept"] {
+        session.refresh(table);
+        compare(&mut session, table, QUERY, "renaming");
+    }
+    session.create("st", QUERY);
+}
+
+#[test]
 fn a_stream_table_that_was_dropped_without_event_triggers_makes_room_for_another() {
     let database = Database::new();
     let mut session = database.session();
