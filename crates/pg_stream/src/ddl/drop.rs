@@ -16,7 +16,7 @@ use crate::{
     fault::{self, Step},
     pg::{
         event::{Class, Dropped},
-        member, relation, spi, wake,
+        member, relation, wake,
     },
     settings,
 };
