@@ -192,6 +192,8 @@ const RESTORED: &str = "it was restored from a dump";
 fn on_restored_row<'a>(
     trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::datum::TryFromDatumError> {
+    // It shows by the search path.
+    let is_restoring = dump::is_restoring();
     let _superuser = Identity::superuser();
     let Some(row) = trigger.new() else { return Ok(None) };
     let mut row = row.into_owned();
@@ -200,8 +202,13 @@ fn on_restored_row<'a>(
         let is_known = spi::run(
             "SELECT FROM pgstream.pgs_refresh_history WHERE refresh_id = $1 UNION ALL \
              SELECT FROM pgstream.pgs_stream_tables \
-             WHERE pgs_id = $2 AND reinit_reason IS DISTINCT FROM $3",
-            &[refresh.into(), row.get_by_name::<i64>("pgs_id")?.into(), RESTORED.into()],
+             WHERE pgs_id = $2 AND $4 AND reinit_reason IS DISTINCT FROM $3",
+            &[
+                refresh.into(),
+                row.get_by_name::<i64>("pgs_id")?.into(),
+                RESTORED.into(),
+                is_restoring.into(),
+            ],
             |_| {},
         ) > 0;
         return Ok((!is_known).then_some(row));

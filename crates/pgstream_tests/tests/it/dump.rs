@@ -509,6 +509,33 @@ fn a_source_comes_after_the_stream_table() {
 }
 
 #[test]
+fn the_scheduler_waits_for_a_source() {
+    let source = Database::on(Server::start(&[
+        "pg_stream.scheduler_interval_ms=100",
+        "pg_stream.min_schedule_seconds=1",
+    ]));
+    let mut session = source.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)");
+    session.run("SELECT pgstream.create_stream_table('st', 'SELECT v, count(*) AS n FROM t GROUP BY v', '1s')");
+    source.server().program("pg_dump", &["-t", "st", "-f", "st.sql", source.name()]);
+    source.server().program("pg_dump", &["-t", "t", "-f", "t.sql", source.name()]);
+    session.run("SELECT pgstream.drop_stream_table('st'); DROP TABLE t");
+    psql(&source, "st.sql");
+    session.wait_until(
+        "SELECT count(*) > 0 FROM pgstream.pgs_refresh_history JOIN pgstream.pgs_stream_tables USING (pgs_id)
+         WHERE pgs_refresh_history.status = 'FAILED' AND pgs_refresh_history.error_message =
+               'cannot restore the query of stream table \"public.st\": relation \"public.t\" does not exist'",
+    );
+    assert_eq!(session.value("SELECT v, n FROM st"), "1|1");
+    psql(&source, "t.sql");
+    session.run("INSERT INTO t VALUES (2, 1)");
+    // However long it would leave it alone after failures.
+    session.run("SELECT pgstream.alter_stream_table('st', status => 'SUSPENDED')");
+    session.run("SELECT pgstream.resume_stream_table('st')");
+    session.wait_until("SELECT count(*) > 0 FROM st WHERE (v, n) = (1, 2)");
+}
+
+#[test]
 fn tables_are_selected_from_an_archive() {
     let source = filled();
     let (name, file) = (source.name(), format!("{}.all", source.name()));
