@@ -7,7 +7,8 @@
 //! the aggregates read. PostgreSQL marks grouping expressions in the select list and in HAVING as
 //! columns of a range table entry of their own, so nothing has to be matched here. Columns that
 //! are neither grouped nor aggregated depend on a grouped primary key; they are one more key each,
-//! which changes no group, or, where their type has no equality, an aggregate.
+//! which changes no group, or an aggregate, where their type has no equality, or where tables that
+//! inherit may repeat the key.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +23,10 @@ use super::lateral;
 use super::refusal::Refusal;
 use super::select::{Select, check_group_width};
 use super::{Lowering, open};
-use crate::pg::node::{Aggregate, ColumnRef, Kind, Node, SortGroup, Step, column};
-use crate::pg::types;
+use crate::pg::node::{
+    Aggregate, ColumnRef, EntryKind, Kind, Node, Query, SortGroup, Step, column,
+};
+use crate::pg::{table, types};
 
 /// Lowers the grouping of `select` over the rows of FROM and WHERE. The prefix comes first, as further
 /// keys; aggregates in the select list and in HAVING become columns.
@@ -160,7 +163,8 @@ fn check_direct_arguments(aggregate: Aggregate<'_>, select: &Select<'_>) -> Resu
 struct Parts<'a> {
     /// The different aggregate calls.
     aggregates: Vec<Aggregate<'a>>,
-    /// Columns outside of aggregates that are not grouped, with equality and without.
+    /// Columns outside of aggregates that are not grouped: those that have one value in a group, and
+    /// those without equality, or of which any value is meant.
     dependent: Vec<ColumnRef>,
     unequal: Vec<ColumnRef>,
     /// The different GROUPING(…), with their arguments.
@@ -177,12 +181,13 @@ impl<'a> Parts<'a> {
         };
         let outputs = select.targets.iter().map(|it| it.expression).chain(select.having);
         for output in outputs {
-            parts.take(output, select.group_entry)?;
+            parts.take(output, select)?;
         }
         Ok(parts)
     }
 
-    fn take(&mut self, expression: Node<'a>, group_entry: Option<usize>) -> Result<(), Refusal> {
+    fn take(&mut self, expression: Node<'a>, select: &Select<'a>) -> Result<(), Refusal> {
+        let group_entry = select.group_entry;
         let mut refusal = None;
         expression.visit(&mut |node| match node.kind() {
             Kind::Aggregate(aggregate) => {
@@ -198,11 +203,9 @@ impl<'a> Parts<'a> {
                 Step::Over
             }
             Kind::Column(column) if column.levels_up == 0 && Some(column.entry) != group_entry => {
-                let list = if types::equality(node.type_oid()).is_some() {
-                    &mut self.dependent
-                } else {
-                    &mut self.unequal
-                };
+                let is_one = types::equality(node.type_oid()).is_some()
+                    && !is_inherited(select.query, column.entry);
+                let list = if is_one { &mut self.dependent } else { &mut self.unequal };
                 if !list.contains(&column) {
                     list.push(column);
                 }
@@ -234,6 +237,17 @@ impl<'a> Parts<'a> {
             }
             _ => None,
         })
+    }
+}
+
+/// Whether an entry is a table with tables that inherit from it, which its primary key is not about.
+fn is_inherited(query: Query<'_>, entry: usize) -> bool {
+    match query.entry(entry).map(|it| it.kind()) {
+        Some(EntryKind::Relation { oid, children: true, .. }) => {
+            let table = table::look(oid);
+            table.has_children && !table.is_partitioned
+        }
+        _ => false,
     }
 }
 

@@ -135,6 +135,21 @@ fn an_inheritance_parent() {
     });
 }
 
+/// The primary key of a table says nothing about the rows of those that inherit from it.
+#[test]
+fn a_grouped_key_that_children_repeat() {
+    check(Scenario {
+        tables: "CREATE TABLE parent (id int PRIMARY KEY, v int); CREATE TABLE child () INHERITS (parent); INSERT INTO parent VALUES (1, 1), (2, 2); INSERT INTO child VALUES (1, 5), (3, 3), (3, 4)",
+        query: "SELECT id, v > 0 AS some, count(*) AS n FROM parent GROUP BY id",
+        changes: &[
+            "INSERT INTO child VALUES (2, 7), (4, 4)",
+            "UPDATE parent SET v = v + 1 WHERE id > 1",
+            "DELETE FROM ONLY parent",
+            "DELETE FROM child WHERE v < 5",
+        ],
+    });
+}
+
 const PARENT: &str = "CREATE TABLE parent (id int, v text); CREATE TABLE child () INHERITS (parent); INSERT INTO parent VALUES (1, 'p'); INSERT INTO child VALUES (2, 'c')";
 
 const PARENT_CHANGES: &[&str] = &[
