@@ -61,13 +61,28 @@ impl Drop for OriginalErrors {
                 (*self.watch).is_leaving = true;
                 return;
             }
-            let mut link = &raw mut pg_sys::error_context_stack;
-            while *link != &raw mut (*self.watch).entry {
-                link = &raw mut (**link).previous;
-            }
-            *link = (*self.watch).entry.previous;
+            take_away(&raw mut (*self.watch).entry);
             discard((*self.watch).copy);
             pg_sys::pfree(self.watch.cast());
+        }
+    }
+}
+
+/// Takes an entry out of PostgreSQL's error context stack, wherever in it.
+///
+/// # Safety
+///
+/// The stack holds no entry that is gone.
+pub(super) unsafe fn take_away(entry: *mut pg_sys::ErrorContextCallback) {
+    // SAFETY: as promised; only this process, which has one thread, uses the stack.
+    unsafe {
+        let mut link = &raw mut pg_sys::error_context_stack;
+        while !(*link).is_null() {
+            if *link == entry {
+                *link = (*entry).previous;
+                return;
+            }
+            link = &raw mut (**link).previous;
         }
     }
 }

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 
 use super::node::{Arena, ColumnRef, EntryKind, Kind, Node, Query, Step, Target, pointers};
 use super::types::Oid;
-use super::{raw, table};
+use super::{original, raw, table};
 
 /// What a text holds, when it is not one SELECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -388,13 +388,13 @@ static mut ADD_POSITION: pg_sys::ErrorContextCallback = pg_sys::ErrorContextCall
 };
 
 fn leave_callback() {
-    // SAFETY: a backend has one thread; the entry is static, and linked at most once.
+    // SAFETY: a backend has one thread; the entry is static, and linked at most once: it may still be
+    // there from an error that never left the extension.
     unsafe {
         let entry = &raw mut ADD_POSITION;
-        if pg_sys::error_context_stack != entry {
-            (*entry).previous = pg_sys::error_context_stack;
-            pg_sys::error_context_stack = entry;
-        }
+        original::take_away(entry);
+        (*entry).previous = pg_sys::error_context_stack;
+        pg_sys::error_context_stack = entry;
     }
 }
 
