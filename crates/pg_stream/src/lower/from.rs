@@ -22,6 +22,7 @@ use super::select::{self, Select, columns_of};
 use super::sub_link::{self, Attaching, Domain};
 use super::{HIDDEN_COLUMNS, Lowering, Scope, recursion};
 use crate::pg::deparse::quote;
+use crate::pg::member;
 use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Node, Query};
 use crate::pg::query::{all_of, check_depth, generation_expression};
 use crate::pg::table::{self, Attribute, Table};
@@ -818,6 +819,8 @@ fn check_table(entry: Entry<'_>, table: &Table, oid: Oid) -> Result<(), Refusal>
     let obstacles = [
         (entry.is_sampled(), "TABLESAMPLE of"),
         (types::is_builtin(oid), "the system catalog"),
+        // Most of what is written to them fires no triggers.
+        (member::is_own(oid), "pg_stream's own table"),
         (table.is_temporary, "the temporary table"),
         (table.is_unlogged, "the unlogged table"),
         (table.has_foreign_child, "a foreign table below"),

@@ -4,7 +4,7 @@
 //! Such a table must not depend on anything that is dropped by itself: PostgreSQL would want to drop
 //! the extension with it. Names are quoted.
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Oid};
 
 use super::{event::OwnCommands, name, source::command_done, spi};
 
@@ -34,10 +34,15 @@ pub fn drop_table(table: &str) {
 }
 
 fn is_member(table: &str) -> bool {
-    name::resolve(table).is_some_and(|it| {
-        // SAFETY: a look-up by OID.
-        unsafe {
-            pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, it) != pg_sys::InvalidOid
-        }
-    })
+    name::resolve(table).is_some_and(is_own)
+}
+
+/// Whether a table belongs to the extension.
+pub fn is_own(table: Oid) -> bool {
+    // SAFETY: look-ups by OID and by name.
+    unsafe {
+        let extension = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table);
+        extension != pg_sys::InvalidOid
+            && extension == pg_sys::get_extension_oid(c"pg_stream".as_ptr(), true)
+    }
 }

@@ -22,6 +22,12 @@ fn refused_in_differential_mode_with_the_construct_named() {
         ("SELECT id FROM t TABLESAMPLE SYSTEM (10)", "TABLESAMPLE"),
         ("SELECT id FROM m", "materialized view"),
         ("SELECT id FROM f", "foreign table"),
+        ("SELECT relname FROM pg_class", "system catalog"),
+        ("SELECT pgs_name, status FROM pgstream.pgs_stream_tables", "pg_stream's own table"),
+        (
+            "SELECT id, (SELECT max(action) FROM pgstream.pgs_refresh_history WHERE pgs_id >= t.id OFFSET t.id) AS a FROM t",
+            "pg_stream's own table",
+        ),
         ("SELECT id, random() AS r FROM t", "volatile"),
         ("SELECT id FROM t WHERE vol(v) > 1", "volatile"),
         ("SELECT g, sum(vol(v)) AS s FROM t GROUP BY g", "volatile"),
