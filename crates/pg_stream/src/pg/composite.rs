@@ -14,11 +14,16 @@ use super::tuple::attribute;
 ///
 /// `ty` must be a type.
 pub(in crate::pg) unsafe fn holds_rows(ty: Oid) -> bool {
-    // SAFETY: look-ups in the system caches.
+    // SAFETY: an entry of the type cache, one look-up, lives as long as the backend.
     unsafe {
-        let base = pg_sys::getBaseType(ty);
-        let element = pg_sys::get_element_type(base);
-        pg_sys::type_is_rowtype(base) || (element != pg_sys::InvalidOid && holds_rows(element))
+        let entry = pg_sys::lookup_type_cache(ty, 0);
+        let element = (*entry).typelem;
+        match (*entry).typtype as u8 {
+            _ if (*entry).typlen != -1 => false,
+            b'c' => true,
+            b'd' => holds_rows(pg_sys::getBaseType(ty)),
+            _ => ty == pg_sys::RECORDOID || (element != pg_sys::InvalidOid && holds_rows(element)),
+        }
     }
 }
 
