@@ -271,6 +271,9 @@ impl Ready {
             _ => None,
         };
         advance::store(definition, &outcome, &frontier, (occasion, note), clock, snapshot);
+        if !definition.is_described.replace(true) {
+            restore::describe(definition.pgs_id);
+        }
         if outcome.action != Action::NoData {
             alert::completed(definition.relation, &outcome, clock.milliseconds());
         }

@@ -45,7 +45,7 @@ use crate::{
         label,
         lock::Lock,
         member, name, relation,
-        security::Identity,
+        security::{Identity, LocalSettings},
         source::{self, Source, command_done},
         spi, subtransaction, wake,
     },
@@ -57,7 +57,6 @@ use crate::{
 fn describe_stream_table<'a>(
     trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::datum::TryFromDatumError> {
-    let _superuser = Identity::superuser();
     trigger
         .new()
         .and_then(|row| row.get_by_name::<i64>("pgs_id").ok().flatten())
@@ -66,17 +65,24 @@ fn describe_stream_table<'a>(
     Ok(None::<PgHeapTuple<'a, AllocatedByRust>>)
 }
 
-/// Makes the label of a stream table say what it is.
-fn describe(id: i64) {
-    let mut changed = None;
+/// Makes the label of a stream table say what it is. PostgreSQL locks the tables of a query to print
+/// it: where somebody else does not let it, the label stays until the next refresh, and the locks are
+/// not kept.
+pub fn describe(id: i64) {
+    let _superuser = Identity::superuser();
     command_done();
-    {
-        let _settings = PortableSettings::enter();
-        spi::ask(include_str!("restore/describe.sql"), &[id.into()], |row| {
-            changed = row.get::<Oid>(0).zip(row.get::<String>(1));
-        });
-    }
-    if let Some((table, text)) = changed {
+    let changed = subtransaction::unless_locked(|| {
+        subtransaction::undone(|| {
+            let _no_waiting = LocalSettings::new(&[(c"lock_timeout".into(), c"1".into())]);
+            let _settings = PortableSettings::enter();
+            let mut changed = None;
+            spi::ask(include_str!("restore/describe.sql"), &[id.into()], |row| {
+                changed = row.get::<Oid>(0).zip(row.get::<String>(1));
+            });
+            changed
+        })
+    });
+    if let Some((table, text)) = changed.flatten() {
         label::set(table, &text);
     }
 }

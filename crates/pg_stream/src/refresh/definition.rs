@@ -1,7 +1,13 @@
 //! What a backend knows about a stream table, loaded once and dropped when anything that it was
 //! made from changes.
 
-use std::{cell::RefCell, collections::HashMap, ffi::CString, mem::ManuallyDrop, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    ffi::CString,
+    mem::ManuallyDrop,
+    rc::Rc,
+};
 
 use pgrx::pg_sys::Oid;
 use pgstream_ivm::{
@@ -50,6 +56,8 @@ pub struct Definition {
     pub has_unique_indexes: bool,
     /// Prepared statements.
     pub statements: RefCell<Statements>,
+    /// Whether the label is known to say what the query is since this was loaded.
+    pub is_described: Cell<bool>,
 }
 
 /// How a stream table is maintained incrementally.
@@ -285,6 +293,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         dependencies,
         has_unique_indexes: relation::has_unique_indexes(relation),
         statements: RefCell::default(),
+        is_described: Cell::default(),
     })
 }
 

@@ -655,6 +655,30 @@ fn sources_may_be_renamed_before_they_are_dumped() {
     }
 }
 
+/// A change of one source of a query needs no lock on the others.
+#[test]
+fn a_source_is_renamed_while_another_is_locked() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE a (id int PRIMARY KEY, b int); CREATE TABLE b (id int PRIMARY KEY, w int)",
+    );
+    session.create("st", "SELECT a.id, w FROM a JOIN b ON a.b = b.id");
+    let mut other = database.session();
+    other.run("BEGIN; LOCK TABLE b IN ACCESS EXCLUSIVE MODE");
+    session.run("SET lock_timeout = '5s'; BEGIN; ALTER TABLE a ADD COLUMN c int; ALTER TABLE a RENAME TO a2; ALTER TABLE a2 RENAME b TO b2");
+    other.run("COMMIT; SET lock_timeout = '5s'");
+    session.run("ALTER TABLE a2 RENAME id TO id2");
+    // Nor does it keep one.
+    other.run("BEGIN; LOCK TABLE b IN ACCESS EXCLUSIVE MODE NOWAIT; COMMIT");
+    session.run("COMMIT; INSERT INTO a2 VALUES (1, 1)");
+    let is_current = "SELECT label::json ->> 'definition' = pg_get_viewdef(view_relid)
+        FROM pgstream.pgs_stream_tables JOIN pg_seclabel ON objoid = pgs_relid";
+    session.refresh("st");
+    session.run("SET search_path = pg_catalog");
+    assert_eq!(session.value(is_current), "t");
+}
+
 #[test]
 fn without_the_extension_there_are_tables() {
     let source = filled();
