@@ -328,6 +328,7 @@ fn scheduled_refreshes_of_connected_tables_fail_at_any_step_and_are_right_afterw
         session.run(&format!("SELECT pgstream.create_stream_table('{name}', $${query}$$, '1s')"));
     }
     let mut skip = 0;
+    let mut early = 0;
     loop {
         inject_everywhere(&mut session, Some(skip));
         let last =
@@ -335,6 +336,11 @@ fn scheduled_refreshes_of_connected_tables_fail_at_any_step_and_are_right_afterw
         session.run(CHANGES);
         let is_done = wait_for_scheduler(&mut session, &last);
         inject_everywhere(&mut session, None);
+        // On a busy machine a worker may refresh before it has heard of the fault.
+        if is_done && skip <= 12 && early < 20 {
+            early += 1;
+            continue;
+        }
         if is_done {
             break;
         }
