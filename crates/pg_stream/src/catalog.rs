@@ -11,6 +11,7 @@ use crate::{
     fault::{self, Step},
     lower::{Refusal, Relation, RelationKind},
     pg::{
+        deparse::PortableSettings,
         dump,
         event::OwnCommands,
         lock::Lock,
@@ -250,12 +251,23 @@ pub fn create_view(id: i64, sql: &str, owner: Oid, schema: &str) -> Result<Oid, 
     }
 }
 
+/// The view that has the name of the hidden view of this stream table, whatever the catalog knows.
+pub fn hidden_view(id: i64) -> Option<Oid> {
+    relation::find(STATE_SCHEMA, &format!("query_{id}"))
+}
+
+/// The text of a hidden view: every name qualified.
+pub fn query_text(view: Oid) -> Option<String> {
+    let _settings = PortableSettings::enter();
+    spi::get_one("SELECT pg_catalog.pg_get_viewdef($1)", &[view.into()])
+}
+
 /// Drops the hidden view of a stream table that is gone, or does not know it.
 pub fn drop_view(id: i64) {
-    let name = format!("query_{id}");
-    if relation::find(STATE_SCHEMA, &name).is_some() {
+    if hidden_view(id).is_some() {
         let _own = OwnCommands::begin();
-        spi::run(&format!("DROP VIEW {}", quote_qualified(STATE_SCHEMA, &name)), &[], |_| {});
+        let name = quote_qualified(STATE_SCHEMA, &format!("query_{id}"));
+        spi::run(&format!("DROP VIEW {name}"), &[], |_| {});
     }
 }
 

@@ -4,7 +4,10 @@
 //! and hint are sentences. A variant exists where a caller acts on it or the user needs another
 //! hint. Errors that PostgreSQL raises in our statements pass through as they are.
 
-use pgrx::{PgSqlErrorCode, pg_sys::panic::ErrorReport};
+use pgrx::{
+    PgLogLevel, PgSqlErrorCode, PgTryBuilder,
+    pg_sys::panic::{CaughtError, ErrorReport},
+};
 use pgstream_core::name::QualifiedName;
 
 use crate::{lower::Refusal, pg::relation};
@@ -165,4 +168,22 @@ impl From<Error> for ErrorReport {
         }
         report
     }
+}
+
+/// Runs `work`. An error in it is raised with its own code and the words that `rephrase` finds, given
+/// its message.
+pub fn rephrased<T>(
+    work: impl FnOnce() -> T,
+    rephrase: impl Fn(PgSqlErrorCode, &str) -> ErrorReport + std::panic::RefUnwindSafe,
+) -> T {
+    PgTryBuilder::new(std::panic::AssertUnwindSafe(work))
+        .catch_others(|error| {
+            let (CaughtError::PostgresError(cause) | CaughtError::ErrorReport(cause)) = error
+            else {
+                error.rethrow()
+            };
+            rephrase(cause.sql_error_code(), cause.message()).report(PgLogLevel::ERROR);
+            unreachable!("an error was raised")
+        })
+        .execute()
 }

@@ -20,12 +20,8 @@
 use std::collections::HashMap;
 
 use pgrx::{
-    PgTryBuilder,
     datum::TimestampWithTimeZone,
-    pg_sys::{
-        Oid,
-        panic::{CaughtError, ErrorReport},
-    },
+    pg_sys::{Oid, panic::ErrorReport},
     prelude::*,
 };
 use pgstream_core::{mode::RefreshMode, name::QualifiedName, schedule::Schedule};
@@ -36,7 +32,7 @@ use crate::{
     capture,
     catalog::{self, StreamTable},
     ddl,
-    error::Error,
+    error::{Error, rephrased},
     lower,
     pg::{
         deparse::PortableSettings,
@@ -113,10 +109,7 @@ pub fn follow_names(command: &Command) {
 pub fn is_same_query(view: Oid) -> bool {
     let Some(stream_table) = catalog::by_view(view) else { return true };
     let table = stream_table.relation;
-    let text = {
-        let _settings = PortableSettings::enter();
-        spi::get_one::<String>("SELECT pg_catalog.pg_get_viewdef($1)", &[view.into()])
-    };
+    let text = catalog::query_text(view);
     relation::tables_below(view).is_empty()
         || Description::of(table).map(|it| it.definition) == text
             && relation::owner(view) == relation::owner(table)
@@ -389,7 +382,7 @@ fn insert_described(table: Oid) {
     let Some(description) = Description::of(table) else { return };
     let (schema, name) = relation::name(table);
     // The number matters only where the hidden view came along.
-    let view = relation::find("pgstream_state", &format!("query_{}", description.id));
+    let view = catalog::hidden_view(description.id);
     let has_own_view = view.is_some_and(|it| relation::owner(it) == relation::owner(table));
     let id = if has_own_view { description.id } else { next_id() };
     let defaults = spi::get_one::<Vec<String>>(
@@ -447,28 +440,13 @@ pub fn recover_query(stream_table: &StreamTable) -> Result<Oid, Error> {
 
 /// Says whose query cannot be made when `work` fails.
 fn or_unrestorable<T>(stream_table: &StreamTable, work: impl FnOnce() -> T) -> T {
-    PgTryBuilder::new(std::panic::AssertUnwindSafe(work))
-        .catch_others(|error| {
-            let (CaughtError::PostgresError(cause) | CaughtError::ErrorReport(cause)) = error
-            else {
-                error.rethrow()
-            };
-            ErrorReport::new(
-                cause.sql_error_code(),
-                format!(
-                    "cannot restore the query of stream table \"{}\": {}",
-                    stream_table.name,
-                    cause.message()
-                ),
-                "recover_query",
-            )
-            .set_hint(
-                "It was restored from a dump. Restore what its query uses, too, and refresh it.",
-            )
-            .report(PgLogLevel::ERROR);
-            unreachable!("an error was raised")
-        })
-        .execute()
+    rephrased(work, |code, message| {
+        let name = &stream_table.name;
+        let text = format!("cannot restore the query of stream table \"{name}\": {message}");
+        ErrorReport::new(code, text, "recover_query").set_hint(
+            "It was restored from a dump. Restore what its query uses, too, and refresh it.",
+        )
+    })
 }
 
 /// A schedule that one may have here.

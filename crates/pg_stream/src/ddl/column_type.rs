@@ -7,24 +7,16 @@
 
 use std::cell::RefCell;
 
-use pgrx::{
-    PgTryBuilder,
-    pg_sys::{
-        Oid,
-        panic::{CaughtError, ErrorReport},
-    },
-    prelude::*,
-};
+use pgrx::pg_sys::{Oid, panic::ErrorReport};
 use pgstream_core::{dag::Dag, mode::RefreshMode};
 use pgstream_ivm::sql::{quote, quote_qualified};
 
 use crate::{
     catalog::{self, StreamTable},
     ddl::outdate,
-    error::Error,
+    error::{Error, rephrased},
     lower,
     pg::{
-        deparse::PortableSettings,
         event::{OwnCommands, TypeChange},
         lock::{self, Lock},
         relation,
@@ -62,9 +54,8 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
     let mut removed = Vec::new();
     for stream_table in with_readers(&affected)? {
         let Some(view) = stream_table.view.filter(|it| relation::exists(*it)) else { continue };
-        let _settings = PortableSettings::enter();
-        let text = spi::get_one("SELECT pg_catalog.pg_get_viewdef($1)", &[view.into()]);
-        removed.push(Removed { stream_table, view, text: text.expect("a view has a query") });
+        let text = catalog::query_text(view).expect("a view has a query");
+        removed.push(Removed { stream_table, view, text });
     }
     let _own = OwnCommands::begin();
     for it in removed.iter().rev() {
@@ -147,20 +138,9 @@ fn follow_types(table: Oid, view: Oid) {
 
 /// Says whose query stands in the way when `work` fails.
 fn or_refuse<T>(stream_table: &str, work: impl FnOnce() -> T) -> T {
-    PgTryBuilder::new(std::panic::AssertUnwindSafe(work))
-        .catch_others(|error| {
-            let (CaughtError::PostgresError(cause) | CaughtError::ErrorReport(cause)) = error
-            else {
-                error.rethrow()
-            };
-            ErrorReport::new(
-                cause.sql_error_code(),
-                format!("cannot alter type of a column used by stream table \"{stream_table}\""),
-                "column_type",
-            )
-            .set_detail(format!("Its query does not go with the new type: {}.", cause.message()))
-            .report(PgLogLevel::ERROR);
-            unreachable!("an error was raised")
-        })
-        .execute()
+    rephrased(work, |code, message| {
+        let text = format!("cannot alter type of a column used by stream table \"{stream_table}\"");
+        ErrorReport::new(code, text, "column_type")
+            .set_detail(format!("Its query does not go with the new type: {message}."))
+    })
 }

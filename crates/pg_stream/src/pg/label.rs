@@ -10,7 +10,7 @@ use pgrx::{
     pg_sys::{self, Oid, panic::ErrorReport},
 };
 
-use super::{source::command_done, spi};
+use super::{member, source::command_done, spi};
 
 const PROVIDER: &CStr = c"pg_stream";
 
@@ -40,7 +40,7 @@ unsafe extern "C-unwind" fn before_change(
     let (object, label) =
         unsafe { (&*object, (!label.is_null()).then(|| CStr::from_ptr(label).to_string_lossy())) };
     let is_relation = object.classId == pg_sys::RelationRelationId && object.objectSubId == 0;
-    let result = if !has_extension() {
+    let result = if member::extension().is_none() {
         // It is just a text.
         Ok(())
     } else if is_relation {
@@ -55,12 +55,6 @@ unsafe extern "C-unwind" fn before_change(
     if let Err(report) = result {
         report.report(pgrx::PgLogLevel::ERROR);
     }
-}
-
-/// Whether the database has the extension, and not only the server its library.
-fn has_extension() -> bool {
-    // SAFETY: a look-up in a catalog.
-    unsafe { pg_sys::get_extension_oid(PROVIDER.as_ptr(), true) != Oid::INVALID }
 }
 
 /// Writes the label of a relation, unchecked.

@@ -39,10 +39,14 @@ fn is_member(table: &str) -> bool {
 
 /// Whether a table belongs to the extension.
 pub fn is_own(table: Oid) -> bool {
-    // SAFETY: look-ups by OID and by name.
-    unsafe {
-        let extension = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table);
-        extension != pg_sys::InvalidOid
-            && extension == pg_sys::get_extension_oid(c"pg_stream".as_ptr(), true)
-    }
+    // SAFETY: a look-up by OID.
+    let owner = unsafe { pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table) };
+    extension().is_some_and(|it| it == owner)
+}
+
+/// The extension, if the database has it, and not only the server its library. In a transaction.
+pub fn extension() -> Option<Oid> {
+    // SAFETY: a look-up in a catalog.
+    let found = unsafe { pg_sys::get_extension_oid(c"pg_stream".as_ptr(), true) };
+    (found != Oid::INVALID).then_some(found)
 }

@@ -298,9 +298,3 @@ pub fn databases() -> Vec<Oid> {
     }
     found
 }
-
-/// Whether the database that this process is connected to has the extension.
-pub fn has_extension() -> bool {
-    // SAFETY: a catalog look-up in a transaction.
-    unsafe { pg_sys::get_extension_oid(c"pg_stream".as_ptr(), true) != Oid::INVALID }
-}

@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
-use pgrx::pg_sys::{BuiltinOid, Datum, Oid};
+use pgrx::pg_sys::{Datum, Oid};
 use pgstream_ivm::{
     cancel::without_cancelled,
     derive, look_up,
@@ -29,13 +29,14 @@ use crate::{
     pg::{
         progress::Progress,
         snapshot::Snapshot,
-        spi::{self, Row, Session},
+        spi::{Row, Session},
         store::{Store, StoreColumn, same_image, type_length},
         tuple::Consolidator,
     },
     refresh::{
         definition::{Definition, Differential},
         delta::{self, Change, Counts},
+        full::bigint,
         statements::{Kind, size_class},
     },
 };
@@ -404,14 +405,8 @@ impl StageRun<'_> {
 }
 
 /// A row id, then these values.
-fn identified(values: &[StoreColumn]) -> Vec<StoreColumn> {
-    let row_id = StoreColumn {
-        name: "rid".to_owned(),
-        ty: spi::type_oid(BuiltinOid::INT8OID),
-        typmod: -1,
-        collation: Oid::INVALID,
-    };
-    std::iter::once(row_id).chain(values.iter().cloned()).collect()
+pub fn identified(values: &[StoreColumn]) -> Vec<StoreColumn> {
+    std::iter::once(bigint("rid")).chain(values.iter().cloned()).collect()
 }
 
 /// How the rows of a storage without head are found.
@@ -519,14 +514,9 @@ impl Pairs {
         let mut values = differential.value_columns(index);
         let width = values.len();
         let lengths = values.iter().map(|it| type_length(it.ty)).collect();
-        let count = StoreColumn {
-            name: "n".to_owned(),
-            ty: spi::type_oid(BuiltinOid::INT8OID),
-            typmod: -1,
-            collation: Oid::INVALID,
-        };
+        let count = bigint("n");
         let keys = head.keys.len();
-        let mut key_columns = vec![StoreColumn { name: "rid".to_owned(), ..count.clone() }];
+        let mut key_columns = vec![bigint("rid")];
         key_columns.extend(
             values[..keys]
                 .iter()

@@ -16,6 +16,7 @@ use crate::{
     fault::{self, Step},
     pg::{
         access::Quiet,
+        relation,
         snapshot::Snapshot,
         spi::{self, Prepared, Session},
         store::{self, Store, StoreColumn},
@@ -24,7 +25,7 @@ use crate::{
     refresh::{
         definition::{Definition, Differential},
         delta::{self, Counts},
-        differential::content_change,
+        differential::{content_change, identified},
     },
 };
 
@@ -44,10 +45,7 @@ pub fn run(
     let stage = &differential.pipeline.stages[last];
     let storage = &differential.storages[last];
     let new = rows_of_stage(stage, storage, &differential.storages);
-    let mut values = differential.value_columns(last);
-    if storage.counted {
-        values.push(bigint("n"));
-    }
+    let values = stored_columns(differential, last);
     let names = storage.columns.iter().cloned().chain(storage.counted.then(|| COUNT.to_owned()));
     let storage = Storage { columns: names.collect(), counted: false, ..storage.clone() };
     let width = stage.output.len();
@@ -63,7 +61,7 @@ fn run_view(
     session: &Session,
 ) -> Result<(Counts, Option<Store>), Error> {
     let names: Vec<String> = definition.columns.iter().map(|it| sql::quote(it)).collect();
-    let values = crate::pg::relation::store_columns(definition.view);
+    let values = relation::store_columns(definition.view);
     let storage = Storage {
         table: definition.table.clone(),
         columns: names.clone(),
@@ -81,7 +79,7 @@ fn run_view(
 /// `SELECT <row id>, <columns>` over the hidden view.
 fn view_rows(definition: &Definition, names: &[String]) -> String {
     let columns: Vec<String> = names.iter().map(|name| format!("q.{name}")).collect();
-    let view = crate::pg::relation::name(definition.view);
+    let view = relation::name(definition.view);
     format!(
         "SELECT pgstream.row_id(ROW({0})::record) AS {ROW_ID}, {0} FROM {1} AS q",
         columns.join(", "),
@@ -102,9 +100,7 @@ fn replace(
     snapshot: &Snapshot,
     session: &Session,
 ) -> Result<(Counts, Option<Store>), Error> {
-    let mut columns = vec![bigint("rid")];
-    columns.extend(values.iter().cloned());
-    let mut rows = Consolidator::new(&columns);
+    let mut rows = Consolidator::new(&identified(values));
     Prepared::new(&sql::stored_rows(storage), &[])
         .query(&[], snapshot, |row| rows.add(row.values, row.nulls, -1));
     Prepared::new(new, &[]).query(&[], snapshot, |row| rows.add(row.values, row.nulls, 1));
@@ -134,24 +130,23 @@ pub fn fill(
     differential: Option<&Differential>,
     snapshot: &Snapshot,
 ) -> Result<u64, Error> {
-    let (columns, types, rows) = match differential {
+    let (columns, values, rows) = match differential {
         Some(differential) => {
             fill_inner_stages(definition, differential, snapshot)?;
             let last = differential.pipeline.stages.len() - 1;
             let (stage, storage) =
                 (&differential.pipeline.stages[last], &differential.storages[last]);
             let rows = rows_of_stage(stage, storage, &differential.storages);
-            (column_list(storage), types_of_stage(differential, last), rows)
+            (column_list(storage), stored_columns(differential, last), rows)
         }
         None => {
             let names: Vec<String> = definition.columns.iter().map(|it| sql::quote(it)).collect();
             let list = std::iter::once(ROW_ID.to_owned()).chain(names.iter().cloned());
-            let values = crate::pg::relation::store_columns(definition.view);
-            let types = std::iter::once(bigint("rid")).chain(values).collect();
-            (list.collect::<Vec<_>>().join(", "), types, view_rows(definition, &names))
+            let values = relation::store_columns(definition.view);
+            (list.collect::<Vec<_>>().join(", "), values, view_rows(definition, &names))
         }
     };
-    let inserted = insert(&definition.table, &columns, &types, &rows, snapshot);
+    let inserted = insert(&definition.table, &columns, &values, &rows, snapshot);
     fault::point(Step::TableFilled);
     Ok(inserted)
 }
@@ -167,8 +162,8 @@ fn fill_inner_stages(
         let rows = rows_of_stage(stage, storage, &differential.storages);
         let columns = column_list(storage);
         Prepared::new(&format!("DELETE FROM {}", storage.table), &[]).execute(&[], snapshot);
-        let types = types_of_stage(differential, index);
-        insert(&storage.table, &columns, &types, &rows, snapshot);
+        let values = stored_columns(differential, index);
+        insert(&storage.table, &columns, &values, &rows, snapshot);
         if matches!(&stage.head, Some(Head::Recursion(head)) if head.is_set) {
             check_support(definition, storage, snapshot)?;
         }
@@ -195,13 +190,12 @@ fn check_support(
     Ok(())
 }
 
-/// The columns that [`rows_of_stage`] puts out, in its order.
-/// Inserts the rows of a query. What is stored is found again by its image, so rows in its columns get
-/// the form that equal ones share.
+/// Inserts the rows of a query: row ids, then values. What is stored is found again by its image, so
+/// rows in its columns get the form that equal ones share.
 fn insert(
     table: &str,
     columns: &str,
-    types: &[StoreColumn],
+    values: &[StoreColumn],
     rows: &str,
     snapshot: &Snapshot,
 ) -> u64 {
@@ -209,23 +203,23 @@ fn insert(
         let insert = format!("INSERT INTO {table} ({columns}) {rows}");
         Prepared::new(&insert, &[]).execute(&[], snapshot)
     };
-    if !store::has_rows(types) {
+    if !store::has_rows(values) {
         return insert(rows);
     }
-    let mut made = Store::new(types);
+    let mut made = Store::new(&identified(values));
     Prepared::new(rows, &[]).query(&[], snapshot, |row| made.put(row.values, row.nulls));
     let _relation = made.register("__pgs_rows");
     insert("SELECT * FROM __pgs_rows")
 }
 
-/// The types behind [`column_list`].
-fn types_of_stage(differential: &Differential, index: usize) -> Vec<StoreColumn> {
-    let mut types = vec![bigint("rid")];
-    types.extend(differential.value_columns(index));
-    types.extend(differential.storages[index].counted.then(|| bigint("n")));
-    types
+/// The types of the values of a storage, and of the count that a row has.
+fn stored_columns(differential: &Differential, index: usize) -> Vec<StoreColumn> {
+    let mut values = differential.value_columns(index);
+    values.extend(differential.storages[index].counted.then(|| bigint("n")));
+    values
 }
 
+/// The columns that [`rows_of_stage`] puts out, in its order.
 fn column_list(storage: &Storage) -> String {
     let mut names = vec![ROW_ID.to_owned()];
     names.extend(storage.columns.iter().cloned());

@@ -40,6 +40,7 @@ use crate::{
         advance::State,
         check_permissions,
         definition::{Definition, Differential},
+        differential::identified,
         full::{bigint, rows_of_stage},
         guard, lock_sources,
     },
@@ -142,7 +143,7 @@ fn compare_content(definition: &Definition, snapshot: &Snapshot) -> Vec<Differen
     let list: String = names.iter().map(|it| format!(", q.{it}")).collect();
     let (schema, view) = relation::name(definition.view);
     let rows = |from: &str| format!("SELECT 0::int8{list} FROM {from} AS q");
-    let mut net = Consolidator::new(&with_row_id(&columns));
+    let mut net = Consolidator::new(&identified(&columns));
     Prepared::new(&rows(&quote_qualified(&schema, &view)), &[])
         .query(&[], snapshot, |row| net.add(row.values, row.nulls, 1));
     Prepared::new(&rows(&definition.table), &[])
@@ -173,7 +174,7 @@ fn compare_stage(
         .iter()
         .map(|it| all.get(*it).cloned().unwrap_or_else(|| bigint(sql::COUNT)))
         .collect();
-    let mut net = Consolidator::new(&with_row_id(&columns));
+    let mut net = Consolidator::new(&identified(&columns));
     let mut add = |values: &[Datum], nulls: &[bool], weight| {
         let at = |column: usize| match column.checked_sub(1) {
             None => (Datum::from(0), false),
@@ -226,10 +227,6 @@ fn unquoted(name: &str) -> String {
         Some(inner) => inner.replace("\"\"", "\""),
         None => name.to_owned(),
     }
-}
-
-fn with_row_id(columns: &[StoreColumn]) -> Vec<StoreColumn> {
-    std::iter::once(bigint("rid")).chain(columns.iter().cloned()).collect()
 }
 
 /// The rows whose weight is not zero, with their columns as JSON.

@@ -14,7 +14,7 @@ use pgstream_core::{
 
 use crate::{
     pg::{
-        job, relation,
+        job, member, relation,
         shmem::{self, Slot, State},
         spi, time,
         worker::{self, Wait},
@@ -45,7 +45,9 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
         worker::end();
     }
     slot.start_looking();
-    match worker::transaction(c"pg_stream: looking for the extension", worker::has_extension) {
+    match worker::transaction(c"pg_stream: looking for the extension", || {
+        member::extension().is_some()
+    }) {
         Ok(true) => {
             slot.set_state(State::Running);
             // It starts one scheduler at a time.
@@ -142,7 +144,7 @@ impl Scheduler {
         }
         let generation = self.slot.generation();
         let read = worker::transaction(c"pg_stream: reading the catalog", || {
-            let has_extension = worker::has_extension();
+            let has_extension = member::extension().is_some();
             if has_extension {
                 self.memory.read(generation, now);
             }

@@ -603,18 +603,26 @@ fn everything_is_dropped_at_once() {
     }
 }
 
+const OF_FUNCTION: &str = "SELECT f(g) AS f, count(*) AS n FROM t GROUP BY 1";
+const REPLACE_FUNCTION: &str = "BEGIN; CREATE OR REPLACE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + 1'";
+
+/// A user and a refresher, and a stream table whose query calls a function.
+fn with_function(database: &Database) -> Sessions {
+    let mut s = Sessions::new(database, &["u", "r"]);
+    s.monitor().run(TABLES);
+    s.monitor().run("CREATE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'");
+    s.monitor().create("st", OF_FUNCTION);
+    s
+}
+
 /// A refresh that has read `t` waits for the transaction that has replaced the function, which then
 /// waits for `t`. PostgreSQL looks for a deadlock once a wait, a second after it began.
 #[test]
 fn a_refresh_gives_in_to_changes_of_definition() {
     let database = Database::new();
-    let mut s = Sessions::new(&database, &["u", "r"]);
-    s.monitor().run(TABLES);
-    s.monitor().run("CREATE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'");
-    let query = "SELECT f(g) AS f, count(*) AS n FROM t GROUP BY 1";
-    s.monitor().create("st", query);
+    let mut s = with_function(&database);
     s.monitor().run("DELETE FROM t WHERE id = 1");
-    s.run("u", "BEGIN; CREATE OR REPLACE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + 1'");
+    s.run("u", REPLACE_FUNCTION);
     s.run("r", "SET deadlock_timeout = '1ms'");
     s.blocks("r", "SELECT pgstream.refresh_stream_table('st')");
     s.blocks("u", "ALTER TABLE t ADD COLUMN w int");
@@ -622,21 +630,17 @@ fn a_refresh_gives_in_to_changes_of_definition() {
     s.finish("u").expect("the refresh has given in");
     s.run("u", "COMMIT");
     s.run("r", "SELECT pgstream.refresh_stream_table('st')");
-    compare_with(s.monitor(), "st", query, "all");
+    compare_with(s.monitor(), "st", OF_FUNCTION, "all");
 }
 
 /// Without a deadlock it waits as long as `lock_timeout` says.
 #[test]
 fn a_refresh_waits_for_changes_of_definition() {
     let database = Database::new();
-    let mut s = Sessions::new(&database, &["u", "r"]);
-    s.monitor().run(TABLES);
-    s.monitor().run("CREATE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'");
-    let query = "SELECT f(g) AS f, count(*) AS n FROM t GROUP BY 1";
-    s.monitor().create("st", query);
+    let mut s = with_function(&database);
     for timeout in ["2s", "0"] {
         s.monitor().run("UPDATE t SET g = g + 1 WHERE id < 5");
-        s.run("u", "BEGIN; CREATE OR REPLACE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + 1'");
+        s.run("u", REPLACE_FUNCTION);
         s.run("r", &format!("SET lock_timeout = '{timeout}'"));
         s.blocks("r", "SELECT pgstream.refresh_stream_table('st')");
         if timeout == "0" {
@@ -647,7 +651,7 @@ fn a_refresh_waits_for_changes_of_definition() {
             s.run("u", "COMMIT");
         }
         s.run("r", "SELECT pgstream.refresh_stream_table('st')");
-        compare_with(s.monitor(), "st", query, timeout);
+        compare_with(s.monitor(), "st", OF_FUNCTION, timeout);
     }
     assert_eq!(s.monitor().value("SELECT current_setting('lock_timeout')"), "0");
 }
