@@ -26,10 +26,16 @@ const SEVERAL_ROWS: &str = "21000";
 /// An array_agg of arrays that do not fit together, or of NULLs among them.
 const UNFIT_ARRAYS: [&str; 2] = ["2202E", "22004"];
 
+/// Texts whose collations differ, raised where two are compared.
+const UNKNOWN_COLLATION: &str = "42P22";
+
 /// Whether the error may come although PostgreSQL evaluates the query: it leaves out sub-queries whose
-/// value no row needs.
-fn is_of_a_sub_query(error: &SqlError, one: &StreamTable) -> bool {
-    UNFIT_ARRAYS.contains(&error.code.as_str()) || error.code == SEVERAL_ROWS && one.may_fail
+/// value no row needs, and compares nothing where one side of a join is empty.
+fn is_raised_early(error: &SqlError, one: &StreamTable) -> bool {
+    let code = error.code.as_str();
+    UNFIT_ARRAYS.contains(&code)
+        || code == UNKNOWN_COLLATION
+        || code == SEVERAL_ROWS && one.may_fail
 }
 
 /// A lock that the other session holds: whoever meets it gives up.
@@ -145,7 +151,7 @@ impl<'a> Runner<'a> {
                 Ok(())
             }
             Err(error) if error.code == LOCKED => Ok(()),
-            Err(error) if is_of_a_sub_query(&error, one) => {
+            Err(error) if is_raised_early(&error, one) => {
                 self.outcome.query_errors += 1;
                 Ok(())
             }
@@ -243,7 +249,7 @@ impl<'a> Runner<'a> {
             let failure = failed(&error);
             // One that took too long ends the case: what was not refreshed cannot be compared.
             let is_final = error.code == "08006" || failure.is_timeout();
-            if !is_final && (is_of_a_sub_query(&error, one) || self.query_fails(one)) {
+            if !is_final && (is_raised_early(&error, one) || self.query_fails(one)) {
                 self.outcome.query_errors += 1;
                 return Ok(());
             }

@@ -357,6 +357,11 @@ impl Generator<'_> {
                 _ => (format!("string_agg({x}, '/' ORDER BY {x})"), Type::Text),
             };
         }
+        if kind.is_open() {
+            // As text, an array would show which of two equal values it holds.
+            self.is_open = true;
+            return (format!("mode() WITHIN GROUP (ORDER BY {x})"), kind);
+        }
         if kind != Type::Int {
             return (format!("(array_agg({x} ORDER BY {x}::text))::text"), Type::Text);
         }
