@@ -111,6 +111,7 @@ impl<'a> Runner<'a> {
             self.session.try_run("COMMIT").map_err(|error| unexpected(&error, "", "COMMIT"))?;
         }
         self.other.try_run("COMMIT").map_err(|error| unexpected(&error, "", "COMMIT"))?;
+        self.outcome.is_stale = false;
         for one in self.present.clone() {
             self.refresh(one)?;
         }
@@ -242,6 +243,7 @@ impl<'a> Runner<'a> {
             self.session.try_run(end).map_err(|error| failed(&error))?;
         }
         if let Err(error) = done {
+            self.outcome.is_stale = true;
             // Somebody else refreshed, or holds a lock.
             if matches!(error.code.as_str(), LOCKED | "40001") {
                 return Ok(());
