@@ -7,8 +7,21 @@ CREATE TABLE pgstream.pgs_change_tracking (
     tracked_by_pgs_ids bigint[] NOT NULL,
     -- The table and those that inherit from it, for which there are triggers.
     members oid[],
+    cdc_mode text NOT NULL DEFAULT 'TRIGGER' CHECK (cdc_mode IN ('TRIGGER', 'TRANSITIONING', 'WAL')),
+    -- What was committed behind this position in the write-ahead log is decoded from there, up to the
+    -- other one once the source has gone back to triggers.
+    decoded_from pg_lsn,
+    decoded_until pg_lsn,
+    transition_started_at timestamptz,
     -- The last column: capture looks for it there.
     buffer_relid oid NOT NULL
+);
+
+-- The replication slot of this database, while there is one.
+CREATE TABLE pgstream.pgs_decoder (
+    slot_name text PRIMARY KEY,
+    -- What was committed before, and is decoded, is in the buffers.
+    decoded_lsn pg_lsn NOT NULL
 );
 
 -- Only a superuser may put it on a table: its argument says whose changes it writes.

@@ -115,8 +115,14 @@ CREATE FUNCTION pgstream.slot_health()
                    wal_status text)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT slot_name, source_relid::bigint, true, 0::bigint, 'trigger'
-    FROM pgstream.pgs_change_tracking ORDER BY source_relid;
+    SELECT t.slot_name, t.source_relid::bigint,
+           CASE WHEN t.cdc_mode = 'WAL' THEN coalesce(s.active, false) ELSE true END,
+           CASE WHEN t.cdc_mode = 'WAL' AND NOT pg_is_in_recovery()
+                THEN coalesce(pg_current_wal_lsn() - s.restart_lsn, 0)::bigint ELSE 0 END,
+           CASE WHEN t.cdc_mode = 'WAL' THEN coalesce(s.wal_status, 'lost') ELSE 'trigger' END
+    FROM pgstream.pgs_change_tracking AS t
+    LEFT JOIN pg_catalog.pg_replication_slots AS s ON s.slot_name = t.slot_name
+    ORDER BY t.source_relid;
 END;
 
 CREATE FUNCTION pgstream.check_cdc_health()
@@ -124,11 +130,20 @@ CREATE FUNCTION pgstream.check_cdc_health()
                    lag_bytes bigint, confirmed_lsn text, alert text)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT t.source_relid::bigint, n.nspname || '.' || c.relname, 'TRIGGER', t.slot_name, 0::bigint,
-           NULL::text,
+    SELECT t.source_relid::bigint, n.nspname || '.' || c.relname, t.cdc_mode, t.slot_name,
+           CASE WHEN t.cdc_mode = 'WAL' AND NOT pg_is_in_recovery()
+                THEN coalesce(pg_current_wal_lsn() - s.confirmed_flush_lsn, 0)::bigint ELSE 0 END,
+           CASE WHEN t.cdc_mode = 'WAL' THEN s.confirmed_flush_lsn::text END,
            CASE
                WHEN c.oid IS NULL THEN 'the source table does not exist'
                WHEN EXISTS (SELECT FROM pgstream.pgs_stream_tables WHERE pgs_relid = c.oid) THEN NULL
+               WHEN t.cdc_mode = 'WAL' AND s.slot_name IS NULL THEN 'the replication slot is missing'
+               WHEN t.cdc_mode = 'WAL' AND s.invalidation_reason IS NOT NULL
+                   THEN 'the replication slot is lost: ' || s.invalidation_reason
+               WHEN t.cdc_mode = 'WAL' AND NOT s.active THEN 'the decoder does not run'
+               WHEN t.cdc_mode = 'WAL' AND s.wal_status <> 'reserved'
+                   THEN 'the replication slot keeps more of the write-ahead log than it should'
+               WHEN t.cdc_mode = 'WAL' THEN NULL
                WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g
                                 WHERE g.tgrelid = c.oid AND starts_with(g.tgname::text, 'pg_stream_cdc_'))
                    THEN 'the capture triggers are missing'
@@ -140,5 +155,6 @@ BEGIN ATOMIC
     FROM pgstream.pgs_change_tracking AS t
     LEFT JOIN pg_catalog.pg_class AS c ON c.oid = t.source_relid
     LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_replication_slots AS s ON t.cdc_mode = 'WAL' AND s.slot_name = t.slot_name
     ORDER BY t.source_relid;
 END;

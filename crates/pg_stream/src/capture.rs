@@ -1,11 +1,13 @@
 //! Change buffers: how the changes of a source get there, are read, and go again.
 //!
 //! What a statement changes is in the buffer as soon as the statement is done, written by a trigger
-//! on the source, or, for a stream table that others read, by its refresh. Everything visible in
+//! on the source, or, for a stream table that others read, by its refresh; or some time after its
+//! commit, where it is decoded from the write-ahead log ([`decoding`]). Everything visible in
 //! the source at a snapshot is in the buffer, or was there before tracking began, and the reverse.
 
 pub mod buffer;
 mod cleanup;
+pub mod decoding;
 pub mod delta;
 mod track;
 

@@ -51,6 +51,11 @@ pub enum Error {
     #[error("cannot refresh a stream table while a statement is changing \"{0}\"")]
     StatementRunning(String),
     #[error(
+        "cannot refresh a stream table in a transaction that has changed \"{0}\", which is captured \
+         from the write-ahead log"
+    )]
+    NotDecodedYet(String),
+    #[error(
         "could not refresh because \"{0}\" was truncated or rewritten after the transaction began"
     )]
     TruncatedConcurrently(String),
@@ -101,7 +106,9 @@ impl Error {
             Self::TruncatedConcurrently(_) | Self::CreatedConcurrently => {
                 PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
             }
-            Self::StatementRunning(_) => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            Self::StatementRunning(_) | Self::NotDecodedYet(_) => {
+                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE
+            }
             Self::AlteredSource(_) => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::Broken { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::Refused(_) => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -143,6 +150,7 @@ impl Error {
             Self::TruncatedConcurrently(_) => "Try the transaction again.",
             Self::AlteredSource(_) => "Use AFTER triggers instead.",
             Self::StatementRunning(_) => "Refresh after the statement, not from its triggers.",
+            Self::NotDecodedYet(_) => "Refresh after the transaction was committed.",
             Self::Broken { .. } => {
                 "Somebody changed the stream table behind the extension's back, or this is a bug; \
                  call pgstream.repair_stream_table."

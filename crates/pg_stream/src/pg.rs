@@ -3,6 +3,7 @@
 pub mod access;
 pub mod buffer;
 mod composite;
+pub mod decode;
 pub mod deparse;
 pub mod dump;
 pub mod event;

@@ -48,6 +48,7 @@ use self::{
 pub use self::{
     advance::{Reader, clean_buffer, readers},
     explain::explain,
+    seal::resealed,
     storage::{create, protect},
     verify::verify,
 };
@@ -405,13 +406,15 @@ pub fn lock_sources(pgs_id: i64) -> Result<Rc<Definition>, Error> {
 }
 
 /// What a statement of this session that is still running has changed is visible, and will be
-/// captured when it has ended: it would count twice.
+/// captured when it has ended: it would count twice. So would what this transaction has changed, where
+/// changes are decoded.
 fn refuse_running_statements(definition: &Definition) -> Result<(), Error> {
     let is_changed = |it: &&Oid| relation::has_pending_triggers(**it);
-    match definition.with_partitions.iter().find(is_changed) {
-        Some(source) => Err(Error::StatementRunning(relation::display_name(*source))),
-        None => Ok(()),
+    if let Some(source) = definition.with_partitions.iter().find(is_changed) {
+        return Err(Error::StatementRunning(relation::display_name(*source)));
     }
+    let tracked = definition.tracked_sources();
+    tracked.into_iter().try_for_each(capture::decoding::refuse_own_changes)
 }
 
 thread_local! {

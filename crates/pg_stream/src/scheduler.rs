@@ -2,6 +2,7 @@
 //! that has the extension, and workers of each scheduler, which refresh.
 
 mod database;
+mod decoder;
 mod launcher;
 mod memory;
 mod pool;

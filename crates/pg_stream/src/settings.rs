@@ -87,9 +87,9 @@ settings! {
     BLOCK_SOURCE_DDL block_source_ddl: bool = false, define_bool_guc(),
         "Whether DDL on sources that would cause a rebuild is refused.";
     CDC_MODE cdc_mode: CdcMode = CdcMode::Trigger, define_enum_guc(),
-        "How changes of sources are captured: always by triggers, since nothing else is supported.";
+        "How changes of sources are captured: by triggers, or from the write-ahead log where that is possible (auto, and wal, which warns where it is not).";
     WAL_TIMEOUT wal_transition_timeout: i32 = 300, define_int_guc(10, 3600),
-        "How long a source may take to change over to capture from the WAL, in seconds; without effect.";
+        "How long to try to let a source change over to capture from the write-ahead log, in seconds.";
     HISTORY_RETENTION history_retention_days: i32 = 30, define_int_guc(1, 36_500),
         "How long finished refreshes are remembered, in days.";
     BUFFER_WARNING buffer_warning_mb: i32 = 256, define_int_guc(0, 1_048_576),

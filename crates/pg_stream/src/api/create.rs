@@ -5,14 +5,15 @@ use pgstream_core::{mode::RefreshMode, name::QualifiedName};
 
 use crate::{
     api::options,
+    capture,
     catalog::{self, New},
     ddl,
     error::Error,
     fault::{self, Step},
-    lower::{self, Analyzed, Lowered},
+    lower::{self, Analyzed, Lowered, RelationKind},
     pg::{
-        deparse::PortableSettings, dump, event::OwnCommands, name, original::OriginalErrors,
-        security::Identity, spi, wake,
+        decode, deparse::PortableSettings, dump, event::OwnCommands, name,
+        original::OriginalErrors, relation, security::Identity, spi, wake,
     },
     refresh,
     settings::{self, CdcMode},
@@ -79,7 +80,7 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
         RefreshMode::Differential => {
             let lowered = lower::lower_view(view)?;
             warn(&lowered);
-            warn_of_capture();
+            warn_of_capture(&lowered);
             catalog::set_dependencies(id, &lowered.dependencies);
         }
     }
@@ -88,15 +89,25 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Capture from the write-ahead log does not exist. `auto` does not insist on it.
-fn warn_of_capture() {
-    if settings::cdc_mode() == CdcMode::Wal {
-        pgrx::ereport!(
-            WARNING,
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            "pg_stream.cdc_mode is wal, but changes are captured by triggers",
-            "Capture from the write-ahead log is not supported."
-        );
+/// Warns of sources that cannot be captured from the write-ahead log. `auto` does not insist on it.
+fn warn_of_capture(lowered: &Lowered) {
+    if settings::cdc_mode() != CdcMode::Wal {
+        return;
+    }
+    let warn = |what: String, hint: &str| {
+        pgrx::ereport!(WARNING, PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, what, hint);
+    };
+    if !decode::is_possible() {
+        let what = "pg_stream.cdc_mode is wal, but changes are captured by triggers".to_owned();
+        return warn(what, "Capture from the write-ahead log needs wal_level = logical.");
+    }
+    let tables = lowered.dependencies.iter().filter(|it| it.kind == RelationKind::Table);
+    for table in tables.filter(|it| catalog::by_relation(it.oid).is_none()) {
+        if let Some(obstacle) = capture::decoding::obstacle(table.oid) {
+            let name = relation::display_name(table.oid);
+            let what = format!("changes of {name} are captured by triggers: {obstacle}");
+            warn(what, "Capture from the write-ahead log needs ALTER TABLE ... REPLICA IDENTITY FULL.");
+        }
     }
 }
 

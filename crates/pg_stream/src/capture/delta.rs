@@ -3,6 +3,7 @@
 use pgrx::pg_sys::{Datum, Oid};
 use pgstream_core::frontier::Frontier;
 
+use super::decoding;
 use crate::pg::{
     buffer::{Action, Buffer, Place, Row, Side},
     lock::Lock,
@@ -54,6 +55,7 @@ pub fn read(source: Oid, columns: &[i16], snapshot: &Snapshot, from: &Frontier) 
         .map(|(number, (stored, _))| StoreColumn { name: format!("a{number}"), ..stored.clone() });
     let mut rows = Consolidator::new(&types.collect::<Vec<_>>());
     let mut found = Found { truncated: false, consumed: 0, seen: Vec::new() };
+    let is_late = decoding::catch_up(source, snapshot);
     let buffer = Buffer::open(source, Lock::RowExclusive)?;
     if buffer.pages() > 0 {
         buffer.reclaim();
@@ -63,15 +65,18 @@ pub fn read(source: Oid, columns: &[i16], snapshot: &Snapshot, from: &Frontier) 
             (buffer.column_type(position) == Some(*ty)).then_some(position)
         };
         let positions: Option<Vec<usize>> = columns.iter().zip(&stored).map(position).collect();
-        found.scan(&buffer, positions.as_deref(), snapshot, from, &mut rows);
+        found.scan(&buffer, positions.as_deref(), (snapshot, is_late), from, &mut rows);
     }
     let Found { truncated, consumed, seen } = found;
     Some(Delta { store: rows.into_store(), truncated, consumed, seen })
 }
 
 /// Whether there is a change of `source` that `snapshot` sees and `from` has not consumed, or nobody
-/// knows.
+/// knows. What is not decoded yet does not count, and what is may be newer than the snapshot.
 pub fn is_pending(source: Oid, snapshot: &Snapshot, from: &Frontier) -> bool {
+    let is_late = decoding::Decoding::of(source).from.is_some();
+    let latest = is_late.then(Snapshot::latest);
+    let snapshot = latest.as_ref().unwrap_or(snapshot);
     let buffer = Buffer::open(source, Lock::AccessShare);
     buffer.is_none_or(|it| it.any(snapshot, |row| !from.consumed(row.xid(), row.ordinal())))
 }
@@ -88,12 +93,18 @@ impl Found {
         &mut self,
         buffer: &Buffer,
         positions: Option<&[usize]>,
-        snapshot: &Snapshot,
+        (snapshot, is_late): (&Snapshot, bool),
         from: &Frontier,
         rows: &mut Consolidator,
     ) {
         let (mut values, mut nulls) = (Vec::new(), Vec::new());
-        buffer.scan(snapshot, |row| {
+        // What came in late belongs to the snapshot if that sees the transaction that made it.
+        let until = is_late.then(|| snapshot.frontier());
+        let latest = is_late.then(Snapshot::latest);
+        buffer.scan(latest.as_ref().unwrap_or(snapshot), |row| {
+            if until.as_ref().is_some_and(|it| !it.consumed(row.xid(), row.ordinal())) {
+                return;
+            }
             self.seen.push(Seen::of(row));
             if from.consumed(row.xid(), row.ordinal()) {
                 return;

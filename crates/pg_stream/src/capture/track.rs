@@ -7,11 +7,14 @@
 //!
 //! Replication applies changes without firing statement triggers, so a row trigger that fires only
 //! then stands in for them. TRUNCATE fires the triggers of each table that it empties.
+//!
+//! The triggers of a source whose changes are decoded from the write-ahead log are there, but off.
 
 use std::ffi::CStr;
 
 use pgrx::{PgSqlErrorCode, ereport, pg_sys::Oid};
 
+use super::decoding::{self, Decoding, Mode};
 use crate::{
     fault::{self, Step},
     pg::{
@@ -34,6 +37,7 @@ use crate::{
 pub fn track(source: Oid, columns: &[i16], consumer: i64) {
     let _identity = Identity::superuser();
     check(source);
+    decoding::leave_if_unfit(source);
     if !Triggers::of(source).are_right() || !has_columns(source, columns) {
         lock::relation(source, Lock::ShareRowExclusive);
         create_buffer(source, columns);
@@ -50,10 +54,16 @@ pub fn track(source: Oid, columns: &[i16], consumer: i64) {
 /// or the tables that inherit from it. What happened before without them is not captured: rebuild.
 pub fn refit(source: Oid) -> Refit {
     let _identity = Identity::superuser();
+    decoding::leave_if_unfit(source);
     let triggers = Triggers::of(source);
     let has_changed = triggers.concern(source);
     triggers.make_right(source);
     Refit { has_changed, moved: note_members(source) }
+}
+
+/// Makes the triggers of a source fire as they should. It is locked against writers.
+pub(super) fn make_right(source: Oid) {
+    Triggers::of(source).make_right(source);
 }
 
 /// What [`refit`] found.
@@ -64,8 +74,8 @@ pub struct Refit {
     pub moved: Vec<Oid>,
 }
 
-const TRACKING: &CStr = c"pgs_change_tracking";
-const TRACKING_KEY: &CStr = c"pgs_change_tracking_pkey";
+pub(super) const TRACKING: &CStr = c"pgs_change_tracking";
+pub(super) const TRACKING_KEY: &CStr = c"pgs_change_tracking_pkey";
 
 /// Who reads the changes of `source`.
 pub fn consumers(source: Oid) -> Vec<i64> {
@@ -429,7 +439,7 @@ fn free_name(prefix: &str, column: &Column, taken: &[String]) -> String {
         .expect("there are more numbers than columns")
 }
 
-fn trigger_name(source: Oid, suffix: &str) -> String {
+pub(super) fn trigger_name(source: Oid, suffix: &str) -> String {
     format!("pg_stream_cdc_{}{suffix}", source.to_u32())
 }
 
@@ -482,6 +492,8 @@ impl Wanted {
 
 /// When a fresh trigger fires, as in `pg_trigger`: not for replication.
 const ENABLED_AT_FIRST: u8 = b'O';
+/// When the triggers of a table whose changes are decoded fire.
+const DISABLED: u8 = b'D';
 /// When the row triggers on a partitioned table fire, and their copies on the partitions.
 const ENABLED_ALWAYS: u8 = b'A';
 
@@ -505,14 +517,8 @@ impl Triggers {
     /// Of all that inherit from `source`, which is locked or the command in progress has changed.
     fn of(source: Oid) -> Self {
         let members = source::members(source, Lock::AccessShare);
-        let root = Source::open(source, Lock::AccessShare);
-        let way = if root.kind() == Kind::Partitioned {
-            Way::Partitioned
-        } else if members.len() > 1 || root.is_partition() || source::has_parent(source) {
-            Way::ByRow
-        } else {
-            Way::ByStatement
-        };
+        let way = Way::of(source);
+        let is_decoded = Decoding::of(source).mode == Mode::Wal;
         let mut triggers = Self {
             missing: Vec::new(),
             surplus: Vec::new(),
@@ -523,6 +529,9 @@ impl Triggers {
             let opened = Source::open(member, Lock::None);
             let (table, there) = (opened.sql_name(), own_triggers(&opened, source));
             let mut wanted = way.wanted(source, member, &table);
+            if is_decoded {
+                wanted.iter_mut().for_each(|it| it.enabled = DISABLED);
+            }
             for trigger in there {
                 let enabled = match wanted.iter().position(|it| it.is(&trigger)) {
                     Some(found) => wanted.swap_remove(found).enabled,
@@ -570,7 +579,7 @@ impl Triggers {
 
 /// How the changes of a source are seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     ByStatement,
     ByRow,
     /// By row, with triggers that PostgreSQL copies to the partitions.
@@ -578,6 +587,21 @@ enum Way {
 }
 
 impl Way {
+    /// For a relation that can be captured.
+    pub(super) fn of(source: Oid) -> Self {
+        let root = Source::open(source, Lock::AccessShare);
+        if root.kind() == Kind::Partitioned {
+            Self::Partitioned
+        } else if root.is_partition()
+            || source::members(source, Lock::AccessShare).len() > 1
+            || source::has_parent(source)
+        {
+            Self::ByRow
+        } else {
+            Self::ByStatement
+        }
+    }
+
     /// The triggers that must be on `member`, which is `source` or inherits from it.
     fn wanted(self, source: Oid, member: Oid, table: &str) -> Vec<Wanted> {
         const ANY: &str = "INSERT OR UPDATE OR DELETE";

@@ -76,6 +76,18 @@ pub fn stale(name: (String, String), staleness_seconds: f64, schedule_seconds: i
     );
 }
 
+/// Tells at commit, on a channel of its own, that `source` is captured in another way from now on.
+pub fn capture_changes(source: Oid, mode: &str) {
+    let (schema, name) = relation::name(source);
+    let message = json!({
+        "event": "cdc_transition",
+        "source": format!("{schema}.{name}"),
+        "source_relid": source.to_u32(),
+        "cdc_mode": mode,
+    });
+    notify::send("pg_stream_cdc_transition", &message.to_string());
+}
+
 /// Tells at commit that a stream table leaves many changes of `source` unconsumed.
 pub fn buffer_growth(name: (String, String), source: Oid, pending_rows: u64) {
     let source = relation::display_name(source);

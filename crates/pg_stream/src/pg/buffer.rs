@@ -568,11 +568,13 @@ impl Image<'_> {
 const BATCH_ROWS: usize = 1000;
 const BATCH_WORDS: usize = 32 * 1024;
 
-/// Appends rows to a buffer, as changes of the current transaction. Call [`Writer::finish`].
+/// Appends rows to a buffer, as changes of the current transaction unless told otherwise. Call [`Writer::finish`].
 pub struct Writer {
     buffer: Buffer,
     xid: u64,
     lsn: u64,
+    /// Whether the changes are those of this transaction.
+    is_own: bool,
     values: Vec<Datum>,
     nulls: Vec<bool>,
     /// Heap tuples, and where each begins and how long it is in bytes.
@@ -595,6 +597,7 @@ impl Writer {
             buffer,
             xid,
             lsn,
+            is_own: true,
             values: vec![Datum::from(0); width],
             nulls: vec![true; width],
             arena: Vec::new(),
@@ -602,6 +605,21 @@ impl Writer {
             owned: Vec::new(),
             slots: Vec::new(),
             context: std::ptr::null_mut(),
+        }
+    }
+
+    /// What follows are changes of another transaction, which was committed at `lsn`. No frontier
+    /// counts them by ordinal: none was taken in that transaction after it had made them.
+    pub fn set_origin(&mut self, xid: u64, lsn: u64) {
+        (self.xid, self.lsn, self.is_own) = (xid, lsn, false);
+    }
+
+    /// Appends an update, unless no captured column was changed.
+    pub fn push_update(&mut self, new: Image<'_>, old: Image<'_>) {
+        let layout = &self.buffer.layout;
+        let is_same = |it: usize| layout.same(it, new.column(it), old.column(it));
+        if !(0..layout.columns.len()).all(is_same) {
+            self.push(Action::Update, Some(new), Some(old));
         }
     }
 
@@ -615,7 +633,7 @@ impl Writer {
             Datum::from(u64::from(action.letter())),
             Datum::from(self.xid),
             Datum::from(self.lsn),
-            Datum::from(next_ordinal()),
+            Datum::from(if self.is_own { next_ordinal() } else { i64::MAX }),
         ];
         self.values[..OWN_COLUMNS].copy_from_slice(&own);
         self.nulls[..OWN_COLUMNS].fill(false);

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 use pgstream_core::frontier::Frontier;
 
-use super::snapshot::Snapshot;
+use super::{decode, snapshot::Snapshot};
 
 thread_local! {
     /// The number of the last change that this backend captured. It never goes back.
@@ -62,6 +62,11 @@ fn full(xid: pg_sys::TransactionId, next: u64) -> u64 {
     if candidate > next { candidate.wrapping_sub(1 << 32) } else { candidate }
 }
 
+/// The 64-bit form of the id of a transaction of late.
+pub(in crate::pg) fn full_xid(xid: pg_sys::TransactionId) -> u64 {
+    full(xid, next_xid())
+}
+
 /// The 64-bit id of the next transaction.
 pub fn next_xid() -> u64 {
     // SAFETY: reads a shared counter.
@@ -71,6 +76,5 @@ pub fn next_xid() -> u64 {
 /// The position up to which the write-ahead log is filled, as PostgreSQL prints it.
 pub fn current_lsn() -> String {
     // SAFETY: reads a shared counter.
-    let lsn = unsafe { pg_sys::GetXLogInsertRecPtr() };
-    format!("{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff)
+    decode::text(unsafe { pg_sys::GetXLogInsertRecPtr() })
 }

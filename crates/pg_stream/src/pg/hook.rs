@@ -183,12 +183,13 @@ unsafe fn template(options: *mut pg_sys::List) -> Option<*mut c_char> {
     None
 }
 
-/// Ends the scheduler of a database with its workers, and keeps them away for a while.
+/// Ends the scheduler of a database with its workers, and its decoder, and keeps them away for a while.
 fn step_aside(database: Oid) {
     let Some(slot) = shmem::slot_of(database) else { return };
     slot.hold_until(time::now() + ABSENCE);
     let _superuser = Identity::superuser();
-    for pid in slot.worker_pid().into_iter().chain(job::processes(database)) {
+    let own = slot.worker_pid().into_iter().chain(slot.decoder_pid());
+    for pid in own.chain(job::processes(database)) {
         // SAFETY: both arguments are given; a process that is gone is only a warning.
         unsafe {
             pgrx::direct_function_call::<bool>(

@@ -74,6 +74,25 @@ pub fn is_being_changed(relation: Oid) -> bool {
     }
 }
 
+/// Whether this transaction may have changed rows of the relation: it has an id, and one of the locks
+/// that INSERT, UPDATE, DELETE and TRUNCATE take. Others take them too.
+pub fn may_have_changed(relation: Oid) -> bool {
+    // SAFETY: looks at this backend's state; the relation is closed again.
+    unsafe {
+        if pg_sys::GetTopFullTransactionIdIfAny().value == 0 {
+            return false;
+        }
+        let opened = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);
+        if opened.is_null() {
+            return false;
+        }
+        let holds = |it: Lock| pg_sys::CheckRelationLockedByMe(opened, it.mode(), false);
+        let may = holds(Lock::RowExclusive) || holds(Lock::AccessExclusive);
+        pg_sys::relation_close(opened, pg_sys::NoLock as i32);
+        may
+    }
+}
+
 /// Whether a transaction block was begun, so that locks live longer than this statement.
 pub fn in_transaction_block() -> bool {
     // SAFETY: looks at this backend's state.

@@ -44,6 +44,18 @@ pub struct Slot {
     settled: AtomicU64,
     /// The last of them that has changed the catalog of stream tables.
     prepared_catalog: AtomicU64,
+    /// Where the decoder's latch is.
+    decoder: AtomicI32,
+    decoder_pid: AtomicI32,
+    /// All changes that were committed before this position in the write-ahead log, and are decoded,
+    /// are in the buffers. 0 as long as nobody knows.
+    decoded: AtomicU64,
+    /// All that were committed before this moment.
+    decoded_at: AtomicI64,
+    /// Up to where somebody waits for them.
+    to_decode: AtomicU64,
+    /// Since when changes cannot be written into the buffers, or 0.
+    stuck_since: AtomicI64,
     /// No scheduler is started before this time.
     held_until: AtomicI64,
     /// Somebody asked for a scheduler since the last one started.
@@ -190,6 +202,10 @@ impl Slot {
     /// Gives the slot back; its database is gone.
     pub fn free(&self) {
         self.detach(State::Wanted);
+        self.leave_decoder();
+        self.decoded.store(0, SeqCst);
+        self.decoded_at.store(0, SeqCst);
+        self.to_decode.store(0, SeqCst);
         self.held_until.store(0, SeqCst);
         self.database.store(0, SeqCst);
     }
@@ -225,6 +241,66 @@ impl Slot {
     /// The process of the scheduler, if it runs.
     pub fn worker_pid(&self) -> Option<i32> {
         Some(self.worker_pid.load(SeqCst)).filter(|it| *it > 0)
+    }
+
+    /// This process is the decoder.
+    pub fn enter_decoder(&self) {
+        // SAFETY: reads variables of this process.
+        unsafe {
+            self.decoder.store(pg_sys::MyProcNumber, SeqCst);
+            self.decoder_pid.store(pg_sys::MyProcPid, SeqCst);
+        }
+    }
+
+    /// The decoder ends.
+    pub fn leave_decoder(&self) {
+        self.decoder_pid.store(0, SeqCst);
+        self.decoder.store(NO_PROCESS, SeqCst);
+        self.stuck_since.store(0, SeqCst);
+    }
+
+    /// The process of the decoder, if it runs.
+    pub fn decoder_pid(&self) -> Option<i32> {
+        Some(self.decoder_pid.load(SeqCst)).filter(|it| *it > 0)
+    }
+
+    pub fn wake_decoder(&self) {
+        if self.decoder_pid().is_some() {
+            set_latch(self.decoder.load(SeqCst));
+        }
+    }
+
+    /// Up to where changes were decoded and are in the buffers.
+    pub fn decoded(&self) -> u64 {
+        self.decoded.load(SeqCst)
+    }
+
+    /// The moment before which all changes that were committed are in the buffers.
+    pub fn decoded_at(&self) -> i64 {
+        self.decoded_at.load(SeqCst)
+    }
+
+    pub fn set_decoded(&self, lsn: u64, time: i64) {
+        self.stuck_since.store(0, SeqCst);
+        self.decoded_at.store(time, SeqCst);
+        self.decoded.store(lsn, SeqCst);
+    }
+
+    /// Changes cannot be written just now.
+    pub fn set_stuck(&self, time: i64) {
+        _ = self.stuck_since.compare_exchange(0, time, SeqCst, SeqCst);
+    }
+
+    /// Since when changes cannot be written, if so.
+    pub fn stuck_since(&self) -> Option<i64> {
+        Some(self.stuck_since.load(SeqCst)).filter(|it| *it != 0)
+    }
+
+    /// Asks for everything up to this position.
+    pub fn ask_to_decode(&self, lsn: u64) {
+        if self.to_decode.fetch_max(lsn, SeqCst) < lsn {
+            self.wake_decoder();
+        }
     }
 
     pub fn hold_until(&self, time: i64) {
@@ -280,10 +356,11 @@ impl Slot {
         }
     }
 
-    /// Counts a commit that changed the catalog, and wakes the scheduler.
+    /// Counts a commit that changed the catalog, and wakes the scheduler and the decoder.
     pub fn note_catalog(&self) {
         self.generation.fetch_add(1, SeqCst);
         self.wake();
+        self.wake_decoder();
     }
 
     /// Counts a transaction that is being prepared, or some that may have been.

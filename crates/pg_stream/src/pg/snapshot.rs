@@ -2,9 +2,12 @@
 
 use pgrx::pg_sys;
 
+use super::decode::{self, Lsn};
+
 /// A registered snapshot, released when dropped.
 pub struct Snapshot {
     snapshot: pg_sys::Snapshot,
+    lsn: Lsn,
 }
 
 impl Snapshot {
@@ -16,14 +19,28 @@ impl Snapshot {
             let strict = pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32;
             let snapshot =
                 if strict { pg_sys::GetTransactionSnapshot() } else { pg_sys::GetLatestSnapshot() };
-            Self { snapshot: pg_sys::RegisterSnapshot(snapshot) }
+            Self::registered(snapshot)
         }
     }
 
     /// A fresh snapshot whatever the isolation level, as referential integrity checks use it.
     pub fn latest() -> Self {
         // SAFETY: plain calls inside a transaction.
-        unsafe { Self { snapshot: pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) } }
+        unsafe { Self::registered(pg_sys::GetLatestSnapshot()) }
+    }
+
+    /// # Safety
+    ///
+    /// `snapshot` must be one that PostgreSQL has just given.
+    unsafe fn registered(snapshot: pg_sys::Snapshot) -> Self {
+        // SAFETY: as promised.
+        let snapshot = unsafe { pg_sys::RegisterSnapshot(snapshot) };
+        Self { snapshot, lsn: decode::current_lsn() }
+    }
+
+    /// A position in the write-ahead log behind the commits of all transactions that are visible.
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
     }
 
     pub(in crate::pg) fn as_ptr(&self) -> pg_sys::Snapshot {

@@ -69,6 +69,15 @@ impl Source {
         u8::try_from(persistence) == Ok(pg_sys::RELPERSISTENCE_PERMANENT)
     }
 
+    /// Whether the write-ahead log has the old row of an update or a deletion as a whole.
+    pub fn logs_whole_rows(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe {
+            let identity = (*(*self.relation).rd_rel).relreplident;
+            identity.cast_unsigned() == pg_sys::REPLICA_IDENTITY_FULL
+        }
+    }
+
     pub fn is_partition(&self) -> bool {
         // SAFETY: the relation is open.
         unsafe { (*(*self.relation).rd_rel).relispartition }

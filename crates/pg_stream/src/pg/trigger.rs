@@ -205,7 +205,7 @@ unsafe fn capture_row(
         match event {
             pg_sys::TRIGGER_EVENT_INSERT => writer.push(Action::Insert, Some(first), None),
             pg_sys::TRIGGER_EVENT_DELETE => writer.push(Action::Delete, None, Some(first)),
-            _ => push_update(writer, image(data.tg_newslot, mapping), first, &mapping.layout),
+            _ => writer.push_update(image(data.tg_newslot, mapping), first),
         }
     }
 }
@@ -223,7 +223,7 @@ unsafe fn capture_statement(data: &pg_sys::TriggerData, mapping: &Mapping, write
             // An UPDATE's tables correspond row by row. Were they not to, the sum would be the
             // same.
             match (new.next(mapping), old.next(mapping)) {
-                (Some(new), Some(old)) => push_update(writer, new, old, &mapping.layout),
+                (Some(new), Some(old)) => writer.push_update(new, old),
                 (Some(new), None) => writer.push(Action::Insert, Some(new), None),
                 (None, Some(old)) => writer.push(Action::Delete, None, Some(old)),
                 (None, None) => break,
@@ -231,14 +231,6 @@ unsafe fn capture_statement(data: &pg_sys::TriggerData, mapping: &Mapping, write
         }
         old.close();
         new.close();
-    }
-}
-
-/// Writes an update, unless no captured column was changed.
-fn push_update(writer: &mut Writer, new: Image<'_>, old: Image<'_>, layout: &Layout) {
-    let same = (0..layout.columns.len()).all(|it| layout.same(it, new.column(it), old.column(it)));
-    if !same {
-        writer.push(Action::Update, Some(new), Some(old));
     }
 }
 

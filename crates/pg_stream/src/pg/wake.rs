@@ -4,7 +4,12 @@ use std::cell::Cell;
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::shmem::{self, Slot};
+use super::{
+    decode::Lsn,
+    shmem::{self, Slot},
+    time,
+    worker::Wait,
+};
 
 #[derive(Clone, Copy, Default)]
 struct Pending {
@@ -47,6 +52,39 @@ pub fn prepared_committed() {
     if let Some(slot) = own_slot() {
         slot.note_commit_prepared();
     }
+}
+
+/// Why decoded changes do not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotDecoded {
+    /// There is no decoder.
+    NoDecoder,
+    /// It cannot write into the buffers.
+    Stuck,
+}
+
+/// How long to wait for a decoder that does not get on, in microseconds.
+const PATIENCE: i64 = 10_000_000;
+
+/// Waits until all changes that were committed before `lsn`, and are decoded, are in the buffers.
+pub fn wait_for_decoder(lsn: Lsn) -> Result<(), NotDecoded> {
+    let Some(slot) = own_slot() else { return Err(NotDecoded::NoDecoder) };
+    let wait = Wait::new(c"PgStreamDecoding");
+    let mut present_at = time::now();
+    while slot.decoded() < lsn {
+        let now = time::now();
+        if slot.decoder_pid().is_some() {
+            present_at = now;
+        } else if now - present_at > PATIENCE {
+            return Err(NotDecoded::NoDecoder);
+        }
+        if slot.stuck_since().is_some_and(|it| now - it > PATIENCE) {
+            return Err(NotDecoded::Stuck);
+        }
+        slot.ask_to_decode(lsn);
+        wait.nap();
+    }
+    Ok(())
 }
 
 /// The slot of this database, if it has one.

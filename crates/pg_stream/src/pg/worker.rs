@@ -128,6 +128,11 @@ pub fn set_patience(milliseconds: u32) {
     set(c"lock_timeout", &value);
 }
 
+/// Transactions of this process are not waited for to be on disk.
+pub fn commit_asynchronously() {
+    set(c"synchronous_commit", c"off");
+}
+
 fn set(setting: &CStr, value: &CStr) {
     // SAFETY: both are settings of PostgreSQL with valid values.
     unsafe {
@@ -155,6 +160,17 @@ impl Wait {
     pub fn new(name: &CStr) -> Self {
         // SAFETY: the name is copied; asked again, the same number comes back.
         Self(unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) })
+    }
+
+    /// Sleeps for a millisecond in any process, and can be cancelled.
+    pub fn nap(self) {
+        let flags = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        // SAFETY: plain calls; whoever else waits for the latch looks at its own conditions first.
+        unsafe {
+            pg_sys::WaitLatch(pg_sys::MyLatch, flags as c_int, 1, self.0);
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+        pgrx::check_for_interrupts!();
     }
 }
 
@@ -254,6 +270,28 @@ fn committed<T>(work: impl FnOnce() -> T) -> T {
         pg_sys::CommitTransactionCommand();
         result
     }
+}
+
+/// Runs `work`, which makes its own transactions, so that it can be interrupted like one.
+pub fn interruptible<T>(label: &CStr, work: impl FnOnce() -> T) -> T {
+    // SAFETY: called from the main loop of a worker, outside of transactions. An error ends the process.
+    unsafe {
+        IN_TRANSACTION.store(true, SeqCst);
+        if STOP.load(SeqCst) {
+            pg_sys::proc_exit(0);
+        }
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, label.as_ptr());
+        pg_sys::MemoryContextSwitchTo(work_context());
+    }
+    let result = work();
+    // SAFETY: nothing of what was allocated is used any more.
+    unsafe {
+        IN_TRANSACTION.store(false, SeqCst);
+        pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        pg_sys::MemoryContextReset(work_context());
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, ptr::null());
+    }
+    result
 }
 
 /// Where the work of a transaction allocates, emptied after each.

@@ -9,8 +9,11 @@
 use pgrx::pg_sys::Oid;
 
 use crate::{
-    pg::{dump, name, spi},
-    refresh::definition::{Definition, Differential, TrackedSource},
+    pg::{dump, name, snapshot::Snapshot, spi},
+    refresh::{
+        advance::State,
+        definition::{self, Definition, Differential, TrackedSource},
+    },
 };
 
 /// The tables that hold rows and state: the stream table and its inner stages, as far as they exist.
@@ -33,6 +36,27 @@ pub fn current(relation: Oid, differential: &Differential) -> Option<String> {
 /// Whether the seal was made by the cluster that the database is in. pg_upgrade makes triggers anew.
 pub fn is_native(seal: &str) -> bool {
     seal.split(' ').next() == Some(&dump::cluster().to_string())
+}
+
+/// Runs `work`, which changes the triggers of sources as it may, and vouches for those of the stream
+/// tables that were sealed before. They are locked against refreshes.
+pub fn resealed<T>(tables: &[i64], work: impl FnOnce() -> T) -> T {
+    let is_sealed = |id: &i64| {
+        definition::forget(*id);
+        let Ok(definition) = definition::of(*id) else { return false };
+        let Ok(state) = State::read(*id, &Snapshot::latest()) else { return false };
+        definition.differential.as_ref().is_some_and(|it| it.seal == state.seal)
+    };
+    let sealed: Vec<i64> = tables.iter().copied().filter(is_sealed).collect();
+    let result = work();
+    for id in sealed {
+        definition::forget(id);
+        if let Ok(definition) = definition::of(id) {
+            renew(&definition);
+        }
+        definition::forget(id);
+    }
+    result
 }
 
 /// Vouches for what is stored now.

@@ -17,10 +17,10 @@ use crate::{
         job, member, relation,
         shmem::{self, Slot, State},
         spi, time,
-        worker::{self, Wait},
+        worker::{self, Started, Wait},
     },
     scheduler::{
-        LONGEST_SLEEP,
+        LONGEST_SLEEP, decoder,
         memory::Memory,
         pool::{Dispatch, Finished, Pool},
         shortest_sleep,
@@ -32,6 +32,8 @@ use crate::{
 
 /// How often old history is removed.
 const PRUNE_INTERVAL: Micros = 3600 * SECOND;
+/// The pause before a decoder that ended is started again.
+const DECODER_PAUSE: Micros = 2 * SECOND;
 
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
@@ -58,7 +60,16 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
     }
     let wait = Wait::new(c"PgStreamSchedulerMain");
     let pool = Pool::new(slot.database());
-    let mut scheduler = Scheduler { slot, memory: Memory::default(), pool, pruned_at: 0 };
+    let mut scheduler = Scheduler {
+        slot,
+        memory: Memory::default(),
+        pool,
+        pruned_at: 0,
+        decoder: None,
+        is_decoder_used: false,
+        decoder_not_before: 0,
+        argument: argument.value(),
+    };
     let mut watch = Watch::default();
     recover();
     // Those that were prepared before a restart.
@@ -92,6 +103,12 @@ struct Scheduler {
     memory: Memory,
     pool: Pool,
     pruned_at: Micros,
+    decoder: Option<Started>,
+    /// As the catalog has it.
+    is_decoder_used: bool,
+    decoder_not_before: Micros,
+    /// What a worker of this database is started with.
+    argument: usize,
 }
 
 impl Scheduler {
@@ -102,15 +119,16 @@ impl Scheduler {
             self.end(&finished, now);
         }
         self.slot.disarm();
-        if !settings::enabled() {
-            return LONGEST_SLEEP;
-        }
-        if !self.read_catalog(now) {
-            return LONGEST_SLEEP;
+        let has_catalog = self.read_catalog(now);
+        let until_decoder = self.keep_decoder(now);
+        if !settings::enabled() || !has_catalog {
+            return LONGEST_SLEEP.min(until_decoder);
         }
         self.settle();
+        // What is decoded after this moment, the decision may not know.
+        let decoded = now - (time::now() - self.slot.decoded_at());
         let mut decision = self.memory.decide(self.slot, now);
-        let are_idle = self.note_idle(&decision.idle, now);
+        let are_idle = self.note_idle(&decision.idle, now, decoded);
         if !decision.idle.is_empty() {
             // They are due again later.
             decision = self.memory.decide(self.slot, now);
@@ -133,8 +151,36 @@ impl Scheduler {
         match (has_refreshed, are_idle) {
             (true, _) => 0,
             (false, false) => shortest_sleep(),
-            (false, true) => self.sleep_after(&decision, now),
+            (false, true) => self.sleep_after(&decision, now).min(until_decoder),
         }
+    }
+
+    /// Sees to it that there is a decoder if there is something to decode. Returns after how many
+    /// milliseconds to look again.
+    fn keep_decoder(&mut self, now: Micros) -> i64 {
+        if let Some(process) = self.decoder.filter(|it| it.has_ended()) {
+            process.forget();
+            self.decoder = None;
+        }
+        let runs = self.decoder.is_some() || self.slot.decoder_pid().is_some();
+        if runs || !(decoder::is_wanted() || self.is_decoder_used) {
+            return LONGEST_SLEEP;
+        }
+        if now < self.decoder_not_before {
+            return (self.decoder_not_before - now) / 1000 + 1;
+        }
+        self.decoder_not_before = now + DECODER_PAUSE;
+        self.decoder = worker::start(decoder::NAME, "pg_stream_decoder_main", self.argument);
+        if self.decoder.is_none() {
+            pgrx::ereport!(
+                WARNING,
+                pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "pg_stream cannot start the decoder of a database",
+                "All background worker processes are in use. Raise max_worker_processes."
+            );
+            return DECODER_PAUSE / 1000;
+        }
+        LONGEST_SLEEP
     }
 
     /// Whether the catalog is known.
@@ -147,6 +193,7 @@ impl Scheduler {
             let has_extension = member::extension().is_some();
             if has_extension {
                 self.memory.read(generation, now);
+                self.is_decoder_used = decoder::is_used();
             }
             has_extension
         });
@@ -223,12 +270,17 @@ impl Scheduler {
 
     /// Takes note of tables that are due and known to be up to date. False when it turns out that
     /// some are not.
-    fn note_idle(&mut self, tables: &[i64], now: Micros) -> bool {
+    ///
+    /// Of those whose sources are decoded it is known until the moment `decoded`.
+    fn note_idle(&mut self, tables: &[i64], now: Micros, decoded: Micros) -> bool {
         if tables.is_empty() {
             return true;
         }
+        let (late, prompt): (Vec<i64>, Vec<i64>) =
+            tables.iter().partition(|it| self.memory.is_decoded(**it));
         let result = worker::transaction(c"pg_stream: noting that nothing has changed", || {
-            self.memory.keep_fresh(tables, now)
+            let are_fresh = prompt.is_empty() || self.memory.keep_fresh(&prompt, now);
+            (late.is_empty() || self.memory.keep_fresh(&late, decoded)) && are_fresh
         });
         result.unwrap_or_else(|failure| {
             pgrx::log!("pg_stream scheduler cannot move timestamps on: {}", failure.message);

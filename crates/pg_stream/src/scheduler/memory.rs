@@ -26,6 +26,8 @@ struct Entry {
     relations: Vec<Oid>,
     /// Until when it is known to be up to date.
     last: Micros,
+    /// Whether changes of its sources are decoded, and so known some time after they were committed.
+    is_decoded: bool,
 }
 
 impl Entry {
@@ -57,6 +59,7 @@ fn read() -> (Vec<Table>, HashMap<i64, Entry>) {
             buffers: row.get(7).unwrap_or_default(),
             last: row.get(8).map_or(0, time::to_epoch),
             relations: row.get(9).unwrap_or_default(),
+            is_decoded: row.get(10).unwrap_or(false),
         };
         relation::watch(&entry.relations);
         entries.insert(id, entry);
@@ -209,6 +212,11 @@ impl Memory {
         if let Some(seen) = self.seen.get_mut(&id) {
             seen.checked_at = now;
         }
+    }
+
+    /// Whether changes of what a table reads are decoded.
+    pub fn is_decoded(&self, id: i64) -> bool {
+        self.entries.get(&id).is_some_and(|it| it.is_decoded)
     }
 
     /// Moves the data timestamp on of those of the tables that are still known to be up to date, and

@@ -10,6 +10,9 @@ SELECT s.pgs_id, s.schedule, s.scheduled_at, s.status, s.consecutive_errors, s.n
              ORDER BY t.buffer_relid),
        coalesce(s.data_timestamp, s.created_at),
        s.pgs_relid || ARRAY(SELECT source_relid FROM pgstream.pgs_dependencies d
-                            WHERE d.pgs_id = s.pgs_id)
+                            WHERE d.pgs_id = s.pgs_id),
+       EXISTS (SELECT FROM pgstream.pgs_dependencies d
+               JOIN pgstream.pgs_change_tracking t USING (source_relid)
+               WHERE d.pgs_id = s.pgs_id AND (t.cdc_mode = 'WAL' OR t.decoded_until IS NOT NULL))
 FROM pgstream.pgs_stream_tables s
 WHERE s.pgs_relid IS NOT NULL

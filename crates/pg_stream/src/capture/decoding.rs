@@ -1,0 +1,211 @@
+//! Sources whose changes are decoded from the write-ahead log instead of being captured by triggers
+//! (ADR 0021).
+//!
+//! A source changes over while it is locked against writers, so every transaction is captured in
+//! exactly one way: by triggers, if it was committed before that position in the log, and by decoding
+//! otherwise; the other way round when it goes back. The triggers of a decoded source stay, switched off.
+//!
+//! Decoded changes get into the buffer some time after their transaction was committed. So a refresh
+//! waits until all that its snapshot sees are there, and finds them by the transaction that made them.
+
+use pgrx::{PgSqlErrorCode, ereport, pg_sys::Oid};
+
+use super::track::{self, Way};
+use crate::{
+    catalog,
+    error::Error,
+    pg::{
+        decode::{self, Lsn},
+        lock::{self, Lock},
+        own::OwnTable,
+        relation,
+        security::Identity,
+        snapshot::Snapshot,
+        source::{Kind, Source, command_done},
+        spi,
+        wake::{self, NotDecoded},
+    },
+};
+
+/// How the changes of a source are captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Trigger,
+    /// By triggers, until it can change over.
+    Transitioning,
+    Wal,
+}
+
+impl Mode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trigger => "TRIGGER",
+            Self::Transitioning => "TRANSITIONING",
+            Self::Wal => "WAL",
+        }
+    }
+
+    fn of(text: &str) -> Self {
+        [Self::Wal, Self::Transitioning]
+            .into_iter()
+            .find(|it| it.as_str() == text)
+            .unwrap_or_default()
+    }
+}
+
+/// Which changes of a source are decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoding {
+    pub mode: Mode,
+    /// Those that were committed behind this position, if ever any were.
+    pub from: Option<Lsn>,
+    /// And before this one, since the source went back to triggers. Taken away when all of them
+    /// are in the buffer.
+    pub until: Option<Lsn>,
+}
+
+impl Decoding {
+    pub fn of(source: Oid) -> Self {
+        let mut found = Self::default();
+        OwnTable::open(track::TRACKING, Lock::AccessShare).find(
+            track::TRACKING_KEY,
+            ("source_relid", source),
+            &Snapshot::latest(),
+            |row| {
+                let lsn = |column| row.get::<i64>(column).map(i64::cast_unsigned);
+                found = Self {
+                    mode: Mode::of(&row.get::<String>("cdc_mode").unwrap_or_default()),
+                    from: lsn("decoded_from"),
+                    until: lsn("decoded_until"),
+                };
+            },
+        );
+        found
+    }
+
+    /// Whether changes of the source are still to be decoded.
+    pub fn is_open(&self) -> bool {
+        self.mode == Mode::Wal || self.until.is_some()
+    }
+
+    /// Whether a transaction whose commit ends there was decoded and not captured by triggers.
+    pub fn covers(&self, commit: Lsn) -> bool {
+        self.is_open()
+            && self.from.is_some_and(|it| commit > it)
+            && self.until.is_none_or(|it| commit <= it)
+    }
+}
+
+/// Waits until all changes of `source` that `snapshot` sees are in its buffer. Tells whether some of
+/// them may have come in after the snapshot was taken: then only their transactions tell which it sees.
+pub fn catch_up(source: Oid, snapshot: &Snapshot) -> bool {
+    let decoding = Decoding::of(source);
+    if decoding.from.is_none() {
+        return false;
+    }
+    if decoding.is_open() {
+        let target = decoding.until.map_or(snapshot.lsn(), |it| it.min(snapshot.lsn()));
+        if let Err(reason) = wake::wait_for_decoder(target) {
+            refuse(source, reason);
+        }
+    }
+    true
+}
+
+fn refuse(source: Oid, reason: NotDecoded) -> ! {
+    let message = format!(
+        "changes of {} have not been decoded from the write-ahead log",
+        relation::display_name(source)
+    );
+    let (code, hint) = match reason {
+        NotDecoded::NoDecoder => (
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "The decoder of this database does not run; the server's log may tell why. It needs \
+             pg_stream in shared_preload_libraries, a free replication slot and a background worker.",
+        ),
+        NotDecoded::Stuck => (
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            "The decoder cannot write them: some transaction may have locked a change buffer.",
+        ),
+    };
+    ereport!(ERROR, code, message, hint);
+}
+
+/// Refuses to go on where this transaction may have changed a decoded source: its changes are visible
+/// to itself, and will be decoded when it has been committed. They would count twice.
+pub fn refuse_own_changes(source: Oid) -> Result<(), Error> {
+    if lock::may_have_changed(source) && Decoding::of(source).mode == Mode::Wal {
+        return Err(Error::NotDecodedYet(relation::display_name(source)));
+    }
+    Ok(())
+}
+
+/// Why a source cannot be decoded, if it cannot.
+pub fn obstacle(source: Oid) -> Option<&'static str> {
+    let opened = Source::open(source, Lock::AccessShare);
+    if opened.kind() != Kind::Table || Way::of(source) != Way::ByStatement {
+        return Some("it is partitioned, or inherits, or is inherited from");
+    }
+    if !opened.is_permanent() {
+        return Some("it is not in the write-ahead log");
+    }
+    (!opened.logs_whole_rows()).then_some("its replica identity is not FULL")
+}
+
+/// Changes how `source`, which is locked against writers, is captured. What is decoded begins or ends
+/// here; nothing of it is still to come when `is_lost`.
+pub fn switch(source: Oid, mode: Mode, slot: Option<&str>, is_lost: bool) {
+    let _identity = Identity::superuser();
+    let here = decode::text(decode::current_lsn());
+    let (from, until) = match mode {
+        Mode::Wal => (Some(here), None),
+        _ if is_lost => (None, None),
+        _ => (None, Some(here)),
+    };
+    let slot = slot.map_or_else(|| track::trigger_name(source, ""), str::to_owned);
+    spi::run(
+        "UPDATE pgstream.pgs_change_tracking SET cdc_mode = $2, slot_name = $3, \
+         decoded_from = coalesce($4::pg_lsn, decoded_from), decoded_until = $5::pg_lsn, \
+         transition_started_at = NULL WHERE source_relid = $1",
+        &[
+            source.into(),
+            mode.as_str().to_owned().into(),
+            slot.into(),
+            from.into(),
+            until.into(),
+        ],
+        |_| {},
+    );
+    command_done();
+    describe(source);
+    track::make_right(source);
+}
+
+/// Notes in the dependencies how `source` is captured.
+pub fn describe(source: Oid) {
+    spi::run(include_str!("describe.sql"), &[source.into()], |_| {});
+}
+
+/// Goes back to triggers where a command has made that necessary. What this transaction changed before
+/// is decoded too late, or not at all, so what reads the source is rebuilt.
+pub fn leave_if_unfit(source: Oid) {
+    if Decoding::of(source).mode == Mode::Wal && obstacle(source).is_some() {
+        lock::relation(source, Lock::ShareRowExclusive);
+        switch(source, Mode::Trigger, None, false);
+        let name = relation::display_name(source);
+        let reason = format!("changes of {name} cannot be decoded any longer");
+        track::consumers(source).iter().for_each(|it| catalog::mark_for_rebuild(*it, &reason));
+    }
+}
+
+/// The columns that the buffer of `source` wants, as the decoder is to note them.
+pub fn columns(source: Oid) -> Option<decode::Columns> {
+    use crate::pg::buffer::Buffer;
+    let buffer = Buffer::open(source, Lock::AccessShare)?;
+    let of = |(position, number): (usize, &i16)| {
+        let ty = buffer.column_type(position).unwrap_or(Oid::INVALID);
+        (*number, ty)
+    };
+    Some(buffer.columns().iter().enumerate().map(of).collect())
+}
