@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs a command beside a fresh private server, and removes the server when the command ends.
 #
-#   with_server.sh fast|durable COMMAND...
+#   with_server.sh fast|wal|durable COMMAND...
 #
-# fast: for tests; no fsync, no scheduler. durable: PostgreSQL's and our own defaults.
+# fast: for tests; no fsync, no scheduler. wal: the same with changes captured from the write-ahead
+# log, where tables have REPLICA IDENTITY FULL. durable: PostgreSQL's and our own defaults.
 # The command finds the server by libpq's variables (PGHOST ...) and by PGSTREAM_TEST_URL;
 # PGSTREAM_TEST_DIR is a directory for more servers, which are stopped as well.
 
@@ -36,11 +37,14 @@ trap 'remove_run "$run"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+fast=(fsync=off synchronous_commit=off full_page_writes=off autovacuum_naptime=5s
+    pg_stream.enabled=off log_min_messages=warning)
 case $mode in
-    fast) settings=(fsync=off synchronous_commit=off full_page_writes=off autovacuum_naptime=5s
-        pg_stream.enabled=off log_min_messages=warning) ;;
+    fast) settings=("${fast[@]}") ;;
+    wal) settings=("${fast[@]}" wal_level=logical output_plugin_libraries=pg_stream
+        max_replication_slots=50 pg_stream.cdc_mode=auto) ;;
     durable) settings=() ;;
-    *) die "with_server.sh: fast or durable, not $mode" ;;
+    *) die "with_server.sh: fast, wal or durable, not $mode" ;;
 esac
 "$ROOT/scripts/server.sh" start "$run/main" "${settings[@]}"
 

@@ -106,7 +106,10 @@ fn warn_of_capture(lowered: &Lowered) {
         if let Some(obstacle) = capture::decoding::obstacle(table.oid) {
             let name = relation::display_name(table.oid);
             let what = format!("changes of {name} are captured by triggers: {obstacle}");
-            warn(what, "Capture from the write-ahead log needs ALTER TABLE ... REPLICA IDENTITY FULL.");
+            warn(
+                what,
+                "Capture from the write-ahead log needs ALTER TABLE ... REPLICA IDENTITY FULL.",
+            );
         }
     }
 }

@@ -168,13 +168,7 @@ pub fn switch(source: Oid, mode: Mode, slot: Option<&str>, is_lost: bool) {
         "UPDATE pgstream.pgs_change_tracking SET cdc_mode = $2, slot_name = $3, \
          decoded_from = coalesce($4::pg_lsn, decoded_from), decoded_until = $5::pg_lsn, \
          transition_started_at = NULL WHERE source_relid = $1",
-        &[
-            source.into(),
-            mode.as_str().to_owned().into(),
-            slot.into(),
-            from.into(),
-            until.into(),
-        ],
+        &[source.into(), mode.as_str().to_owned().into(), slot.into(), from.into(), until.into()],
         |_| {},
     );
     command_done();

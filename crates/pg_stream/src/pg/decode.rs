@@ -182,7 +182,8 @@ impl Note {
     unsafe fn new(source: Oid, transaction: *mut pg_sys::ReorderBufferTXN) -> Self {
         // SAFETY: as promised.
         let (xid, commit) = unsafe { ((*transaction).xid, (*transaction).end_lsn) };
-        let mut note = Self { words: vec![u64::from(source.to_u32()), frontier::full_xid(xid), commit] };
+        let mut note =
+            Self { words: vec![u64::from(source.to_u32()), frontier::full_xid(xid), commit] };
         note.set_action(Action::Truncate);
         note
     }
@@ -210,13 +211,21 @@ impl Note {
                 (*(*relation).rd_rel).relreplident.cast_unsigned() == pg_sys::REPLICA_IDENTITY_FULL;
             use pg_sys::ReorderBufferChangeType as Kind;
             let (action, new, old) = match change.action {
-                Kind::REORDER_BUFFER_CHANGE_INSERT => (Action::Insert, rows.newtuple, ptr::null_mut()),
-                Kind::REORDER_BUFFER_CHANGE_UPDATE => (Action::Update, rows.newtuple, rows.oldtuple),
-                Kind::REORDER_BUFFER_CHANGE_DELETE => (Action::Delete, ptr::null_mut(), rows.oldtuple),
+                Kind::REORDER_BUFFER_CHANGE_INSERT => {
+                    (Action::Insert, rows.newtuple, ptr::null_mut())
+                }
+                Kind::REORDER_BUFFER_CHANGE_UPDATE => {
+                    (Action::Update, rows.newtuple, rows.oldtuple)
+                }
+                Kind::REORDER_BUFFER_CHANGE_DELETE => {
+                    (Action::Delete, ptr::null_mut(), rows.oldtuple)
+                }
                 _ => return,
             };
             let needs_old = action != Action::Insert;
-            if needs_old && (!has_whole_rows || old.is_null()) || action != Action::Delete && new.is_null() {
+            if needs_old && (!has_whole_rows || old.is_null())
+                || action != Action::Delete && new.is_null()
+            {
                 return;
             }
             let descriptor = (*relation).rd_att;
@@ -249,7 +258,8 @@ impl Note {
         self.words.push(u64::from(row.is_some()));
         let Some(row) = row else { return true };
         for (number, ty) in columns {
-            let Some(index) = usize::try_from(*number - 1).ok().filter(|it| *it < row.values.len()) else {
+            let Some(index) = usize::try_from(*number - 1).ok().filter(|it| *it < row.values.len())
+            else {
                 // A place of the buffer that was given up.
                 if *number == 0 {
                     self.words.push(NULL);
@@ -272,7 +282,8 @@ impl Note {
                     && let Some(new) = value
                     && is_on_disk(new)
                 {
-                    let Some(old) = old.and_then(|it| it.value(index)).filter(|it| !is_on_disk(*it))
+                    let Some(old) =
+                        old.and_then(|it| it.value(index)).filter(|it| !is_on_disk(*it))
                     else {
                         return false;
                     };
@@ -396,7 +407,9 @@ impl Noted {
                 at += match kind {
                     NULL => 0,
                     WORD => 1,
-                    _ => usize::try_from(kind - BYTES).expect("it was noted").div_ceil(size_of::<u64>()),
+                    _ => usize::try_from(kind - BYTES)
+                        .expect("it was noted")
+                        .div_ceil(size_of::<u64>()),
                 };
             }
             *image = Some(Values { values, nulls });
@@ -417,7 +430,8 @@ impl Notes {
         // SAFETY: allocated where it stays, with no owner, as what a transaction leaves to the next.
         unsafe {
             let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-            let owner = std::mem::replace(&mut *&raw mut pg_sys::CurrentResourceOwner, ptr::null_mut());
+            let owner =
+                std::mem::replace(&mut *&raw mut pg_sys::CurrentResourceOwner, ptr::null_mut());
             let descriptor = pg_sys::CreateTemplateTupleDesc(1);
             // The only type of any length that is known without a look at the catalog.
             pg_sys::TupleDescInitBuiltinEntry(
@@ -428,7 +442,7 @@ impl Notes {
                 -1,
                 0,
             );
-            let store = pg_sys::tuplestore_begin_heap(false, true, pg_sys::work_mem);
+            let store = pg_sys::tuplestore_begin_heap(true, true, pg_sys::work_mem);
             pg_sys::CurrentResourceOwner = owner;
             pg_sys::MemoryContextSwitchTo(context);
             Self { store, descriptor, rows: 0 }
@@ -482,8 +496,9 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes the slot, which goes with this process, and begins where it was confirmed. Outside of
-    /// transactions.
+    /// Takes the slot, which goes with this process, and begins where it was confirmed. In a transaction:
+    /// outside of one, PostgreSQL takes this process for one that does nothing else, whose snapshots
+    /// need not keep the rows that they see from being removed.
     pub fn open(slot: &str) -> Self {
         let name = CString::new(slot).expect("a name has no NUL");
         // SAFETY: allocated where it stays.
@@ -554,7 +569,9 @@ impl Decoder {
                 }
                 if !record.is_null() {
                     let context = self.context;
-                    pg_sys::ffi::pg_guard_ffi_boundary(|| LogicalDecodingProcessRecord(context, reader));
+                    pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                        LogicalDecodingProcessRecord(context, reader)
+                    });
                 }
                 pgrx::check_for_interrupts!();
             }

@@ -175,6 +175,14 @@ pub fn unless_kept(source: Oid, work: impl FnOnce()) {
     }
 }
 
+/// Keeps others from wanting the changes of `source` kept until the end of the transaction, unless
+/// somebody does. Never waits.
+pub fn try_hold_changes(source: Oid) -> bool {
+    let lock = pg_sys::ExclusiveLock as i32;
+    // SAFETY: as in `keep_changes`.
+    unsafe { pg_sys::ConditionalLockDatabaseObject(tracking_table(), source, 0, lock) }
+}
+
 fn catalog_table() -> Oid {
     own(c"pgs_stream_tables")
 }

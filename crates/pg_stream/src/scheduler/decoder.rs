@@ -205,7 +205,17 @@ impl Process {
     }
 
     fn open(&mut self, written: Lsn) {
-        let decoder = Decoder::open(&self.name);
+        let name = self.name.clone();
+        let opened =
+            worker::transaction(c"pg_stream: taking the replication slot", || Decoder::open(&name));
+        let decoder = match opened {
+            Ok(decoder) => decoder,
+            // PostgreSQL has it half open; the process that follows begins anew.
+            Err(failure) => {
+                complain("cannot take the replication slot", &failure);
+                worker::end();
+            }
+        };
         self.shared.set_decoded(written, 0);
         self.reading = Some(Reading {
             decoder,
@@ -344,7 +354,9 @@ impl Process {
             if is_lost {
                 let name = relation::display_name(source);
                 let reason = format!("changes of {name} in the write-ahead log were lost");
-                capture::consumers(source).iter().for_each(|it| catalog::mark_for_rebuild(*it, &reason));
+                capture::consumers(source)
+                    .iter()
+                    .for_each(|it| catalog::mark_for_rebuild(*it, &reason));
             }
             true
         })
@@ -354,8 +366,12 @@ impl Process {
     fn switched(&mut self, source: Oid, mode: Mode, work: impl FnOnce() -> bool) -> bool {
         worker::set_patience(PATIENCE);
         let result = worker::transaction(c"pg_stream: changing how a table is captured", || {
+            // Whoever creates another reader just now is about to seal what triggers there are.
+            if !relation::exists(source) || !relation::try_hold_changes(source) {
+                return false;
+            }
             let readers = capture::consumers(source);
-            if !relation::exists(source) || !readers.iter().all(|it| relation::try_lock_stream_table(*it)) {
+            if !readers.iter().all(|it| relation::try_lock_stream_table(*it)) {
                 return false;
             }
             lock::relation(source, Lock::ShareRowExclusive);
@@ -429,7 +445,8 @@ impl Reading {
                 return Ok(());
             }
             // After the target: whoever wants more columns of a source locks it before they are written.
-            let wanted = worker::transaction(c"pg_stream: reading the catalog", || wanted(sources))?;
+            let wanted =
+                worker::transaction(c"pg_stream: reading the catalog", || wanted(sources))?;
             let decoder = &mut self.decoder;
             let rows = worker::interruptible(c"pg_stream: decoding the write-ahead log", || {
                 decoder.decode(target, wanted)

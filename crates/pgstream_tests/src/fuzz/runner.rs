@@ -38,6 +38,9 @@ fn is_raised_early(error: &SqlError, one: &StreamTable) -> bool {
         || code == SEVERAL_ROWS && one.may_fail
 }
 
+/// A transaction that has changed a table whose changes are decoded, or is just going to change over.
+const IN_USE: &str = "55006";
+
 /// A lock that the other session holds: whoever meets it gives up.
 const LOCKED: &str = "55P03";
 
@@ -55,6 +58,8 @@ pub(super) struct Runner<'a> {
     truncated: Vec<String>,
     /// The second session truncated something: nobody knows when that will be visible.
     may_be_full: bool,
+    /// The server captures changes from the write-ahead log.
+    is_decoded: bool,
 }
 
 impl<'a> Runner<'a> {
@@ -74,6 +79,7 @@ impl<'a> Runner<'a> {
             present: Vec::new(),
             truncated: Vec::new(),
             may_be_full: false,
+            is_decoded: false,
         }
     }
 
@@ -97,6 +103,7 @@ impl<'a> Runner<'a> {
                 return Ok(());
             }
         }
+        self.log_whole_rows()?;
         self.set_role(security::READER)?;
         std::mem::swap(&mut self.session, &mut self.other);
         self.set_role(security::READER)?;
@@ -116,6 +123,41 @@ impl<'a> Runner<'a> {
             self.refresh(one)?;
         }
         Ok(())
+    }
+
+    /// Where changes are captured from the write-ahead log, has it hold all that this needs.
+    fn log_whole_rows(&mut self) -> Result<(), Failure> {
+        let mode = "SELECT current_setting('pg_stream.cdc_mode') <> 'trigger'";
+        self.is_decoded = self.session.value(mode) == "t";
+        if !self.is_decoded {
+            return Ok(());
+        }
+        let sql = format!(
+            "DO $$ DECLARE it regclass; BEGIN
+               FOR it IN SELECT oid FROM pg_class WHERE relkind = 'r' AND relpersistence = 'p'
+                         AND relnamespace IN ('{}'::regnamespace, '{}'::regnamespace)
+               LOOP EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', it); END LOOP; END $$",
+            self.schema,
+            other_schema(&self.schema)
+        );
+        self.session.try_run(&sql).map_err(|error| unexpected(&error, "", &sql))
+    }
+
+    /// Gives tables time to change over, every other time.
+    fn wait_for_decoder(&mut self) {
+        if !self.is_decoded || self.outcome.created % 2 == 0 {
+            return;
+        }
+        let waiting = "SELECT count(*) FROM pgstream.pgs_change_tracking
+            WHERE cdc_mode = 'TRANSITIONING'";
+        for _ in 0..50 {
+            match self.session.try_rows(waiting) {
+                Ok(rows) if rows != ["0"] => {
+                    std::thread::sleep(std::time::Duration::from_millis(10))
+                }
+                _ => return,
+            }
+        }
     }
 
     /// Makes the first session that of a role, if the case has roles.
@@ -139,6 +181,7 @@ impl<'a> Runner<'a> {
                 self.present.push(one);
                 self.note(one)?;
                 self.compare(one, "creation")?;
+                self.wait_for_decoder();
                 match one.create_trigger() {
                     Some(sql) => {
                         let done = self.session.try_run(&sql);
@@ -151,7 +194,7 @@ impl<'a> Runner<'a> {
                 self.outcome.refused.push(error.message);
                 Ok(())
             }
-            Err(error) if error.code == LOCKED => Ok(()),
+            Err(error) if error.code == LOCKED || self.is_too_early(&error) => Ok(()),
             Err(error) if is_raised_early(&error, one) => {
                 self.outcome.query_errors += 1;
                 Ok(())
@@ -160,6 +203,10 @@ impl<'a> Runner<'a> {
             Err(error) if error.code == "42P01" && one.round > 0 => Ok(()),
             Err(error) => Err(unexpected(&error, &one.name, "create_stream_table")),
         }
+    }
+
+    fn is_too_early(&self, error: &SqlError) -> bool {
+        self.is_decoded && error.code == IN_USE && error.message.contains("write-ahead log")
     }
 
     fn query_of(&self, one: &StreamTable) -> String {
@@ -245,7 +292,7 @@ impl<'a> Runner<'a> {
         if let Err(error) = done {
             self.outcome.is_stale = true;
             // Somebody else refreshed, or holds a lock.
-            if matches!(error.code.as_str(), LOCKED | "40001") {
+            if matches!(error.code.as_str(), LOCKED | "40001") || self.is_too_early(&error) {
                 return Ok(());
             }
             let failure = failed(&error);
