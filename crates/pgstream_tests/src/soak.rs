@@ -33,6 +33,8 @@ pub struct Options {
     pub seed: u64,
     pub duration: Duration,
     pub writers: usize,
+    /// Whether changes are captured from the write-ahead log, on and off.
+    pub wal: bool,
 }
 
 /// What came of it.
@@ -143,7 +145,8 @@ fn is_lost(error: &SqlError) -> bool {
 
 /// Runs the soak on a server of its own.
 pub fn run(options: Options) -> Report {
-    let server = Server::start(&[
+    let wal = ["wal_level=logical", "output_plugin_libraries=pg_stream", "pg_stream.cdc_mode=auto"];
+    let settings = [
         "fsync=off",
         "log_min_messages=warning",
         "deadlock_timeout=200ms",
@@ -153,7 +156,8 @@ pub fn run(options: Options) -> Report {
         // So that the one that sleeps is given up.
         "pg_stream.buffer_warning_mb=1",
         "pg_stream.buffer_limit_mb=1",
-    ]);
+    ];
+    let server = Server::start(&[&settings[..], if options.wal { &wal } else { &[] }].concat());
     let soak = Soak {
         database: Database::on(server),
         options,
@@ -162,7 +166,7 @@ pub fn run(options: Options) -> Report {
         over: AtomicBool::new(false),
         crashes: AtomicU64::new(0),
     };
-    world::create(&mut soak.database.session());
+    world::create(&mut soak.database.session(), options.wal);
     let end = Instant::now() + options.duration;
     thread::scope(|scope| {
         let soak = &soak;
@@ -170,6 +174,9 @@ pub fn run(options: Options) -> Report {
             scope.spawn(move || write::run(soak, number));
         }
         scope.spawn(|| disturb::definitions(soak));
+        if options.wal {
+            scope.spawn(|| disturb::capture(soak));
+        }
         scope.spawn(|| disturb::refreshes(soak));
         scope.spawn(|| disturb::sessions(soak, end));
         let watch = scope.spawn(|| watch::run(soak));

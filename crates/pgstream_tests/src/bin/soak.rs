@@ -1,4 +1,4 @@
-//! The soak: `soak [--minutes N] [--seed N] [--writers N]`.
+//! The soak: `soak [--minutes N] [--seed N] [--writers N] [--wal]`.
 
 use std::{
     env,
@@ -10,10 +10,18 @@ use pgstream_tests::soak::{Options, run};
 
 fn main() -> ExitCode {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is after 1970");
-    let mut options =
-        Options { seed: clock.as_secs(), duration: Duration::from_secs(60), writers: 8 };
+    let mut options = Options {
+        seed: clock.as_secs(),
+        duration: Duration::from_secs(60),
+        writers: 8,
+        wal: false,
+    };
     let mut arguments = env::args().skip(1);
     while let Some(name) = arguments.next() {
+        if name == "--wal" {
+            options.wal = true;
+            continue;
+        }
         let mut number = || -> f64 {
             let text = arguments.next().unwrap_or_default();
             text.parse().unwrap_or_else(|_| panic!("{name} needs a number, not \"{text}\""))
@@ -25,7 +33,12 @@ fn main() -> ExitCode {
             _ => panic!("unknown option {name}"),
         }
     }
-    println!("soak --seed {} --minutes {}", options.seed, options.duration.as_secs_f64() / 60.0);
+    println!(
+        "soak --seed {} --minutes {}{}",
+        options.seed,
+        options.duration.as_secs_f64() / 60.0,
+        if options.wal { " --wal" } else { "" }
+    );
     let report = run(options);
     for (what, count) in &report.done {
         println!("  {count} x {what}");

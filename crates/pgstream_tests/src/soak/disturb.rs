@@ -54,6 +54,25 @@ pub fn definitions(soak: &Soak) {
     }
 }
 
+/// The way in which changes are captured, back and forth, and decoders that are ended.
+pub fn capture(soak: &Soak) {
+    let mut random = random(soak, 400);
+    let mut session = Lasting::new(soak);
+    while !soak.is_over() {
+        let active = soak.active();
+        let mode = *random.pick(&["trigger", "auto", "auto", "wal"]);
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_stream decoder'";
+        let sql = match random.below(3) {
+            0 => kill.to_owned(),
+            _ => format!("ALTER SYSTEM SET pg_stream.cdc_mode = {mode}"),
+        };
+        let result = session.run(&sql).and_then(|()| session.run("SELECT pg_reload_conf()"));
+        soak.note("change of capture", &sql, &result, &[]);
+        drop(active);
+        pause(random.between(2000, 8000));
+    }
+}
+
 /// Refreshes by hand, some in a transaction in which the result is compared.
 pub fn refreshes(soak: &Soak) {
     let mut random = random(soak, 200);

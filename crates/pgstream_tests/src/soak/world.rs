@@ -110,8 +110,19 @@ const STREAM_TABLES: [(&str, &str, &str); 20] = [
     ),
 ];
 
-pub fn create(session: &mut Session) {
+/// Where changes are captured from the write-ahead log, all but those of the partitioned table.
+const WHOLE_ROWS: &str = "
+    ALTER TABLE customer REPLICA IDENTITY FULL;
+    ALTER TABLE product REPLICA IDENTITY FULL;
+    ALTER TABLE sale REPLICA IDENTITY FULL;
+    ALTER TABLE event REPLICA IDENTITY FULL;
+    ALTER TABLE edge REPLICA IDENTITY FULL;";
+
+pub fn create(session: &mut Session, wal: bool) {
     session.run(TABLES);
+    if wal {
+        session.run(WHOLE_ROWS);
+    }
     for (name, schedule, query) in STREAM_TABLES {
         session.run(&format!(
             "SELECT pgstream.create_stream_table('{name}', $q${query}$q$, '{schedule}')"
