@@ -59,6 +59,8 @@ pub enum Error {
         "could not refresh because \"{0}\" was truncated or rewritten after the transaction began"
     )]
     TruncatedConcurrently(String),
+    #[error("could not refresh a stream table that was refreshed after the transaction began")]
+    RefreshedConcurrently,
     #[error("could not refresh a stream table that was created after the transaction began")]
     CreatedConcurrently,
     #[error("stream table \"{0}\" has BEFORE row triggers and is read by other stream tables")]
@@ -103,9 +105,9 @@ impl Error {
             Self::Busy(_) => PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::HasReaders { .. } => PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             Self::Cyclic { .. } => PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
-            Self::TruncatedConcurrently(_) | Self::CreatedConcurrently => {
-                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
-            }
+            Self::TruncatedConcurrently(_)
+            | Self::RefreshedConcurrently
+            | Self::CreatedConcurrently => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::StatementRunning(_) | Self::NotDecodedYet(_) => {
                 PgSqlErrorCode::ERRCODE_OBJECT_IN_USE
             }
@@ -147,7 +149,9 @@ impl Error {
             Self::NotPopulated(_) => "Refresh it first.",
             Self::HasReaders { .. } => "Drop those first.",
             Self::QueryLost(_) => "Drop the stream table, or create it again with another query.",
-            Self::TruncatedConcurrently(_) => "Try the transaction again.",
+            Self::TruncatedConcurrently(_) | Self::RefreshedConcurrently => {
+                "Try the transaction again."
+            }
             Self::AlteredSource(_) => "Use AFTER triggers instead.",
             Self::StatementRunning(_) => "Refresh after the statement, not from its triggers.",
             Self::NotDecodedYet(_) => "Refresh after the transaction was committed.",

@@ -560,6 +560,9 @@ impl Refresh<'_> {
         frontier: &Frontier,
     ) -> Result<Option<Deltas>, Error> {
         self.progress.enter(Phase::ReadingChanges);
+        if relation::is_strict_transaction() {
+            self.refuse_later_refreshes(frontier)?;
+        }
         let mut deltas = Deltas { stores: HashMap::new(), changed: 0, has_consumed: false };
         for source in &differential.sources {
             if relation::is_strict_transaction()
@@ -591,6 +594,16 @@ impl Refresh<'_> {
         }
         self.progress.set_changes(deltas.stores.values().map(|it| it.rows()).sum());
         Ok(Some(deltas))
+    }
+
+    /// Decoded changes are found as they are now, so none may be missing that another refresh has
+    /// consumed since the transaction began. It would have to give in at the end anyway.
+    fn refuse_later_refreshes(&self, frontier: &Frontier) -> Result<(), Error> {
+        let current = State::read(self.definition.pgs_id, &Snapshot::latest())?;
+        if current.frontier.as_ref() == Some(frontier) {
+            return Ok(());
+        }
+        Err(Error::RefreshedConcurrently)
     }
 
     fn differential(

@@ -128,6 +128,11 @@ fn refuse(source: Oid, reason: NotDecoded) -> ! {
             PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             "The decoder cannot write them: some transaction may have locked a change buffer.",
         ),
+        NotDecoded::Lost => (
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "The replication slot is gone or was invalidated. The stream table is going to be \
+             rebuilt: try again.",
+        ),
     };
     ereport!(ERROR, code, message, hint);
 }

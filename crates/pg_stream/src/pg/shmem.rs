@@ -56,6 +56,8 @@ pub struct Slot {
     to_decode: AtomicU64,
     /// Since when changes cannot be written into the buffers, or 0.
     stuck_since: AtomicI64,
+    /// Changes that were to be decoded are lost; what reads their sources is going to be rebuilt.
+    is_lost: AtomicBool,
     /// No scheduler is started before this time.
     held_until: AtomicI64,
     /// Somebody asked for a scheduler since the last one started.
@@ -257,6 +259,7 @@ impl Slot {
         self.decoder_pid.store(0, SeqCst);
         self.decoder.store(NO_PROCESS, SeqCst);
         self.stuck_since.store(0, SeqCst);
+        self.set_lost(false);
     }
 
     /// The process of the decoder, if it runs.
@@ -294,6 +297,15 @@ impl Slot {
     /// Since when changes cannot be written, if so.
     pub fn stuck_since(&self) -> Option<i64> {
         Some(self.stuck_since.load(SeqCst)).filter(|it| *it != 0)
+    }
+
+    pub fn set_lost(&self, is_lost: bool) {
+        self.is_lost.store(is_lost, SeqCst);
+    }
+
+    /// Whether changes are lost that somebody may wait for.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(SeqCst)
     }
 
     /// Asks for everything up to this position.

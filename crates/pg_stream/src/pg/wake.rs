@@ -61,6 +61,8 @@ pub enum NotDecoded {
     NoDecoder,
     /// It cannot write into the buffers.
     Stuck,
+    /// They are lost.
+    Lost,
 }
 
 /// How long to wait for a decoder that does not get on, in microseconds.
@@ -77,6 +79,9 @@ pub fn wait_for_decoder(lsn: Lsn) -> Result<(), NotDecoded> {
             present_at = now;
         } else if now - present_at > PATIENCE {
             return Err(NotDecoded::NoDecoder);
+        }
+        if slot.is_lost() {
+            return Err(NotDecoded::Lost);
         }
         if slot.stuck_since().is_some_and(|it| now - it > PATIENCE) {
             return Err(NotDecoded::Stuck);

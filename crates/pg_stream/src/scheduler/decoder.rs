@@ -36,6 +36,8 @@ pub const NAME: &str = "pg_stream decoder";
 const PAUSE: i64 = 100;
 /// How often to look whether a source should be captured in another way.
 const LOOK: Micros = SECOND;
+/// The same when none should, as far as is known.
+const LONG_LOOK: Micros = 10 * SECOND;
 /// How long a source that changes over may keep its writers waiting at a time, in milliseconds.
 const PATIENCE: u32 = 200;
 /// How much of the log is confirmed at a time, and how often.
@@ -63,6 +65,8 @@ pub extern "C-unwind" fn pg_stream_decoder_main(argument: pg_sys::Datum) {
         generation: 0,
         given_up: HashMap::new(),
         reading: None,
+        make_not_before: 0,
+        mode: settings::cdc_mode(),
     };
     loop {
         let milliseconds = process.pass();
@@ -112,9 +116,13 @@ struct Process {
     looked_at: Micros,
     /// Of the catalog, when it was looked at.
     generation: u64,
+    /// The setting at that time.
+    mode: CdcMode,
     /// Sources that did not change over in time, and when.
     given_up: HashMap<Oid, Micros>,
     reading: Option<Reading>,
+    /// When to try again to make a replication slot.
+    make_not_before: Micros,
 }
 
 /// How far the log was read.
@@ -135,9 +143,10 @@ impl Process {
     fn pass(&mut self) -> i64 {
         let now = time::since_epoch();
         let generation = self.shared.generation();
-        if now - self.looked_at >= LOOK || generation != self.generation {
-            self.looked_at = now;
-            self.generation = generation;
+        let mode = settings::cdc_mode();
+        let pause = if self.is_settled() { LONG_LOOK } else { LOOK };
+        if now - self.looked_at >= pause || generation != self.generation || mode != self.mode {
+            (self.looked_at, self.generation, self.mode) = (now, generation, mode);
             self.look();
             self.change_over(now);
             if self.reading.is_none() {
@@ -158,6 +167,17 @@ impl Process {
                 PAUSE
             }
         }
+    }
+
+    /// Whether every source is captured in the way that it should be.
+    fn is_settled(&self) -> bool {
+        let wants = is_wanted();
+        let is_right = |it: &Source| match it.decoding.mode {
+            Mode::Wal => wants && it.is_fit && self.reading.is_some(),
+            Mode::Transitioning => false,
+            Mode::Trigger => !(wants && it.is_fit) && it.decoding.until.is_none(),
+        };
+        self.sources.iter().all(is_right)
     }
 
     /// Reads the catalog. Ends where there is nothing to do.
@@ -184,6 +204,8 @@ impl Process {
         if let Err(failure) = dropped {
             complain("cannot drop the replication slot", &failure);
         }
+        // The scheduler need not start another one.
+        self.shared.note_catalog();
         worker::end();
     }
 
@@ -231,11 +253,14 @@ impl Process {
     fn make(&mut self) {
         let is_lost = |it: &&Source| it.decoding.is_open();
         let lost: Vec<Source> = self.sources.iter().filter(is_lost).copied().collect();
+        // Whoever waits for them has locked what must be marked.
+        self.shared.set_lost(!lost.is_empty());
         for source in lost {
             if !self.give_back(source.oid, true) {
                 return;
             }
         }
+        self.shared.set_lost(false);
         let name = self.name.clone();
         let dropped = worker::transaction(c"pg_stream: dropping the replication slot", || {
             drop_slot(&name);
@@ -244,7 +269,8 @@ impl Process {
             complain("cannot drop the replication slot", &failure);
             return;
         }
-        if !is_wanted() || !self.sources.iter().any(|it| it.is_fit) {
+        let is_early = time::since_epoch() < self.make_not_before;
+        if is_early || !is_wanted() || !self.sources.iter().any(|it| it.is_fit) {
             return;
         }
         // It waits for all transactions that are running.
@@ -267,7 +293,7 @@ impl Process {
         });
         if let Err(failure) = noted {
             complain("cannot make a replication slot", &failure);
-            self.looked_at = time::since_epoch() + i64::from(timeout()) * SECOND;
+            self.make_not_before = time::since_epoch() + i64::from(timeout()) * SECOND;
         } else {
             self.begin();
         }
