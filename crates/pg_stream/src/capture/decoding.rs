@@ -8,7 +8,10 @@
 //! Decoded changes get into the buffer some time after their transaction was committed. So a refresh
 //! waits until all that its snapshot sees are there, and finds them by the transaction that made them.
 
-use pgrx::{PgSqlErrorCode, ereport, pg_sys::Oid};
+use pgrx::{
+    PgLogLevel, PgSqlErrorCode,
+    pg_sys::{Oid, panic::ErrorReport},
+};
 
 use super::track::{self, Way};
 use crate::{
@@ -134,7 +137,8 @@ fn refuse(source: Oid, reason: NotDecoded) -> ! {
              rebuilt: try again.",
         ),
     };
-    ereport!(ERROR, code, message, hint);
+    ErrorReport::new(code, message, "").set_hint(hint).report(PgLogLevel::ERROR);
+    unreachable!("an error was raised");
 }
 
 /// Refuses to go on where this transaction may have changed a decoded source: its changes are visible

@@ -188,14 +188,19 @@ fn step_aside(database: Oid) {
     let Some(slot) = shmem::slot_of(database) else { return };
     slot.hold_until(time::now() + ABSENCE);
     let _superuser = Identity::superuser();
-    let own = slot.worker_pid().into_iter().chain(slot.decoder_pid());
-    for pid in own.chain(job::processes(database)) {
-        // SAFETY: both arguments are given; a process that is gone is only a warning.
-        unsafe {
-            pgrx::direct_function_call::<bool>(
-                pg_sys::pg_terminate_backend,
-                &[pid.into_datum(), 0i64.into_datum()],
-            );
-        }
+    let others = slot.worker_pid().into_iter().chain(job::processes(database));
+    others.for_each(|pid| terminate(pid, 0));
+    // PostgreSQL does not wait for whoever holds a replication slot.
+    slot.decoder_pid().into_iter().for_each(|pid| terminate(pid, 5000));
+}
+
+/// Ends a process, and waits for that so many milliseconds.
+fn terminate(pid: i32, wait: i64) {
+    // SAFETY: both arguments are given; a process that is gone is only a warning.
+    unsafe {
+        pgrx::direct_function_call::<bool>(
+            pg_sys::pg_terminate_backend,
+            &[pid.into_datum(), wait.into_datum()],
+        );
     }
 }

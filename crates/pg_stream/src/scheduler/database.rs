@@ -94,6 +94,7 @@ unsafe extern "C-unwind" fn on_exit(_code: std::ffi::c_int, argument: pg_sys::Da
 
 /// Ends where the extension does not exist, until somebody creates it.
 fn retire(slot: &Slot) -> ! {
+    decoder::drop_unused_slot(slot.database());
     slot.detach(State::Unneeded);
     worker::end();
 }

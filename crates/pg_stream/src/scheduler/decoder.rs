@@ -197,13 +197,7 @@ impl Process {
         if let Some(reading) = self.reading.take() {
             reading.decoder.close();
         }
-        let name = self.name.clone();
-        let dropped = worker::transaction(c"pg_stream: dropping the replication slot", || {
-            drop_slot(&name);
-        });
-        if let Err(failure) = dropped {
-            complain("cannot drop the replication slot", &failure);
-        }
+        drop_unused_slot(self.shared.database());
         // The scheduler need not start another one.
         self.shared.note_catalog();
         worker::end();
@@ -572,10 +566,21 @@ fn note_written(lsn: Lsn) {
     );
 }
 
+/// Drops the replication slot of a database that has no use for one, unless its decoder runs still.
+pub fn drop_unused_slot(database: Oid) {
+    let name = slot_name(database);
+    let dropped = worker::transaction(c"pg_stream: dropping the replication slot", || {
+        drop_slot(&name);
+    });
+    if let Err(failure) = dropped {
+        complain("cannot drop the replication slot", &failure);
+    }
+}
+
 fn drop_slot(name: &str) {
     spi::run(
         "SELECT pg_catalog.pg_drop_replication_slot(slot_name) \
-         FROM pg_catalog.pg_replication_slots WHERE slot_name = $1",
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND NOT active",
         &[name.to_owned().into()],
         |_| {},
     );
