@@ -11,8 +11,8 @@ export PG_CONFIG
 help:
 	@echo 'make demo      the quick start, then TPC-H with refresh streams, every result checked'
 	@echo 'make test      all tests, and the random tester and the soak for a minute'
-	@echo 'make fuzz      the random tester: MINUTES=30 SEED=1'
-	@echo 'make soak      writers, the scheduler, DDL, cancels and crashes: MINUTES=30 SEED=1'
+	@echo 'make fuzz      the random tester: MINUTES=30 SEED=1 WAL=1 (capture from the write-ahead log)'
+	@echo 'make soak      writers, the scheduler, DDL, cancels and crashes: MINUTES=30 SEED=1 WAL=1'
 	@echo 'make bench     the benchmark table: BENCH_FLAGS="--quick --write"'
 	@echo 'make psql      a throw-away server with the extension, and a psql in it'
 	@echo 'make install   PG_CONFIG=/path/to/pg_config: install into your PostgreSQL 18'
@@ -34,12 +34,12 @@ test: setup
 	@MINUTES=$(MINUTES) SEED=$(SEED) scripts/with_server.sh fast scripts/test.sh
 
 fuzz: build
-	@scripts/with_server.sh fast cargo run --quiet --release -p pgstream_tests --bin fuzz -- \
+	@scripts/with_server.sh $(if $(WAL),wal,fast) cargo run --quiet --release -p pgstream_tests --bin fuzz -- \
 		--minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 soak: build
 	@scripts/with_server.sh fast cargo run --quiet --release -p pgstream_tests --bin soak -- \
-		--minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+		--minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(WAL),--wal)
 
 bench: build
 	@scripts/with_server.sh durable cargo run --quiet --release -p pgstream_bench --bin bench -- $(BENCH_FLAGS)

@@ -13,3 +13,7 @@ say "random tester, ${MINUTES:-1} minute(s)"
 cargo run --quiet -p pgstream_tests --bin fuzz -- --minutes "${MINUTES:-1}" --seed "${SEED:-1}"
 say "soak, one minute"
 cargo run --quiet -p pgstream_tests --bin soak -- --minutes 1
+say "the same with capture from the write-ahead log, half a minute each"
+"$ROOT/scripts/with_server.sh" wal \
+    cargo run --quiet -p pgstream_tests --bin fuzz -- --minutes 0.5 --seed "${SEED:-1}"
+cargo run --quiet -p pgstream_tests --bin soak -- --wal --minutes 0.5
