@@ -709,8 +709,8 @@ impl Definition {
 }
 
 /// Whether some term of a join pairs old rows of one input with new rows of another. Such a pair may
-/// never have existed, and an expression can fail on it (a division by zero, say) although the
-/// query itself never fails.
+/// never have existed, and an expression can fail on it (a division by zero, say, or a scalar sub-query
+/// with several rows) although the query itself never fails.
 fn mixes_versions(differential: &Differential, deltas: &HashMap<Oid, Store>) -> bool {
     let mut may_change: Vec<bool> = Vec::new();
     let mut mixes = false;

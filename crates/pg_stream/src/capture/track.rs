@@ -195,7 +195,7 @@ fn drop_trigger(name: &str, table: &str) {
 
 /// The triggers on a relation that capture `source`, whatever they are called.
 fn own_triggers(on: &Source, source: Oid) -> Vec<Trigger> {
-    let (function, argument) = (source::own_function(c"capture"), source.to_u32().to_string());
+    let (function, argument) = (source::own_function(c"capture", &[]), source.to_u32().to_string());
     let mut triggers = on.triggers();
     triggers.retain(|it| it.function == function && it.arguments == [argument.as_str()]);
     triggers
@@ -208,7 +208,7 @@ pub fn captured_through(on: Oid) -> Vec<Oid> {
     if triggers.is_empty() {
         return Vec::new();
     }
-    let function = source::own_function(c"capture");
+    let function = source::own_function(c"capture", &[]);
     let ours = triggers.into_iter().filter(|it| it.function == function);
     let numbers = ours.filter_map(|it| it.arguments.first()?.parse::<u32>().ok());
     let mut sources: Vec<Oid> = numbers.map(Oid::from).collect();

@@ -2,10 +2,12 @@
 //!
 //! Each becomes a column of the rows around it, so that whatever stands above sees a plain column.
 //! EXISTS and the quantified ones are marks: whether a row has a match. A scalar sub-query is a
-//! left join with at most one row, and so is one that a row is compared with. ARRAY is an aggregate. What a sub-query takes from the rows around it is a condition of
-//! that join where it stands in WHERE. Where it stands deeper, the sub-query is evaluated for all
-//! rows of its *domain*, the distinct values of the columns that it takes from outside, and its
-//! result, which starts with these columns, is joined by them.
+//! left join with at most one row, and so is one that a row is compared with. How many rows there are is
+//! asked by the expression that uses the value, so that several are an error where it is needed only. ARRAY
+//! is an aggregate. What a sub-query takes from the rows around it is a condition of that join where it
+//! stands in WHERE. Where it stands deeper, the sub-query is evaluated for all rows of its *domain*, the
+//! distinct values of the columns that it takes from outside, and its result, which starts with these
+//! columns, is joined by them.
 //!
 //! Source: Neumann and Kemper, *Unnesting Arbitrary Queries*, BTW 2015.
 
@@ -24,7 +26,7 @@ use crate::pg::node::{
     SubLinkKind,
 };
 use crate::pg::query::{self as analysis, all_of};
-use crate::pg::types;
+use crate::pg::{source, types};
 
 /// Range table entries from here on stand for sub-queries in expressions; no query has as many.
 const FIRST_ENTRY: usize = 1 << 20;
@@ -286,18 +288,12 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
                 let some = self.name(position, expression);
                 node::boolean(BooleanOperator::Not, &[some])
             }
-            (SubLinkKind::Scalar, _) => {
-                let position = self.single(link.query)?;
-                self.name(position, expression)
-            }
+            (SubLinkKind::Scalar, _) => self.single(link.query, expression)?,
             (SubLinkKind::Array, _) => {
                 let position = self.array(link.query, expression)?;
                 self.name(position, expression)
             }
-            (SubLinkKind::Row, Some(test)) => {
-                let position = self.row(link.query, test)?;
-                self.name(position, expression)
-            }
+            (SubLinkKind::Row, Some(test)) => self.row(link.query, test)?,
             _ => return Err(refuse(link.words)),
         };
         self.known.push((expression, need, value));
@@ -425,34 +421,37 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         Ok(scalar(place(test, &places)?, &self.from.plan.schema()))
     }
 
-    /// Adds the value of `test` for the query's only row; NULL without a row.
-    fn row(&mut self, query: Query<'a>, test: Node<'a>) -> Result<usize, Refusal> {
-        let (inner, test) = self.tested(query, test)?;
+    /// The value of `test` for the query's only row; NULL without a row.
+    fn row(&mut self, query: Query<'a>, test: Node<'a>) -> Result<Node<'a>, Refusal> {
+        let (mut inner, test) = self.tested(query, test)?;
         if inner.has_one_row {
-            return self.test_of_aggregate(inner, test);
+            let position = self.test_of_aggregate(inner, test)?;
+            return Ok(self.name(position, test));
         }
-        let present =
-            Scalar { segments: vec![text("true")], ty: boolean(), nullable: false, scale: None };
-        let (plan, values, on) = if self.is_single(&inner) {
-            let on = self.condition(&inner, &[])?;
+        if self.is_single(&inner) {
+            let present = Scalar {
+                segments: vec![text("true")],
+                ty: boolean(),
+                nullable: false,
+                scale: None,
+            };
             let schema = inner.plan.schema();
-            (with_column(Box::new(inner.plan), &schema, present), inner.outputs, on)
-        } else if inner.on.is_empty() {
-            let (plan, values) = checked_row(inner.plan, 0, &inner.outputs);
-            (plan, values, None)
-        } else {
-            let outputs: Vec<usize> = (0..inner.outputs.len()).collect();
-            let inner = self.inner_for_domain(query, &outputs)?;
-            let on = self.condition(&inner, &[])?;
-            let (plan, values) = checked_row(inner.plan, inner.outputs[0], &inner.outputs);
-            (plan, values, on)
+            inner.plan = with_column(Box::new(inner.plan), &schema, present);
+            inner.outputs.push(schema.len());
+        }
+        let (values, count) = self.only_row(query, inner)?;
+        let is_present = match count {
+            Some(count) => self.is_counted_single(count),
+            None => self.name(values[values.len() - 1], test),
         };
-        let width = self.width();
-        let present = width + plan.schema().len() - 1;
-        let values: Vec<usize> = values.into_iter().map(|it| width + it).collect();
-        self.wrap(|left| Plan::LeftJoin { left, right: Box::new(plan), on });
-        let value = self.test_of(&values, test)?;
-        Ok(self.computed(&value.only_if([Segment::Column(present)]).segments))
+        let test = test.replace(&mut |node| match node.kind() {
+            Kind::Column(ColumnRef { entry: OUTPUTS, attribute, .. }) => {
+                let output = usize::try_from(attribute - 1).ok()?;
+                Some(self.name(values[output], node))
+            }
+            _ => None,
+        });
+        Ok(node::only_if(is_present, test))
     }
 
     /// Adds the array of what the query's rows hold, in the query's order.
@@ -624,47 +623,87 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         Ok(())
     }
 
-    /// Adds the value of the query's only column in its only row; NULL without a row.
-    fn single(&mut self, query: Query<'a>) -> Result<usize, Refusal> {
+    /// The value of the query's only column in its only row; NULL without a row. Several rows are an error
+    /// where the value is evaluated.
+    fn single(&mut self, query: Query<'a>, like: Node<'a>) -> Result<Node<'a>, Refusal> {
         if let Some((query, having)) = filtered_aggregate(query) {
             let inner = self.inner(query, &[0, having])?;
             let positions = self.join_aggregate(inner)?;
-            let schema = self.from.plan.schema();
-            let value = Scalar::column(positions[0], &schema[positions[0]]);
-            let value = value.only_if([Segment::Column(positions[1])]);
-            self.wrap(|input| with_column(input, &schema, value));
-            return Ok(schema.len());
+            let position = self.only_if(positions[0], [Segment::Column(positions[1])]);
+            return Ok(self.name(position, like));
         }
         let inner = self.inner(query, &[0])?;
         if inner.has_one_row {
-            return Ok(self.join_aggregate(inner)?[0]);
+            let position = self.join_aggregate(inner)?[0];
+            return Ok(self.name(position, like));
         }
-        let value = inner.outputs[0];
-        let (plan, value, on) = if self.is_single(&inner) {
+        let (values, count) = self.only_row(query, inner)?;
+        let Some(count) = count else { return Ok(self.name(values[0], like)) };
+        if self.from.plan.schema()[values[0]].ty.domain {
+            // No expression can hold a NULL that the domain may forbid.
+            let position = self.only_if(values[0], is_single(count));
+            return Ok(self.name(position, like));
+        }
+        let value = self.name(values[0], like);
+        Ok(node::only_if(self.is_counted_single(count), value))
+    }
+
+    /// Adds the column at `position` where the condition is true, and NULL elsewhere.
+    fn only_if(&mut self, position: usize, condition: impl IntoIterator<Item = Segment>) -> usize {
+        let schema = self.from.plan.schema();
+        let value = Scalar::column(position, &schema[position]).only_if(condition);
+        self.wrap(|input| with_column(input, &schema, value));
+        schema.len()
+    }
+
+    /// Whether the count at a position is 1; an error where it is more, raised by who evaluates it.
+    fn is_counted_single(&mut self, count: usize) -> Node<'a> {
+        let like = node::input(0, types::BIGINT, -1, types::NO_COLLATION);
+        let count = self.name(count, like);
+        let function = source::own_function(c"is_single", &[types::BIGINT]);
+        node::call(function, types::BOOLEAN, &[count])
+    }
+
+    /// Joins the query's only row for each of the rows around, if it has one; gives the positions of its
+    /// outputs and, where it can have several rows, of a count (see [`counted`]).
+    fn only_row(
+        &mut self,
+        query: Query<'a>,
+        inner: Inner,
+    ) -> Result<(Vec<usize>, Option<usize>), Refusal> {
+        if self.is_single(&inner) {
             let on = self.condition(&inner, &[])?;
-            (inner.plan, value, on)
-        } else if inner.on.is_empty() {
-            let plan = checked_single(inner.plan, &[], value);
-            (plan, 0, None)
+            return Ok((self.join_one(inner.plan, inner.outputs, on), None));
+        }
+        let inner = if inner.on.is_empty() {
+            inner
         } else {
             // Which rows match is known for each row of the domain only.
-            let inner = self.inner_for_domain(query, &[0])?;
-            let value = inner.outputs[0];
-            let on = self.condition(&inner, &[])?;
-            let keys: Vec<usize> = (0..value).collect();
-            (checked_single(inner.plan, &keys, value), value, on)
+            let outputs: Vec<usize> = (0..inner.outputs.len()).collect();
+            self.inner_for_domain(query, &outputs)?
         };
+        let keys = if inner.on.is_empty() { 0 } else { inner.outputs[0] };
+        let on = self.condition(&inner, &[])?;
+        let columns = (keys..=keys + inner.outputs.len()).collect();
+        let plan = counted(inner.plan, keys, &inner.outputs);
+        let mut positions = self.join_one(plan, columns, on);
+        let count = positions.pop();
+        Ok((positions, count))
+    }
+
+    /// Joins what has at most one row for each of the rows around; gives where these columns of it are.
+    fn join_one(&mut self, plan: Plan, columns: Vec<usize>, on: Option<Scalar>) -> Vec<usize> {
         let width = self.width();
         if on.is_none() && is_one_row(&plan) {
-            let plan = columns_of(plan, Some(&[value]));
-            // A stage of its own, so that what leaves the value alone changes nothing here.
-            let has_equality = plan.schema()[0].ty.equality.is_some();
-            let right = Box::new(if has_equality { plan.distinct() } else { plan });
+            let plan = columns_of(plan, Some(&columns));
+            // A stage of its own, so that what leaves the values alone changes nothing here.
+            let have_equality = plan.schema().iter().all(|it| it.ty.equality.is_some());
+            let right = Box::new(if have_equality { plan.distinct() } else { plan });
             self.wrap(|left| Plan::InnerJoin { left, right, on: None });
-            return Ok(width);
+            return (width..width + columns.len()).collect();
         }
         self.wrap(|left| Plan::LeftJoin { left, right: Box::new(plan), on });
-        Ok(width + value)
+        columns.into_iter().map(|it| width + it).collect()
     }
 
     /// Joins an aggregate, which has a row for each of the rows around; gives the positions of its
@@ -1165,11 +1204,12 @@ fn some_row(plan: Plan) -> Plan {
     Plan::Project { input: Box::new(count), columns }.distinct()
 }
 
-/// For each of the first `keys` columns the values of the only row with it, then whether there is one; and
-/// where the values are. An error for several, raised when a value is used.
-fn checked_row(plan: Plan, keys: usize, values: &[usize]) -> (Plan, Vec<usize>) {
+/// For each value of the first `keys` columns: these, the values of the only row with it, and a count of the
+/// rows that is 1, 2 for several, or NULL.
+fn counted(plan: Plan, keys: usize, values: &[usize]) -> Plan {
     let schema = plan.schema();
     let mut calls: Vec<_> = values.iter().map(|it| any_value(&schema, *it)).collect();
+    // Without keys there is a group over nothing.
     calls.iter_mut().for_each(|it| it.call.nullable = true);
     calls.push(count_rows());
     let groups = Plan::Aggregate { input: Box::new(plan), keys: (0..keys).collect(), calls };
@@ -1178,29 +1218,15 @@ fn checked_row(plan: Plan, keys: usize, values: &[usize]) -> (Plan, Vec<usize>) 
     let columns = schema.iter().enumerate().map(|(position, column)| {
         let mut value = Scalar::column(position, column);
         if position == count {
-            value = Scalar { ty: boolean(), ..wrapped("", &value, " > 0") };
+            // One more of several is no change.
+            let segments = vec![text("NULLIF(LEAST("), Segment::Column(count), text(", 2), 0)")];
+            value = Scalar { segments, nullable: true, ..value };
         } else if position >= keys {
-            value = value.only_if(is_single(count));
+            value = value.only_if([Segment::Column(count), text(" = 1")]);
         }
         (value, column.name.clone())
     });
     let columns = columns.collect();
-    (Plan::Project { input: Box::new(groups), columns }, (keys..count).collect())
-}
-
-/// For each key the value of its only row; an error for several, raised when the value is used.
-fn checked_single(plan: Plan, keys: &[usize], value: usize) -> Plan {
-    let mut any = any_value(&plan.schema(), value);
-    // Without keys there is a group over nothing.
-    any.call.nullable = true;
-    let calls = vec![any, count_rows()];
-    let groups = Plan::Aggregate { input: Box::new(plan), keys: keys.to_vec(), calls };
-    let schema = groups.schema();
-    let mut columns: Vec<_> = (0..keys.len())
-        .map(|it| (Scalar::column(it, &schema[it]), schema[it].name.clone()))
-        .collect();
-    let value = Scalar::column(keys.len(), &schema[keys.len()]).only_if(is_single(keys.len() + 1));
-    columns.push((value, schema[keys.len()].name.clone()));
     Plan::Project { input: Box::new(groups), columns }
 }
 

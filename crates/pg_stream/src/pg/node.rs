@@ -615,12 +615,54 @@ pub fn boolean<'a>(operator: BooleanOperator, arguments: &[Node<'a>]) -> Node<'a
     };
     // SAFETY: a list of expressions, allocated here.
     unsafe {
-        let list = arguments
-            .iter()
-            .fold(ptr::null_mut(), |list, it| pg_sys::lappend(list, it.as_ptr::<c_void>()));
-        let pointer = pg_sys::makeBoolExpr(operator, list, -1);
+        let pointer = pg_sys::makeBoolExpr(operator, list(arguments), -1);
         Node { pointer: NonNull::new_unchecked(pointer.cast()), arena: PhantomData }
     }
+}
+
+/// A call of a function.
+pub fn call<'a>(function: Oid, result: Oid, arguments: &[Node<'_>]) -> Node<'a> {
+    // SAFETY: a list of expressions, allocated here, which the call keeps.
+    unsafe {
+        let call = pg_sys::makeFuncExpr(
+            function,
+            result,
+            list(arguments),
+            pg_sys::InvalidOid,
+            pg_sys::InvalidOid,
+            pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+        );
+        Node { pointer: NonNull::new_unchecked(call.cast()), arena: PhantomData }
+    }
+}
+
+/// The value where the condition is true, and NULL of its type elsewhere. It must not be of a domain, which
+/// can forbid NULL.
+pub fn only_if<'a>(condition: Node<'_>, value: Node<'_>) -> Node<'a> {
+    // SAFETY: both nodes are allocated here, of the right size, and filled in.
+    unsafe {
+        let when = pg_sys::palloc0(size_of::<pg_sys::CaseWhen>()).cast::<pg_sys::CaseWhen>();
+        (*when).xpr.type_ = NodeTag::T_CaseWhen;
+        (*when).expr = condition.as_ptr();
+        (*when).result = value.as_ptr();
+        (*when).location = -1;
+        // Of no collation, so that the value's own is that of the whole.
+        let null = pg_sys::makeNullConst(value.type_oid(), value.typmod(), pg_sys::InvalidOid);
+        let case = pg_sys::palloc0(size_of::<pg_sys::CaseExpr>()).cast::<pg_sys::CaseExpr>();
+        (*case).xpr.type_ = NodeTag::T_CaseExpr;
+        (*case).casetype = value.type_oid();
+        (*case).casecollid = value.collation();
+        (*case).args = pg_sys::lappend(ptr::null_mut(), when.cast());
+        (*case).defresult = null.cast();
+        (*case).location = -1;
+        Node { pointer: NonNull::new_unchecked(case.cast()), arena: PhantomData }
+    }
+}
+
+fn list(items: &[Node<'_>]) -> *mut pg_sys::List {
+    // SAFETY: the list is made here.
+    let append = |list, it: &Node<'_>| unsafe { pg_sys::lappend(list, it.as_ptr::<c_void>()) };
+    items.iter().fold(ptr::null_mut(), append)
 }
 
 /// The column of a plan's input at `position`, as an expression of the given type.

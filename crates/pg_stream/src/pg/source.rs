@@ -215,8 +215,8 @@ pub fn with_ancestors(relation: Oid) -> Vec<Oid> {
     found
 }
 
-/// A function of the schema `pgstream` without arguments.
-pub fn own_function(name: &CStr) -> Oid {
+/// A function of the schema `pgstream` with arguments of these types.
+pub fn own_function(name: &CStr, arguments: &[Oid]) -> Oid {
     // SAFETY: syscache look-ups of constant names, in memory that the lists are copied to.
     unsafe {
         let schema = pg_sys::makeString(c"pgstream".as_ptr().cast_mut());
@@ -226,7 +226,7 @@ pub fn own_function(name: &CStr) -> Oid {
             pg_sys::ListCell { ptr_value: schema.cast() },
             pg_sys::ListCell { ptr_value: name.cast() },
         );
-        pg_sys::LookupFuncName(list, 0, std::ptr::null(), true)
+        pg_sys::LookupFuncName(list, arguments.len() as i32, arguments.as_ptr(), true)
     }
 }
 

@@ -37,7 +37,7 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
 /// How work can fail so that another way may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Avoidable {
-    /// SQLSTATE class 22.
+    /// SQLSTATE class 22, or several rows of a scalar sub-query.
     Data,
     /// A unique index or an exclusion constraint was in the way.
     Conflict,
@@ -53,6 +53,7 @@ pub fn unless_avoidable<T, E>(
         match failure.code {
             PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION
             | PgSqlErrorCode::ERRCODE_EXCLUSION_VIOLATION => Avoidable::Conflict,
+            PgSqlErrorCode::ERRCODE_CARDINALITY_VIOLATION => Avoidable::Data,
             _ if failure.is_like(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION) => Avoidable::Data,
             _ => error.rethrow(),
         }

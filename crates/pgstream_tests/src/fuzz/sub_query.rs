@@ -123,11 +123,13 @@ impl Generator<'_> {
             let columns = vec![("c1".to_owned(), column)];
             let mut query = self.inside(scope, |it| it.query_of(&columns, depth));
             // Otherwise several rows are an error.
-            let is_one = self.random.chance(90) && limit_to_one(&mut query);
+            let is_one = self.random.chance(75) && limit_to_one(&mut query);
             self.may_fail |= !is_one;
             if is_one {
                 self.is_open |= column.is_open();
                 self.met(Construct::Limit);
+            } else if self.random.chance(60) {
+                return (self.left_out(scope, column, query), column);
             }
             return (Sql::around("({})", query), column);
         }
@@ -147,6 +149,17 @@ impl Generator<'_> {
         let (select, kind) = self.inside(scope, query);
         let query = Query { ctes: Vec::new(), body: Body::Select(Box::new(select)) };
         (Sql::around("({})", query), kind)
+    }
+
+    /// A scalar sub-query that some rows do not need.
+    fn left_out(&mut self, scope: &Scope, kind: Type, query: Query) -> Sql {
+        let other = expression(scope, kind, 1, self.random).into();
+        if self.random.chance(50) {
+            return Sql::with_query("coalesce({}, ({}))", other, query);
+        }
+        let condition = bool_expression(scope, 1, self.random).into();
+        let case = Sql::of("CASE WHEN {} THEN {} ELSE", [condition, other]);
+        Sql::with_query("{} ({}) END", case, query)
     }
 
     /// An array in the order of what it holds, or how long it is.

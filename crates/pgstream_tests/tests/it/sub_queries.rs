@@ -1,6 +1,6 @@
 //! Sub-queries in expressions: EXISTS, IN, ANY, ALL, scalar ones, ARRAY, rows; correlated or not.
 
-use pgstream_tests::{Database, Scenario, check};
+use pgstream_tests::{Comparison, Database, Scenario, Watched, check};
 
 use crate::windows::maintained;
 
@@ -266,6 +266,168 @@ fn several_rows_are_postgresqls_error() {
     session.run("DELETE FROM one WHERE v = 1");
     session.refresh("st");
     assert_eq!(session.value("SELECT v FROM st WHERE id = 1"), "2");
+}
+
+/// Fails unless the stream table is exact after each change, and has the query's error where that has one,
+/// which its creation has too. After the last change there must be none.
+#[track_caller]
+fn with_its_errors(tables: &str, queries: &[&str], changes: &[&str]) {
+    for query in queries {
+        let database = Database::new();
+        let mut session = database.session();
+        session.run(tables);
+        let watched = Watched::create(&mut session, "st", query, Comparison::Text);
+        let tree = session
+            .value("SELECT value FROM pgstream.explain_st('st') WHERE property = 'operator_tree'");
+        assert!(!tree.contains("Opaque"), "{query}\n{tree}");
+        let mut has_failed = false;
+        for change in changes {
+            session.run(change);
+            let done = session.try_run("SELECT pgstream.refresh_stream_table('st')");
+            let Err(expected) = session.try_rows(query) else {
+                done.unwrap_or_else(|error| panic!("{query}\nafter\n{change}\n{error}"));
+                watched.compare(&mut session, change);
+                continue;
+            };
+            has_failed = true;
+            for done in [done, session.try_create("other", query)] {
+                let Err(error) = done else { panic!("{query}\nafter\n{change}\nhas no error") };
+                assert_eq!((&error.code, &error.message), (&expected.code, &expected.message));
+                assert_eq!(error.code, "21000");
+            }
+        }
+        assert!(has_failed, "{query} never has an error");
+        Watched::create(&mut session, "other", query, Comparison::Text);
+    }
+}
+
+const NEEDED: &str = "CREATE TABLE t (id int PRIMARY KEY, k int, v int); CREATE TABLE u (k int, w int);
+    INSERT INTO t VALUES (1, 1, 5), (2, 2, NULL), (3, 3, NULL), (4, NULL, 7); INSERT INTO u VALUES (1, 10), (2, 20)";
+
+/// Values come and go that have several candidates, both where a row needs one and where none does.
+const NEEDS: &[&str] = &[
+    "INSERT INTO u VALUES (1, 11)",
+    "UPDATE t SET v = NULL WHERE id = 1",
+    "DELETE FROM u WHERE w = 10",
+    "INSERT INTO u VALUES (1, 12), (1, 13); UPDATE t SET v = 6 WHERE id = 1",
+    "INSERT INTO u VALUES (1, 14); DELETE FROM u WHERE w = 13",
+    "DELETE FROM u WHERE w IN (12, 14); UPDATE t SET v = NULL WHERE id = 1",
+    "INSERT INTO u VALUES (3, 1), (3, 2)",
+    "DELETE FROM t WHERE id = 3",
+    "UPDATE u SET k = 3; INSERT INTO t VALUES (5, 3, 1)",
+    "DELETE FROM u",
+    "INSERT INTO u VALUES (1, 1), (1, 1), (2, 9)",
+    "UPDATE t SET v = 0",
+    "UPDATE t SET v = NULL WHERE k = 2",
+];
+
+#[test]
+fn several_rows_for_a_value_that_no_row_needs() {
+    with_its_errors(
+        NEEDED,
+        &[
+            "SELECT id, COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)) AS x FROM t",
+            "SELECT id, CASE WHEN v >= 0 THEN v ELSE (SELECT w FROM u WHERE u.k = t.k) END AS x FROM t",
+            "SELECT id, CASE WHEN v IS NULL THEN (SELECT w + t.k FROM u WHERE u.k = t.k ORDER BY w) END AS x FROM t",
+            "SELECT id FROM t WHERE v IS NOT NULL OR 15 > (SELECT w FROM u WHERE u.k = t.k)",
+            "SELECT id, v IS NULL AND (SELECT w FROM u WHERE u.k = t.k) IS NULL AS x FROM t",
+            "SELECT id FROM t WHERE v IS NULL AND k < (SELECT w FROM u WHERE u.k = t.k)",
+            "SELECT id FROM t WHERE COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)) > 5",
+            "SELECT id, COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)) IN (5, 6, k) AS x FROM t",
+            "SELECT id, COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)) IN (SELECT k FROM u) AS x FROM t",
+            "SELECT id, COALESCE(v, (SELECT w FROM u WHERE u.k <= t.k AND u.k + 1 > t.k)) AS x FROM t",
+            "SELECT id, COALESCE(v, (SELECT DISTINCT w FROM u WHERE u.k = t.k)) AS x FROM t",
+            "SELECT id, COALESCE(v, (SELECT sum(w) FROM u WHERE u.k = t.k GROUP BY w)) AS x FROM t",
+            "SELECT id, COALESCE(v, (SELECT w FROM u WHERE u.k = t.k UNION ALL SELECT w FROM u WHERE w = t.k)) AS x FROM t",
+            "SELECT id, v IS NOT NULL OR (k, id) = (SELECT k, w FROM u WHERE u.k = t.k) AS x FROM t",
+            "SELECT id, CASE WHEN v IS NULL THEN (k, 15) > (SELECT k, w FROM u WHERE u.k < t.k + 1 AND u.k > t.k - 1) END AS x FROM t",
+        ],
+        NEEDS,
+    );
+}
+
+#[test]
+fn several_rows_beside_groups_windows_and_joins() {
+    with_its_errors(
+        NEEDED,
+        &[
+            "SELECT sum(COALESCE(v, (SELECT w FROM u WHERE u.k = t.k))) AS s, count(*) AS n FROM t",
+            "SELECT id % 2 AS g, max(COALESCE(v, (SELECT w FROM u WHERE u.k = t.k))) AS m FROM t GROUP BY 1",
+            "SELECT sum((SELECT w FROM u WHERE u.k = t.k)) FILTER (WHERE v IS NULL) AS s FROM t",
+            "SELECT count(*) FILTER (WHERE v IS NULL AND (SELECT w FROM u WHERE u.k = t.k) > 10) AS s FROM t",
+            "SELECT count(DISTINCT COALESCE(v, (SELECT w FROM u WHERE u.k = t.k))) AS s FROM t",
+            "SELECT string_agg(id::text, ',' ORDER BY COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)), id) AS l FROM t",
+            "SELECT COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)) AS x, count(*) AS n FROM t GROUP BY 1",
+            "SELECT (SELECT w FROM u WHERE u.k = t.k) AS x, count(*) AS n FROM t WHERE v IS NULL GROUP BY 1",
+            "SELECT k, count(*) AS n FROM t GROUP BY k HAVING count(v) = count(*) OR k < (SELECT w FROM u WHERE u.k = t.k)",
+            "SELECT k, CASE WHEN max(v) IS NULL THEN (SELECT w FROM u WHERE u.k = t.k) END AS x FROM t GROUP BY k",
+            "SELECT k, v, grouping(v) AS g, CASE WHEN grouping(v) = 0 THEN COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)) END AS x FROM t GROUP BY ROLLUP (k, v) HAVING grouping(k) = 0",
+            "SELECT id, sum(COALESCE(v, (SELECT w FROM u WHERE u.k = t.k))) OVER (ORDER BY id) AS s FROM t",
+            "SELECT id, rank() OVER (ORDER BY COALESCE(v, (SELECT w FROM u WHERE u.k = t.k))) AS r FROM t",
+            "SELECT id, CASE WHEN max(v) OVER (PARTITION BY k) IS NULL THEN (SELECT w FROM u WHERE u.k = t.k) END AS x FROM t",
+            "SELECT id, count(*) OVER (PARTITION BY (SELECT w FROM u WHERE u.k = t.k)) AS n FROM t WHERE v IS NULL",
+            "SELECT DISTINCT COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)) AS x FROM t",
+            "SELECT DISTINCT ON (id % 2) id, COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)) AS x FROM t ORDER BY id % 2, id",
+            "SELECT id FROM t WHERE EXISTS (SELECT FROM u WHERE u.w > COALESCE(t.v, (SELECT w FROM u AS u2 WHERE u2.k = t.k)) - 2)",
+            "SELECT id, x FROM (SELECT id, COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)) AS x FROM t) q WHERE x IS NULL OR x < 99",
+            "SELECT id AS x FROM t WHERE id = 9 UNION ALL SELECT COALESCE(v, (SELECT w FROM u WHERE u.k = t.k)) FROM t",
+            "SELECT t.id, x.id AS other FROM t LEFT JOIN t AS x ON x.id = t.k AND (t.v IS NOT NULL OR 15 > (SELECT w FROM u WHERE u.k = t.k))",
+        ],
+        NEEDS,
+    );
+}
+
+#[test]
+fn several_rows_of_an_uncorrelated_value_that_no_row_needs() {
+    with_its_errors(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE o (w int);
+         INSERT INTO t VALUES (1, 5), (2, 7), (3, 5)",
+        &[
+            "SELECT id, COALESCE(v, (SELECT w FROM o)) AS x FROM t",
+            "SELECT id, CASE WHEN v IS NULL THEN (SELECT w FROM o WHERE w > 0 ORDER BY w) ELSE 0 END AS x FROM t",
+            "SELECT id FROM t WHERE v > 0 OR id > (SELECT w FROM o)",
+            "SELECT sum(COALESCE(v, (SELECT w FROM o))) AS s, count(*) AS n FROM t",
+            "SELECT id, sum(v) AS s FROM t GROUP BY id HAVING sum(v) IS NOT NULL OR id < (SELECT w FROM o)",
+            "SELECT id, v > 0 OR (id, v) = (SELECT w, w FROM o) AS x FROM t",
+            "SELECT id, COALESCE(v, (SELECT w FROM o), (SELECT w + 1 FROM o)) AS x FROM t",
+        ],
+        &[
+            "INSERT INTO o VALUES (1)",
+            "INSERT INTO o VALUES (2)",
+            "INSERT INTO t VALUES (9, NULL)",
+            "DELETE FROM o WHERE w = 1",
+            "INSERT INTO o VALUES (3), (4); DELETE FROM t WHERE id = 9",
+            "UPDATE o SET w = w + 1",
+            "DELETE FROM o; UPDATE t SET v = NULL WHERE id = 1",
+            "INSERT INTO o VALUES (5)",
+            "INSERT INTO o VALUES (6)",
+            "UPDATE t SET v = 1 WHERE id = 1",
+        ],
+    );
+}
+
+#[test]
+fn scalars_of_all_kinds_of_values() {
+    const TABLES: &str = "
+        CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b text); CREATE DOMAIN code AS varchar(4);
+        CREATE TABLE o (id int PRIMARY KEY, b boolean);
+        CREATE TABLE v (o int, i int, m mood, c code, p pair, a int[], j json, n numeric(6,2), t text COLLATE \"C\", f char(3), b boolean, s interval(2));
+        INSERT INTO o SELECT i, i > 2 FROM generate_series(1, 4) i;
+        INSERT INTO v SELECT i % 9, i, 'ok', 'c' || i, ROW(i, 'p')::pair, ARRAY[i, i], '{\"a\": 1}', i / 2.0, 'T' || i, 'f', true, '1 s' FROM generate_series(1, 9) i;";
+    let changes = &[
+        "UPDATE v SET m = 'sad', c = 'x', p = NULL, j = '[1]', n = 7, t = NULL, f = 'g', b = NOT b, s = '2 s' WHERE i % 3 = 0",
+        "DELETE FROM v WHERE o = 1; UPDATE v SET o = 1, a = '{7,8}' WHERE i = 4",
+        "INSERT INTO o VALUES (0), (9); INSERT INTO v VALUES (9, 1, NULL, NULL, NULL, '{1,2}', NULL, NULL, 'b')",
+    ];
+    for query in [
+        "SELECT id, (SELECT m FROM v WHERE v.o = o.id) AS m, (SELECT c FROM v WHERE v.o = o.id) AS c, (SELECT p FROM v WHERE v.o = o.id) AS p, (SELECT a FROM v WHERE v.o = o.id) AS a FROM o",
+        "SELECT id, (SELECT j FROM v WHERE v.o = o.id) AS j, (SELECT n FROM v WHERE v.o = o.id) AS n, (SELECT f FROM v WHERE v.o = o.id) AS f, (SELECT s FROM v WHERE i = 3) AS s FROM o",
+        "SELECT id, (SELECT t FROM v WHERE v.o = o.id) AS t, (SELECT t FROM v WHERE v.o = o.id) < 'b' AS l, (SELECT t FROM v WHERE i = 3) || 'x' AS x FROM o",
+        "SELECT id, ((SELECT p FROM v WHERE v.o = o.id)).b AS b, (SELECT a FROM v WHERE v.o = o.id)[2] AS e, (SELECT t FROM v WHERE v.o = o.id) COLLATE \"POSIX\" < 'b' AS l FROM o",
+        "SELECT id FROM o WHERE b OR (SELECT b FROM v WHERE v.o = o.id)",
+    ] {
+        maintained(Scenario { tables: TABLES, query, changes });
+    }
 }
 
 /// What fails for other rows is not evaluated for them.
