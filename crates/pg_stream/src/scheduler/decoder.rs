@@ -156,17 +156,15 @@ impl Process {
         }
         let Some(reading) = &mut self.reading else { return LOOK / 1000 };
         match reading.pass(self.shared, &self.sources) {
-            Ok(()) => {
-                let lsn = reading.written;
-                self.close_finished(lsn);
-                PAUSE
-            }
+            Ok(()) => self.close_finished(self.shared.decoded()),
             Err(failure) => {
+                if self.shared.stuck_since().is_none() {
+                    pgrx::log!("pg_stream: cannot write decoded changes: {}", failure.message);
+                }
                 self.shared.set_stuck(time::now());
-                pgrx::log!("pg_stream: cannot write decoded changes: {}", failure.message);
-                PAUSE
             }
         }
+        PAUSE
     }
 
     /// Whether every source is captured in the way that it should be.
@@ -435,6 +433,7 @@ impl Process {
         let is_finished = |it: &Source| it.decoding.until.is_some_and(|until| until <= decoded);
         if self.sources.iter().any(is_finished) {
             let closed = worker::transaction(c"pg_stream: noting what is decoded", || {
+                note_written(decoded);
                 spi::run(
                     "UPDATE pgstream.pgs_change_tracking SET decoded_until = NULL \
                      WHERE decoded_until <= $1::pg_lsn",
@@ -443,7 +442,10 @@ impl Process {
                 );
             });
             match closed {
-                Ok(()) => self.refresh_knowledge(),
+                Ok(()) => {
+                    self.reading.iter_mut().for_each(|it| it.written = decoded);
+                    self.refresh_knowledge();
+                }
                 Err(failure) => complain("cannot note what is decoded", &failure),
             }
         }
