@@ -145,7 +145,7 @@ impl<'a> Runner<'a> {
 
     /// Gives tables time to change over, every other time.
     fn wait_for_decoder(&mut self) {
-        if !self.is_decoded || self.outcome.created % 2 == 0 {
+        if !self.is_decoded || self.outcome.created.is_multiple_of(2) {
             return;
         }
         let waiting = "SELECT count(*) FROM pgstream.pgs_change_tracking
