@@ -204,3 +204,375 @@ fn every_kind_of_value_is_decoded() {
     follow(&mut session, &all, &["ALTER TABLE v ADD COLUMN third int", "UPDATE v SET third = 1, late = 2, a = '{1}'"]);
     follow(&mut session, &late, &["UPDATE v SET third = 2"]);
 }
+
+const REFRESH_ALL: [&str; 3] = ["sums", "joined", "mixed"];
+
+fn refresh_all(session: &mut Session) {
+    REFRESH_ALL.iter().for_each(|it| session.refresh(it));
+}
+
+#[track_caller]
+fn compare_all(session: &mut Session, all: &[Watched], when: &str) {
+    all.iter().for_each(|it| it.compare(session, when));
+}
+
+#[track_caller]
+fn refused(session: &mut Session, sql: &str) {
+    assert_eq!(session.error(sql).code, "55006", "{sql}");
+}
+
+#[test]
+fn each_transaction_counts_once_whenever_it_commits() {
+    let database = database();
+    let (mut session, mut writer, mut reader) =
+        (database.session(), database.session(), database.session());
+    let all = three_tables(&mut session);
+    // Written before and committed after a refresh of somebody else.
+    writer.run("BEGIN");
+    writer.run("INSERT INTO t VALUES (100, 1, 1)");
+    writer.run("SAVEPOINT a; UPDATE u SET name = name || '!'; UPDATE p SET note = 'w' WHERE g = 1; RELEASE a");
+    session.run("INSERT INTO t VALUES (101, 1, 1); DELETE FROM t WHERE id = 1");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "written, not committed"));
+    writer.run("DELETE FROM t WHERE id = 2; COMMIT");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "committed"));
+
+    // A snapshot that is older than what is decoded.
+    reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t");
+    writer.run("UPDATE t SET v = v + 10, g = g + 1; INSERT INTO u VALUES (4, 'four'); UPDATE p SET g = g + 50 WHERE g = 2");
+    let other = watched(&mut session, "other", SUMS);
+    session.run("DELETE FROM t WHERE id = 5");
+    other.refresh_and_compare(&mut session, "another reader makes sure that it is decoded");
+    reader.run("SAVEPOINT a");
+    refresh_all(&mut reader);
+    compare_all(&mut reader, &all, "at an old snapshot");
+    writer.run("INSERT INTO t VALUES (102, 2, 2)");
+    refresh_all(&mut reader);
+    compare_all(&mut reader, &all, "at an old snapshot, again");
+    reader.run("COMMIT");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "at a new snapshot"));
+
+    // A table that was emptied is not seen as it was.
+    reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM p");
+    writer.run("TRUNCATE t; INSERT INTO t SELECT i, i % 3, i FROM generate_series(1, 20) i");
+    assert_eq!(reader.error("SELECT pgstream.refresh_stream_table('sums')").code, "40001");
+    reader.run("ROLLBACK");
+    refresh_all(&mut session);
+    compare_all(&mut session, &all, "TRUNCATE");
+    other.refresh_and_compare(&mut session, "TRUNCATE");
+
+    // Refreshed first and changed later.
+    for level in ["READ COMMITTED", "REPEATABLE READ"] {
+        writer.run("UPDATE t SET v = v + 1");
+        session.run(&format!("BEGIN ISOLATION LEVEL {level}"));
+        refresh_all(&mut session);
+        compare_all(&mut session, &all, "in the transaction");
+        session.run("SAVEPOINT a; INSERT INTO t VALUES (200, 1, 1); ROLLBACK TO a");
+        refresh_all(&mut session);
+        writer.run("DELETE FROM t WHERE id = 4; INSERT INTO t VALUES (4, 1, 5)");
+        session.run("UPDATE p SET note = note || '?'; INSERT INTO t VALUES (201, 2, 9)");
+        session.run("UPDATE t SET v = v + 1, g = 3 WHERE id = 6");
+        session.run("COMMIT");
+        all.iter().for_each(|it| it.refresh_and_compare(&mut session, "the later changes"));
+        all.iter().for_each(|it| it.refresh_and_compare(&mut session, "not again"));
+        session.run("DELETE FROM t WHERE id = 201");
+    }
+    // Created and changed in one transaction.
+    session.run("BEGIN; SELECT pgstream.create_stream_table('fresh', 'SELECT id, v FROM t', '1d'); INSERT INTO t VALUES (300, 1, 1);
+        UPDATE t SET v = v + 1 WHERE id < 9; COMMIT");
+    session.refresh("fresh");
+    assert_eq!(session.value("SELECT count(*), sum(v) FROM fresh"), session.value("SELECT count(*), sum(v) FROM t"));
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "after another was created"));
+    decoded(&mut session, &["t", "u"]);
+}
+
+#[test]
+fn own_changes_that_are_not_decoded_yet_refuse_a_refresh() {
+    let database = database();
+    let mut session = database.session();
+    let all = three_tables(&mut session);
+    let refresh = "SELECT pgstream.refresh_stream_table('sums')";
+    let writes = [
+        "INSERT INTO t VALUES (100, 1, 1)",
+        "UPDATE t SET v = 1 WHERE id = 1",
+        "DELETE FROM t WHERE id = 1",
+        "TRUNCATE t",
+        "MERGE INTO t USING u ON t.g = u.g AND t.id = 3 WHEN MATCHED THEN DELETE",
+        "COPY t FROM PROGRAM 'echo 100,1,1' (FORMAT csv)",
+        "WITH w AS (INSERT INTO t VALUES (100, 1, 1) RETURNING *) SELECT * FROM w",
+        "DO $$ BEGIN DELETE FROM t; EXCEPTION WHEN others THEN NULL; END $$",
+        "SAVEPOINT b; INSERT INTO t VALUES (100, 1, 1); RELEASE b",
+    ];
+    for write in writes {
+        session.run("BEGIN");
+        session.run(write);
+        session.run("SAVEPOINT a");
+        refused(&mut session, refresh);
+        session.run("ROLLBACK TO a");
+        refused(&mut session, "SELECT pgstream.create_stream_table('more', 'SELECT id, v FROM t', '1d')");
+        session.run("ROLLBACK TO a");
+        session.run("ROLLBACK");
+        // A table that is not read does not matter, nor what was undone.
+        session.run("BEGIN; UPDATE u SET name = name || 'x'; SAVEPOINT a");
+        session.run(write);
+        session.run("ROLLBACK TO a");
+        session.run(refresh);
+        all[0].compare(&mut session, write);
+        refused(&mut session, "SELECT pgstream.refresh_stream_table('joined')");
+        session.run("ROLLBACK");
+    }
+    // Changes that triggers capture are as good as ever.
+    session.run("BEGIN; UPDATE p SET note = 'y' WHERE g = 1");
+    session.refresh("mixed");
+    all[2].compare(&mut session, "p");
+    session.run("DELETE FROM p WHERE g = 2");
+    session.refresh("mixed");
+    all[2].compare(&mut session, "p");
+    session.run("INSERT INTO t VALUES (100, 3, 3)");
+    session.run("COMMIT");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "all of it"));
+    // From a trigger, and a function.
+    session.run(
+        "CREATE FUNCTION refresh() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           PERFORM pgstream.refresh_stream_table('sums'); RETURN NULL; END $$;
+         CREATE TRIGGER z AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION refresh()",
+    );
+    refused(&mut session, "INSERT INTO t VALUES (101, 1, 1)");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "nothing"));
+}
+
+/// Sessions that change `t`, `u` and `p` until they are told to stop.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicI32>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Writers {
+    fn start(database: &Database, count: i32) -> Self {
+        let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI32::new(0)));
+        let start = |number: i32| {
+            let mut session = database.session();
+            let (stop, rounds) = (Arc::clone(&stop), Arc::clone(&rounds));
+            thread::spawn(move || {
+                let mut round = 0;
+                while !stop.load(SeqCst) {
+                    // The server may be crashed.
+                    if session.try_run(&change(number, round)).is_err() {
+                        return;
+                    }
+                    round += 1;
+                    rounds.fetch_add(1, SeqCst);
+                }
+            })
+        };
+        let threads = (1..=count).map(start).collect();
+        Self { stop, rounds, threads }
+    }
+
+    /// Lets them change something.
+    fn wait(&self, more: i32) {
+        let until = self.rounds.load(SeqCst) + more;
+        while self.rounds.load(SeqCst) < until && !self.threads.iter().all(JoinHandle::is_finished) {
+            thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, SeqCst);
+        for thread in self.threads {
+            thread.join().expect("it stops");
+        }
+    }
+}
+
+/// What one writer does: keys are its own, groups are everybody's.
+fn change(number: i32, round: i32) -> String {
+    let id = number * 1_000_000 + round;
+    let (g, own) = (round % 7, number * 100 + round % 3);
+    let base = format!(
+        "INSERT INTO t VALUES ({id}, {g}, {round}); DELETE FROM t WHERE id = {id} - 20;
+         UPDATE t SET g = (g + 1) % 7, v = v + 1 WHERE id = {id} - 3"
+    );
+    match round % 5 {
+        0 => base,
+        1 => format!("BEGIN; {base}; SAVEPOINT a; DELETE FROM t WHERE id BETWEEN {id} - 9 AND {id}; ROLLBACK TO a; UPDATE t SET v = -v WHERE id = {id}; COMMIT"),
+        2 => format!("{base}; INSERT INTO u VALUES ({own}, 'w') ON CONFLICT (g) DO UPDATE SET name = 'w{round}'"),
+        3 => format!("{base}; DELETE FROM p WHERE g = {own}; INSERT INTO p VALUES ({own}, 'w{round}')"),
+        _ => format!("BEGIN; {base}; ROLLBACK"),
+    }
+}
+
+#[test]
+fn sources_change_over_and_back_under_writers() {
+    let database = database();
+    let mut session = database.session();
+    let all = three_tables(&mut session);
+    let writers = Writers::start(&database, 3);
+    for round in 0..10 {
+        let mode = if round % 2 == 0 { "trigger" } else { "wal" };
+        session.run(&format!("ALTER SYSTEM SET pg_stream.cdc_mode = {mode}"));
+        session.run("SELECT pg_reload_conf()");
+        if round % 4 < 2 {
+            let mode = if mode == "wal" { "WAL" } else { "TRIGGER" };
+            for table in ["t", "u"] {
+                let now = format!("SELECT cdc_mode FROM pgstream.pgs_change_tracking WHERE source_relid = '{table}'::regclass");
+                while session.value(&now) != mode {
+                    // A source does not change over while its readers are refreshed.
+                    thread::park_timeout(Duration::from_millis(50));
+                }
+                refresh_all(&mut session);
+            }
+        } else {
+            refresh_all(&mut session);
+        }
+        writers.wait(20);
+        for (it, query) in REFRESH_ALL.iter().zip([SUMS, BOTH, MIXED]) {
+            session.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+            session.refresh(it);
+            let wrong = pgstream_tests::difference(&mut session, it, query, Comparison::Text).expect("comparable");
+            assert!(wrong.is_none(), "round {round}, {it}\n{}", wrong.expect("it is there"));
+            session.run("COMMIT");
+        }
+    }
+    writers.stop();
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "writers"));
+    assert_eq!(computed_anew(&mut session), "0");
+    decoded(&mut session, &["t", "u"]);
+    // In the end nothing is decoded, and there is no slot.
+    session.run("ALTER SYSTEM SET pg_stream.cdc_mode = trigger");
+    session.run("SELECT pg_reload_conf()");
+    session.wait_until("SELECT count(*) = 0 FROM pg_replication_slots");
+    session.wait_until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'pg_stream decoder'");
+    follow(&mut session, &all, &["UPDATE t SET v = v + 1", "BEGIN; DELETE FROM u WHERE g = 1; SAVEPOINT a; DELETE FROM t; ROLLBACK TO a; COMMIT"]);
+    session.run("BEGIN; INSERT INTO t VALUES (1, 1, 1) ON CONFLICT DO NOTHING");
+    session.run("UPDATE t SET v = v + 2");
+    refresh_all(&mut session);
+    compare_all(&mut session, &all, "own changes");
+    session.run("UPDATE t SET v = v + 3");
+    refresh_all(&mut session);
+    compare_all(&mut session, &all, "own changes again");
+    session.run("COMMIT");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "nothing more"));
+    assert_eq!(computed_anew(&mut session), "0");
+}
+
+#[test]
+fn commands_on_decoded_tables() {
+    let database = database();
+    let mut session = database.session();
+    let all = three_tables(&mut session);
+    // What does not matter to what is read.
+    follow(
+        &mut session,
+        &all,
+        &[
+            "ALTER TABLE t ADD COLUMN note text DEFAULT 'x'",
+            "UPDATE t SET note = 'y', v = v + 1",
+            "BEGIN; UPDATE t SET v = v + 1; ALTER TABLE t ADD COLUMN more int; UPDATE t SET v = v + 1; ALTER TABLE t DROP COLUMN note; UPDATE t SET more = v, g = g + 1; COMMIT",
+            "ALTER TABLE t DROP COLUMN more; INSERT INTO t VALUES (100, 1, 1)",
+            "ALTER TABLE t ADD COLUMN filled float8 DEFAULT random(); DELETE FROM t WHERE id = 3",
+            "CREATE INDEX ON t (g); UPDATE t SET v = 4 WHERE g = 1",
+            "ALTER TABLE t CLUSTER ON t_pkey; ALTER TABLE t SET (fillfactor = 50); INSERT INTO t VALUES (101, 1, 1)",
+        ],
+    );
+    decoded(&mut session, &["t", "u"]);
+    assert_eq!(computed_anew(&mut session), "0");
+    // Triggers that somebody switches on do not count changes twice.
+    for command in [
+        "ALTER TABLE t DISABLE TRIGGER ALL",
+        "ALTER TABLE t ENABLE TRIGGER ALL",
+        "ALTER TABLE t ENABLE TRIGGER USER",
+        "SET LOCAL event_triggers = off; ALTER TABLE t ENABLE TRIGGER ALL",
+        "SET LOCAL event_triggers = off; ALTER TABLE t DISABLE TRIGGER ALL",
+    ] {
+        session.run(command);
+        for change in ["INSERT INTO t VALUES (200, 1, 1); UPDATE t SET v = v + 1", "DELETE FROM t WHERE id = 200"] {
+            session.run(change);
+            refresh_all(&mut session);
+            compare_all(&mut session, &all, &format!("{command}; {change}"));
+        }
+    }
+    decoded(&mut session, &["t", "u"]);
+    // What may compute anew.
+    for command in [
+        "ALTER TABLE t RENAME COLUMN v TO w",
+        "ALTER TABLE t RENAME COLUMN w TO v",
+        "ALTER TABLE t RENAME TO s",
+        "ALTER TABLE s RENAME TO t",
+        "CREATE SCHEMA elsewhere; ALTER TABLE t SET SCHEMA elsewhere",
+        "ALTER TABLE elsewhere.t SET SCHEMA public",
+        "ALTER TABLE t ALTER v TYPE bigint",
+        "BEGIN; UPDATE t SET v = v + 1; ALTER TABLE t ALTER v TYPE int; UPDATE t SET v = v + 1; INSERT INTO t VALUES (300, 1, 1); COMMIT",
+        "SET LOCAL event_triggers = off; ALTER TABLE t ALTER v TYPE bigint USING v + 1",
+        "SET LOCAL event_triggers = off; UPDATE t SET v = v + 1; ALTER TABLE t ALTER v TYPE int USING v + 1; UPDATE t SET v = v + 1",
+    ] {
+        session.run(command);
+        let table = session.value("SELECT relid::regclass FROM (SELECT source_relid AS relid FROM pgstream.pgs_change_tracking) AS q WHERE relid::regclass::text NOT IN ('u', 'p')");
+        let column = session.value(&format!("SELECT attname FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum = 3"));
+        session.run(&format!("INSERT INTO {table} (id, g, {column}) VALUES (200, 1, 1); UPDATE {table} SET {column} = {column} + 1"));
+        refresh_all(&mut session);
+        session.run(&format!("DELETE FROM {table} WHERE id = 200; UPDATE {table} SET {column} = {column} - 1 WHERE id < 9"));
+        refresh_all(&mut session);
+        let sums = SUMS.replace("FROM t", &format!("FROM {table} AS t")).replace("(v)", &format!("({column})"));
+        let wrong = pgstream_tests::difference(&mut session, "sums", &sums, Comparison::Text).expect("comparable");
+        assert!(wrong.is_none(), "{command}\n{}", wrong.expect("it is there"));
+    }
+    compare_all(&mut session, &all, "names are as before");
+    decoded(&mut session, &["t", "u"]);
+    // What drops a column that is read.
+    session.run("ALTER TABLE p RENAME note TO remark");
+    refresh_all(&mut session);
+}
+
+#[test]
+fn a_table_that_cannot_be_decoded_any_longer_goes_back_to_triggers() {
+    let database = database();
+    let mut session = database.session();
+    let all = three_tables(&mut session);
+    let more = ["INSERT INTO t VALUES (400, 1, 1); UPDATE u SET name = name || '.'", "UPDATE t SET v = v + 1", "DELETE FROM t WHERE id = 400"];
+    for (round, (command, undo)) in [
+        ("ALTER TABLE t REPLICA IDENTITY DEFAULT", "ALTER TABLE t REPLICA IDENTITY FULL"),
+        ("BEGIN; UPDATE t SET v = v + 1; DELETE FROM t WHERE id = 1; ALTER TABLE t REPLICA IDENTITY NOTHING; UPDATE t SET v = v + 1; COMMIT", "ALTER TABLE t REPLICA IDENTITY FULL"),
+        ("SET LOCAL event_triggers = off; ALTER TABLE t REPLICA IDENTITY DEFAULT", "ALTER TABLE t REPLICA IDENTITY FULL"),
+        ("SET LOCAL event_triggers = off; UPDATE t SET v = v + 1; ALTER TABLE t REPLICA IDENTITY NOTHING; UPDATE t SET v = v + 1", "SET LOCAL event_triggers = off; ALTER TABLE t REPLICA IDENTITY FULL"),
+        ("ALTER TABLE t SET UNLOGGED; UPDATE t SET v = v + 1", "ALTER TABLE t SET LOGGED"),
+        ("CREATE TABLE child () INHERITS (t); INSERT INTO child VALUES (500, 1, 1)", "DROP TABLE child"),
+        ("SET LOCAL event_triggers = off; CREATE TABLE child () INHERITS (t); INSERT INTO child VALUES (500, 1, 1)", "DROP TABLE child"),
+        ("CREATE TABLE parent (id int, g int, v int) PARTITION BY LIST (id); ALTER TABLE parent ATTACH PARTITION t DEFAULT", "ALTER TABLE parent DETACH PARTITION t; DROP TABLE parent"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        session.run("UPDATE t SET v = v + 1");
+        session.run(command);
+        refresh_all(&mut session);
+        compare_all(&mut session, &all, command);
+        for change in more {
+            session.run(change);
+            refresh_all(&mut session);
+            compare_all(&mut session, &all, &format!("{command}; {change}"));
+        }
+        mode_is(&mut session, "t", "TRIGGER");
+        mode_is(&mut session, "u", "WAL");
+        if round > 0 && command.contains("parent") {
+            session.run("INSERT INTO parent VALUES (600, 1, 1); UPDATE parent SET v = v + 1; DELETE FROM parent WHERE id = 600");
+        }
+        for change in more {
+            session.run(change);
+            refresh_all(&mut session);
+            compare_all(&mut session, &all, &format!("{command}; {change}"));
+        }
+        session.run(undo);
+        session.run("UPDATE t SET v = v + 1");
+        refresh_all(&mut session);
+        compare_all(&mut session, &all, undo);
+        decoded(&mut session, &["t", "u"]);
+        let before = computed_anew(&mut session);
+        for change in more {
+            session.run(change);
+            refresh_all(&mut session);
+            compare_all(&mut session, &all, &format!("{undo}; {change}"));
+        }
+        assert_eq!(computed_anew(&mut session), before, "{undo}");
+    }
+}
