@@ -3,7 +3,7 @@
 use pgrx::pg_sys::Oid;
 use pgstream_core::frontier::Frontier;
 
-use super::delta::Seen;
+use super::{decoding, delta::Seen};
 use crate::{
     fault::{self, Step},
     pg::{
@@ -91,6 +91,7 @@ fn truncate(buffer: Oid) {
 /// Whether `source` was emptied or rewritten by a transaction that `snapshot` does not see. That is
 /// not MVCC: the snapshot sees an empty table where it should see the old rows.
 pub fn truncated_after(source: Oid, snapshot: &Snapshot) -> bool {
+    decoding::catch_up(source, snapshot);
     let Some(buffer) = Buffer::open(source, Lock::AccessShare) else { return false };
     let seen = snapshot.frontier();
     let mut found = false;

@@ -37,5 +37,6 @@ mod stages;
 mod sub_queries;
 mod trust;
 mod unattended;
+mod wal;
 mod watching;
 mod windows;
