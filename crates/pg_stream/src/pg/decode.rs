@@ -430,8 +430,8 @@ impl Notes {
         // SAFETY: allocated where it stays, with no owner, as what a transaction leaves to the next.
         unsafe {
             let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-            let owner =
-                std::mem::replace(&mut *&raw mut pg_sys::CurrentResourceOwner, ptr::null_mut());
+            let owner = pg_sys::CurrentResourceOwner;
+            pg_sys::CurrentResourceOwner = ptr::null_mut();
             let descriptor = pg_sys::CreateTemplateTupleDesc(1);
             // The only type of any length that is known without a look at the catalog.
             pg_sys::TupleDescInitBuiltinEntry(
@@ -556,11 +556,12 @@ impl Decoder {
         unsafe {
             let previous = pg_sys::MemoryContextSwitchTo((*self.context).context);
             pg_sys::XLogFlush(target);
-            let reader = (*self.context).reader;
-            if (*reader).EndRecPtr < target {
+            let (context, reader) = (self.context, (*self.context).reader);
+            let is_done = || (*reader).EndRecPtr >= target;
+            if !is_done() {
                 pg_sys::InvalidateSystemCaches();
             }
-            while (*reader).EndRecPtr < target {
+            while !is_done() {
                 let mut message: *mut c_char = ptr::null_mut();
                 let record = pg_sys::XLogReadRecord(reader, &raw mut message);
                 if !message.is_null() {
@@ -568,9 +569,8 @@ impl Decoder {
                     pgrx::error!("could not read the write-ahead log: {message}");
                 }
                 if !record.is_null() {
-                    let context = self.context;
                     pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                        LogicalDecodingProcessRecord(context, reader)
+                        LogicalDecodingProcessRecord(context, reader);
                     });
                 }
                 pgrx::check_for_interrupts!();

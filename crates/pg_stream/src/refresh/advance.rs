@@ -39,25 +39,27 @@ const TABLES_KEY: &CStr = c"pgs_stream_tables_pkey";
 impl State {
     pub fn read(pgs_id: i64, snapshot: &Snapshot) -> Result<Self, Error> {
         let mut state = None;
-        OwnTable::open(TABLES, Lock::AccessShare).find(
-            TABLES_KEY,
-            ("pgs_id", pgs_id),
-            snapshot,
-            |row| {
-                state = Some(Self {
-                    // One from the future is of another cluster, or from before pg_resetwal.
-                    frontier: row
-                        .get::<String>("consumed")
-                        .map(|text| parse(&text))
-                        .filter(|it| it.xmax <= crate::pg::frontier::next_xid()),
-                    is_populated: row.get("is_populated").unwrap_or(false),
-                    needs_reinit: row.get("needs_reinit").unwrap_or(false),
-                    fingerprint: row.get("fingerprint"),
-                    seal: row.get("seal"),
-                });
-            },
-        );
-        state.ok_or_else(|| Error::unknown(pgs_id))
+        let tables = OwnTable::open(TABLES, Lock::AccessShare);
+        tables.find(TABLES_KEY, ("pgs_id", pgs_id), snapshot, |row| {
+            state = Some(Self {
+                // One from the future is of another cluster, or from before pg_resetwal.
+                frontier: row
+                    .get::<String>("consumed")
+                    .map(|text| parse(&text))
+                    .filter(|it| it.xmax <= crate::pg::frontier::next_xid()),
+                is_populated: row.get("is_populated").unwrap_or(false),
+                needs_reinit: row.get("needs_reinit").unwrap_or(false),
+                fingerprint: row.get("fingerprint"),
+                seal: row.get("seal"),
+            });
+        });
+        let mut state = state.ok_or_else(|| Error::unknown(pgs_id))?;
+        if relation::is_strict_transaction() {
+            // It vouches for the triggers that there are now, which no snapshot isolates.
+            let read = |row: &OwnRow| state.seal = row.get("seal");
+            tables.find(TABLES_KEY, ("pgs_id", pgs_id), &Snapshot::latest(), read);
+        }
+        Ok(state)
     }
 
     /// Why what is stored cannot be gone on from, if it cannot.

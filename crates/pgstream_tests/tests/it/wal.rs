@@ -63,14 +63,16 @@ fn computed_anew(session: &mut Session) -> String {
     )
 }
 
-const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, g int, v int); ALTER TABLE t REPLICA IDENTITY FULL;
+const TABLES: &str =
+    "CREATE TABLE t (id int PRIMARY KEY, g int, v int); ALTER TABLE t REPLICA IDENTITY FULL;
     CREATE TABLE u (g int PRIMARY KEY, name text); ALTER TABLE u REPLICA IDENTITY FULL;
     CREATE TABLE p (g int PRIMARY KEY, note text);
     INSERT INTO t SELECT i, i % 4, i FROM generate_series(1, 20) i;
     INSERT INTO u SELECT i, 'u' || i FROM generate_series(0, 3) i;
     INSERT INTO p SELECT i, 'p' || i FROM generate_series(0, 3) i";
 
-const SUMS: &str = "SELECT g, count(*) AS n, sum(v) AS s, min(v) AS least, max(v) AS most FROM t GROUP BY g";
+const SUMS: &str =
+    "SELECT g, count(*) AS n, sum(v) AS s, min(v) AS least, max(v) AS most FROM t GROUP BY g";
 const BOTH: &str = "SELECT t.id, t.v, u.name FROM t JOIN u USING (g)";
 const MIXED: &str = "SELECT t.id, t.v, p.note FROM t LEFT JOIN p USING (g)";
 
@@ -194,14 +196,34 @@ fn every_kind_of_value_is_decoded() {
     // Columns that rows of old do not have.
     session.run("ALTER TABLE v DROP COLUMN gone");
     session.run("ALTER TABLE v ADD COLUMN late int DEFAULT 7, ADD COLUMN later text");
-    follow(&mut session, &all, &["UPDATE v SET d = 9 WHERE id = 3", "INSERT INTO v (id, late) VALUES (60, 1)"]);
+    follow(
+        &mut session,
+        &all,
+        &["UPDATE v SET d = 9 WHERE id = 3", "INSERT INTO v (id, late) VALUES (60, 1)"],
+    );
     // In the buffer with the next reader, for changes that are not decoded yet.
     session.run("UPDATE v SET d = 8; DELETE FROM v WHERE id = 14");
-    let late = watched(&mut session, "lately", "SELECT late, count(later) AS c, count(*) AS n FROM v GROUP BY late");
+    let late = watched(
+        &mut session,
+        "lately",
+        "SELECT late, count(later) AS c, count(*) AS n FROM v GROUP BY late",
+    );
     decoded(&mut session, &["v"]);
     let late = [late];
-    follow(&mut session, &late, &["UPDATE v SET d = 7", "UPDATE v SET late = 8, later = 'x' WHERE id = 3", "DELETE FROM v WHERE id = 5"]);
-    follow(&mut session, &all, &["ALTER TABLE v ADD COLUMN third int", "UPDATE v SET third = 1, late = 2, a = '{1}'"]);
+    follow(
+        &mut session,
+        &late,
+        &[
+            "UPDATE v SET d = 7",
+            "UPDATE v SET late = 8, later = 'x' WHERE id = 3",
+            "DELETE FROM v WHERE id = 5",
+        ],
+    );
+    follow(
+        &mut session,
+        &all,
+        &["ALTER TABLE v ADD COLUMN third int", "UPDATE v SET third = 1, late = 2, a = '{1}'"],
+    );
     follow(&mut session, &late, &["UPDATE v SET third = 2"]);
 }
 
@@ -280,7 +302,10 @@ fn each_transaction_counts_once_whenever_it_commits() {
     session.run("BEGIN; SELECT pgstream.create_stream_table('fresh', 'SELECT id, v FROM t', '1d'); INSERT INTO t VALUES (300, 1, 1);
         UPDATE t SET v = v + 1 WHERE id < 9; COMMIT");
     session.refresh("fresh");
-    assert_eq!(session.value("SELECT count(*), sum(v) FROM fresh"), session.value("SELECT count(*), sum(v) FROM t"));
+    assert_eq!(
+        session.value("SELECT count(*), sum(v) FROM fresh"),
+        session.value("SELECT count(*), sum(v) FROM t")
+    );
     all.iter().for_each(|it| it.refresh_and_compare(&mut session, "after another was created"));
     decoded(&mut session, &["t", "u"]);
 }
@@ -308,7 +333,10 @@ fn own_changes_that_are_not_decoded_yet_refuse_a_refresh() {
         session.run("SAVEPOINT a");
         refused(&mut session, refresh);
         session.run("ROLLBACK TO a");
-        refused(&mut session, "SELECT pgstream.create_stream_table('more', 'SELECT id, v FROM t', '1d')");
+        refused(
+            &mut session,
+            "SELECT pgstream.create_stream_table('more', 'SELECT id, v FROM t', '1d')",
+        );
         session.run("ROLLBACK TO a");
         session.run("ROLLBACK");
         // A table that is not read does not matter, nor what was undone.
@@ -372,7 +400,8 @@ impl Writers {
     /// Lets them change something.
     fn wait(&self, more: i32) {
         let until = self.rounds.load(SeqCst) + more;
-        while self.rounds.load(SeqCst) < until && !self.threads.iter().all(JoinHandle::is_finished) {
+        while self.rounds.load(SeqCst) < until && !self.threads.iter().all(JoinHandle::is_finished)
+        {
             thread::park_timeout(Duration::from_millis(1));
         }
     }
@@ -395,9 +424,15 @@ fn change(number: i32, round: i32) -> String {
     );
     match round % 5 {
         0 => base,
-        1 => format!("BEGIN; {base}; SAVEPOINT a; DELETE FROM t WHERE id BETWEEN {id} - 9 AND {id}; ROLLBACK TO a; UPDATE t SET v = -v WHERE id = {id}; COMMIT"),
-        2 => format!("{base}; INSERT INTO u VALUES ({own}, 'w') ON CONFLICT (g) DO UPDATE SET name = 'w{round}'"),
-        3 => format!("{base}; DELETE FROM p WHERE g = {own}; INSERT INTO p VALUES ({own}, 'w{round}')"),
+        1 => format!(
+            "BEGIN; {base}; SAVEPOINT a; DELETE FROM t WHERE id BETWEEN {id} - 9 AND {id}; ROLLBACK TO a; UPDATE t SET v = -v WHERE id = {id}; COMMIT"
+        ),
+        2 => format!(
+            "{base}; INSERT INTO u VALUES ({own}, 'w') ON CONFLICT (g) DO UPDATE SET name = 'w{round}'"
+        ),
+        3 => format!(
+            "{base}; DELETE FROM p WHERE g = {own}; INSERT INTO p VALUES ({own}, 'w{round}')"
+        ),
         _ => format!("BEGIN; {base}; ROLLBACK"),
     }
 }
@@ -415,7 +450,9 @@ fn sources_change_over_and_back_under_writers() {
         if round % 4 < 2 {
             let mode = if mode == "wal" { "WAL" } else { "TRIGGER" };
             for table in ["t", "u"] {
-                let now = format!("SELECT cdc_mode FROM pgstream.pgs_change_tracking WHERE source_relid = '{table}'::regclass");
+                let now = format!(
+                    "SELECT cdc_mode FROM pgstream.pgs_change_tracking WHERE source_relid = '{table}'::regclass"
+                );
                 while session.value(&now) != mode {
                     // A source does not change over while its readers are refreshed.
                     thread::park_timeout(Duration::from_millis(50));
@@ -429,7 +466,8 @@ fn sources_change_over_and_back_under_writers() {
         for (it, query) in REFRESH_ALL.iter().zip([SUMS, BOTH, MIXED]) {
             session.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
             session.refresh(it);
-            let wrong = pgstream_tests::difference(&mut session, it, query, Comparison::Text).expect("comparable");
+            let wrong = pgstream_tests::difference(&mut session, it, query, Comparison::Text)
+                .expect("comparable");
             assert!(wrong.is_none(), "round {round}, {it}\n{}", wrong.expect("it is there"));
             session.run("COMMIT");
         }
@@ -442,8 +480,17 @@ fn sources_change_over_and_back_under_writers() {
     session.run("ALTER SYSTEM SET pg_stream.cdc_mode = trigger");
     session.run("SELECT pg_reload_conf()");
     session.wait_until("SELECT count(*) = 0 FROM pg_replication_slots");
-    session.wait_until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'pg_stream decoder'");
-    follow(&mut session, &all, &["UPDATE t SET v = v + 1", "BEGIN; DELETE FROM u WHERE g = 1; SAVEPOINT a; DELETE FROM t; ROLLBACK TO a; COMMIT"]);
+    session.wait_until(
+        "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'pg_stream decoder'",
+    );
+    follow(
+        &mut session,
+        &all,
+        &[
+            "UPDATE t SET v = v + 1",
+            "BEGIN; DELETE FROM u WHERE g = 1; SAVEPOINT a; DELETE FROM t; ROLLBACK TO a; COMMIT",
+        ],
+    );
     session.run("BEGIN; INSERT INTO t VALUES (1, 1, 1) ON CONFLICT DO NOTHING");
     session.run("UPDATE t SET v = v + 2");
     refresh_all(&mut session);
@@ -485,7 +532,10 @@ fn commands_on_decoded_tables() {
         "SET LOCAL event_triggers = off; ALTER TABLE t DISABLE TRIGGER ALL",
     ] {
         session.run(command);
-        for change in ["INSERT INTO t VALUES (200, 1, 1); UPDATE t SET v = v + 1", "DELETE FROM t WHERE id = 200"] {
+        for change in [
+            "INSERT INTO t VALUES (200, 1, 1); UPDATE t SET v = v + 1",
+            "DELETE FROM t WHERE id = 200",
+        ] {
             session.run(change);
             refresh_all(&mut session);
             compare_all(&mut session, &all, &format!("{command}; {change}"));
@@ -508,13 +558,18 @@ fn commands_on_decoded_tables() {
     ] {
         session.run(command);
         let table = session.value("SELECT relid::regclass FROM (SELECT source_relid AS relid FROM pgstream.pgs_change_tracking) AS q WHERE relid::regclass::text NOT IN ('u', 'p')");
-        let column = session.value(&format!("SELECT attname FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum = 3"));
+        let column = session.value(&format!(
+            "SELECT attname FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum = 3"
+        ));
         session.run(&format!("INSERT INTO {table} (id, g, {column}) VALUES (200, 1, 1); UPDATE {table} SET {column} = {column} + 1"));
         refresh_all(&mut session);
         session.run(&format!("DELETE FROM {table} WHERE id = 200; UPDATE {table} SET {column} = {column} - 1 WHERE id < 9"));
         refresh_all(&mut session);
-        let sums = SUMS.replace("FROM t", &format!("FROM {table} AS t")).replace("(v)", &format!("({column})"));
-        let wrong = pgstream_tests::difference(&mut session, "sums", &sums, Comparison::Text).expect("comparable");
+        let sums = SUMS
+            .replace("FROM t", &format!("FROM {table} AS t"))
+            .replace("(v)", &format!("({column})"));
+        let wrong = pgstream_tests::difference(&mut session, "sums", &sums, Comparison::Text)
+            .expect("comparable");
         assert!(wrong.is_none(), "{command}\n{}", wrong.expect("it is there"));
     }
     compare_all(&mut session, &all, "names are as before");
@@ -529,7 +584,11 @@ fn a_table_that_cannot_be_decoded_any_longer_goes_back_to_triggers() {
     let database = database();
     let mut session = database.session();
     let all = three_tables(&mut session);
-    let more = ["INSERT INTO t VALUES (400, 1, 1); UPDATE u SET name = name || '.'", "UPDATE t SET v = v + 1", "DELETE FROM t WHERE id = 400"];
+    let more = [
+        "INSERT INTO t VALUES (400, 1, 1); UPDATE u SET name = name || '.'",
+        "UPDATE t SET v = v + 1",
+        "DELETE FROM t WHERE id = 400",
+    ];
     for (round, (command, undo)) in [
         ("ALTER TABLE t REPLICA IDENTITY DEFAULT", "ALTER TABLE t REPLICA IDENTITY FULL"),
         ("BEGIN; UPDATE t SET v = v + 1; DELETE FROM t WHERE id = 1; ALTER TABLE t REPLICA IDENTITY NOTHING; UPDATE t SET v = v + 1; COMMIT", "ALTER TABLE t REPLICA IDENTITY FULL"),
@@ -581,7 +640,14 @@ fn a_table_that_cannot_be_decoded_any_longer_goes_back_to_triggers() {
 fn recover(database: &Database, all: &[Watched]) -> Session {
     let mut session = database.session_after_crash();
     all.iter().for_each(|it| it.refresh_and_compare(&mut session, "a crash"));
-    follow(&mut session, all, &["UPDATE t SET v = v + 1; DELETE FROM u WHERE g = 3; UPDATE p SET note = 'after'", "DELETE FROM t WHERE id % 3 = 0"]);
+    follow(
+        &mut session,
+        all,
+        &[
+            "UPDATE t SET v = v + 1; DELETE FROM u WHERE g = 3; UPDATE p SET note = 'after'",
+            "DELETE FROM t WHERE id % 3 = 0",
+        ],
+    );
     assert_eq!(computed_anew(&mut session), "0");
     session
 }
@@ -681,7 +747,8 @@ fn what_is_lost_with_its_slot_is_computed_anew() {
     }
     session.run("UPDATE t SET v = v + 1");
     // It may be there again already.
-    let _ignored = session.try_run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pg_stream')"));
+    let _ignored = session
+        .try_run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pg_stream')"));
     session.wait_until("SELECT count(*) = 1 FROM pg_replication_slots WHERE active");
     decoded(&mut session, &["t", "u"]);
     refresh_all(&mut session);
@@ -703,14 +770,25 @@ fn the_slot_goes_with_what_it_is_for() {
     let more = three_tables(&mut second);
     assert_eq!(session.value(SLOTS), "2");
     for (session, all) in [(&mut session, &all), (&mut second, &more)] {
-        follow(session, all, &["UPDATE t SET v = v + 1; DELETE FROM u WHERE g = 1", "DELETE FROM t WHERE id < 4"]);
+        follow(
+            session,
+            all,
+            &["UPDATE t SET v = v + 1; DELETE FROM u WHERE g = 1", "DELETE FROM t WHERE id < 4"],
+        );
     }
     // The last reader of one table, then of all.
     second.run("SELECT pgstream.drop_stream_table('joined')");
-    assert_eq!(second.value("SELECT count(*) FROM pgstream.pgs_change_tracking WHERE source_relid = 'u'::regclass"), "0");
+    assert_eq!(
+        second.value(
+            "SELECT count(*) FROM pgstream.pgs_change_tracking WHERE source_relid = 'u'::regclass"
+        ),
+        "0"
+    );
     second.run("UPDATE u SET name = 'x'; UPDATE t SET v = v + 1");
     more[0].refresh_and_compare(&mut second, "UPDATE");
-    second.run("SELECT pgstream.drop_stream_table('sums'); SELECT pgstream.drop_stream_table('mixed')");
+    second.run(
+        "SELECT pgstream.drop_stream_table('sums'); SELECT pgstream.drop_stream_table('mixed')",
+    );
     second.run("UPDATE t SET v = v + 1");
     let again = [watched(&mut second, "again", SUMS)];
     follow(&mut second, &again, &["UPDATE t SET v = v + 1"]);
