@@ -19,6 +19,7 @@ use crate::{
     fault::{self, Step},
     pg::{
         buffer::{self, Buffer, OWN_COLUMNS},
+        decode,
         event::OwnCommands,
         lock::{self, Lock},
         member,
@@ -27,7 +28,7 @@ use crate::{
         security::Identity,
         snapshot::Snapshot,
         source::{self, Column, Kind, Source, Trigger, command_done, quoted},
-        spi,
+        spi, wake,
     },
     settings,
 };
@@ -48,6 +49,10 @@ pub fn track(source: Oid, columns: &[i16], consumer: i64) {
     }
     register(source, consumer);
     note_members(source);
+    // It may have changed over since the dependency was noted.
+    if decode::is_possible() {
+        decoding::describe(source);
+    }
 }
 
 /// Makes the triggers of a captured table right again, after a command that may have changed them,
@@ -55,6 +60,8 @@ pub fn track(source: Oid, columns: &[i16], consumer: i64) {
 pub fn refit(source: Oid) -> Refit {
     let _identity = Identity::superuser();
     decoding::leave_if_unfit(source);
+    // The decoder looks whether it may be decoded from now on.
+    wake::scheduler_at_commit();
     let triggers = Triggers::of(source);
     let has_changed = triggers.concern(source);
     triggers.make_right(source);

@@ -546,7 +546,6 @@ fn commands_on_decoded_tables() {
     for command in [
         "ALTER TABLE t ADD COLUMN filled float8 DEFAULT random(); DELETE FROM t WHERE id = 3",
         "ALTER TABLE t SET UNLOGGED; UPDATE t SET v = v + 1; ALTER TABLE t SET LOGGED; UPDATE t SET v = v + 1",
-        "SET LOCAL event_triggers = off; ALTER TABLE t SET UNLOGGED; UPDATE t SET v = v + 1; ALTER TABLE t SET LOGGED; UPDATE t SET v = v + 1",
         "ALTER TABLE t RENAME COLUMN v TO w",
         "ALTER TABLE t RENAME COLUMN w TO v",
         "ALTER TABLE t RENAME TO s",
@@ -577,6 +576,11 @@ fn commands_on_decoded_tables() {
     // What drops a column that is read.
     session.run("ALTER TABLE p RENAME note TO remark");
     refresh_all(&mut session);
+}
+
+/// Lets the decoder look at once at what no event trigger has seen.
+fn hurry(session: &mut Session) {
+    session.run("SELECT pgstream.alter_stream_table('mixed', schedule => '1d')");
 }
 
 #[test]
@@ -610,6 +614,7 @@ fn a_table_that_cannot_be_decoded_any_longer_goes_back_to_triggers() {
             refresh_all(&mut session);
             compare_all(&mut session, &all, &format!("{command}; {change}"));
         }
+        hurry(&mut session);
         mode_is(&mut session, "t", "TRIGGER");
         mode_is(&mut session, "u", "WAL");
         if round > 0 && command.contains("parent") {
@@ -624,6 +629,7 @@ fn a_table_that_cannot_be_decoded_any_longer_goes_back_to_triggers() {
         session.run("UPDATE t SET v = v + 1");
         refresh_all(&mut session);
         compare_all(&mut session, &all, undo);
+        hurry(&mut session);
         decoded(&mut session, &["t", "u"]);
         let before = computed_anew(&mut session);
         for change in more {
@@ -807,4 +813,149 @@ fn the_slot_goes_with_what_it_is_for() {
     session.wait_until(&format!("SELECT ({SLOTS}) = 1"));
     follow(&mut session, &all, &["UPDATE t SET v = v + 1", "DELETE FROM t WHERE id = 5"]);
     assert_eq!(computed_anew(&mut session), "0");
+}
+
+#[test]
+fn how_changes_are_captured_can_be_seen() {
+    let database = database();
+    let (mut session, mut listener) = (database.session(), database.session());
+    listener.run("LISTEN pg_stream_cdc_transition");
+    session.take_notices();
+    let all = three_tables(&mut session);
+    let notices = session.take_notices();
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(notices[0].contains("changes of p are captured by triggers: its replica identity is not FULL")
+        || notices[0].contains("changes of public.p are captured by triggers: its replica identity is not FULL"), "{notices:?}");
+    let slot = session.value("SELECT 'pgstream_' || oid FROM pg_database WHERE datname = current_database()");
+    let tables = "SELECT source_relid::regclass, cdc_mode";
+    assert_eq!(
+        session.rows(&format!("{tables}, slot_name, transition_started_at, decoded_until FROM pgstream.pgs_change_tracking
+            WHERE source_relid <> 'p'::regclass ORDER BY 1")),
+        [format!("t|WAL|{slot}|NULL|NULL"), format!("u|WAL|{slot}|NULL|NULL")]
+    );
+    assert_eq!(
+        session.rows(&format!("{tables}, slot_name, decoder_confirmed_lsn IS NULL, transition_started_at
+            FROM pgstream.pgs_dependencies JOIN pgstream.pgs_stream_tables USING (pgs_id) WHERE pgs_name = 'mixed' ORDER BY 1")),
+        [format!("t|WAL|{slot}|t|NULL"), "p|TRIGGER|NULL|t|NULL".to_owned()]
+    );
+    let payloads = listener.notifications("pg_stream_cdc_transition");
+    let last = |table: &str| {
+        payloads.iter().rfind(|it| it.contains(&format!("public.{table}"))).cloned().unwrap_or_default()
+    };
+    assert!(last("t").contains("\"cdc_mode\":\"WAL\""), "{payloads:?}");
+    assert!(last("u").contains("\"event\":\"cdc_transition\""), "{payloads:?}");
+    assert_eq!(last("p"), "");
+    let health = "SELECT source_relid::regclass, active, retained_wal_bytes >= 0, wal_status, slot_name FROM pgstream.slot_health()";
+    assert_eq!(
+        session.rows(health)[..2],
+        [format!("t|t|t|reserved|{slot}"), format!("u|t|t|reserved|{slot}")]
+    );
+    assert!(session.rows(health)[2].starts_with("p|t|t|trigger|"));
+    let alerts = "SELECT source_table, cdc_mode, lag_bytes >= 0, confirmed_lsn IS NOT NULL, alert FROM pgstream.check_cdc_health()";
+    assert_eq!(
+        session.rows(alerts),
+        ["public.t|WAL|t|t|NULL", "public.u|WAL|t|t|NULL", "public.p|TRIGGER|t|f|NULL"]
+    );
+    // A table that cannot change over yet, because somebody writes to it.
+    let mut writer = database.session();
+    writer.run("BEGIN; INSERT INTO p VALUES (100, 'x')");
+    let mut other = database.session();
+    other.run("ALTER TABLE u REPLICA IDENTITY DEFAULT");
+    mode_is(&mut session, "u", "TRIGGER");
+    writer.run("UPDATE u SET name = 'written'");
+    other.run("SET lock_timeout = '10s'");
+    let altering = thread::spawn(move || other.run("ALTER TABLE u REPLICA IDENTITY FULL"));
+    thread::park_timeout(Duration::from_millis(20));
+    writer.run("COMMIT");
+    altering.join().expect("it gets the lock");
+    mode_is(&mut session, "u", "WAL");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "TRUNCATE is allowed to compute anew"));
+    // A stopped decoder.
+    let pid = decoder(&mut session);
+    stop(&pid, "STOP");
+    session.run("INSERT INTO t VALUES (100, 1, 1)");
+    session.run("SET statement_timeout = '300ms'");
+    assert_eq!(session.error("SELECT pgstream.refresh_stream_table('sums')").code, "57014");
+    session.run("RESET statement_timeout");
+    session.wait_until("SELECT lag_bytes > 0 FROM pgstream.check_cdc_health() WHERE source_table = 'public.t'");
+    stop(&pid, "CONT");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "INSERT"));
+}
+
+fn stop(pid: &str, signal: &str) {
+    let status = std::process::Command::new("kill").args([&format!("-{signal}"), pid]).status();
+    assert!(status.expect("kill can be run").success());
+}
+
+#[test]
+fn the_scheduler_follows_decoded_changes() {
+    let mut settings = SETTINGS.to_vec();
+    settings.extend(["pg_stream.scheduler_interval_ms=100", "pg_stream.min_schedule_seconds=1"]);
+    settings.retain(|it| *it != "pg_stream.enabled=off");
+    let database = Database::on(Server::start(&settings));
+    let mut session = database.session();
+    session.run(TABLES);
+    for (name, query) in [("sums", SUMS), ("joined", BOTH), ("mixed", MIXED)] {
+        session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
+    }
+    session.run("SELECT pgstream.create_stream_table('above', 'SELECT count(*) AS n FROM joined', '1s')");
+    decoded(&mut session, &["t", "u"]);
+    for round in 0..3 {
+        session.run(&format!("INSERT INTO t VALUES (1000 + {round}, 1, 5); DELETE FROM u WHERE g = {round}; UPDATE t SET v = v + 1"));
+        // As soon as it says that it is up to date, it is.
+        let since = session.value("SELECT clock_timestamp()");
+        session.wait_until(&format!(
+            "SELECT bool_and(data_timestamp > '{since}') FROM pgstream.pgs_stream_tables"
+        ));
+        for (name, query) in [("sums", SUMS), ("joined", BOTH), ("mixed", MIXED), ("above", "SELECT count(*) AS n FROM joined")] {
+            let wrong = pgstream_tests::difference(&mut session, name, query, Comparison::Text).expect("comparable");
+            assert!(wrong.is_none(), "{name}\n{}", wrong.expect("it is there"));
+        }
+    }
+    assert_eq!(computed_anew(&mut session), "0");
+    // A table that nothing changes is as fresh as what is decoded, and no fresher.
+    let pid = decoder(&mut session);
+    stop(&pid, "STOP");
+    session.run("INSERT INTO t VALUES (2000, 3, 5)");
+    let since = session.value("SELECT clock_timestamp()");
+    session.wait_until(&format!("SELECT clock_timestamp() > timestamptz '{since}' + interval '2.5 s'"));
+    let early = session.value(&format!(
+        "SELECT count(*) FROM pgstream.pgs_stream_tables WHERE data_timestamp > '{since}' AND pgs_name IN ('sums', 'joined', 'mixed')"
+    ));
+    let ticks = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+        let fields: Vec<u64> = stat.rsplit(')').next().expect("fields").split_whitespace().filter_map(|it| it.parse().ok()).collect();
+        // utime and stime, without the state.
+        fields[10] + fields[11]
+    };
+    let scheduler = session.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler' AND datname = current_database()");
+    let before = ticks(&scheduler);
+    let since = session.value("SELECT clock_timestamp()");
+    session.wait_until(&format!("SELECT clock_timestamp() > timestamptz '{since}' + interval '1.5 s'"));
+    let used = ticks(&scheduler) - before;
+    stop(&pid, "CONT");
+    assert_eq!(early, "0", "what was not decoded is not there");
+    assert!(used < 75, "the scheduler used {used} of 150 ticks");
+    session.wait_until("SELECT sum(n) = (SELECT count(*) FROM t) FROM sums");
+    session.wait_until("SELECT count(*) = (SELECT count(*) FROM t) FROM mixed");
+}
+
+#[test]
+fn a_large_transaction_is_decoded_from_disk() {
+    let mut settings = SETTINGS.to_vec();
+    settings.extend(["logical_decoding_work_mem=64kB", "work_mem=64kB", "max_wal_size=4GB"]);
+    let database = Database::on(Server::start(&settings));
+    let mut session = database.session();
+    let all = three_tables(&mut session);
+    follow(
+        &mut session,
+        &all[..1],
+        &[
+            "BEGIN; INSERT INTO t SELECT i, i % 100, i FROM generate_series(1000, 300000) i; SAVEPOINT a;
+             INSERT INTO t SELECT i, i % 100, i FROM generate_series(400000, 410000) i; ROLLBACK TO a;
+             UPDATE t SET v = v + 1 WHERE id < 20000; SAVEPOINT b; DELETE FROM t WHERE id % 1000 = 0; COMMIT",
+            "DELETE FROM t WHERE id > 2000",
+        ],
+    );
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "both"));
 }
