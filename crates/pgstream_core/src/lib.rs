@@ -18,3 +18,4 @@ pub mod mode;
 pub mod name;
 pub mod schedule;
 pub mod status;
+pub mod wal;

@@ -18,6 +18,8 @@ use pgrx::{
     pg_sys::{self, Datum, Oid},
 };
 
+use pgstream_core::wal;
+
 use super::{buffer::Action, frontier, tuple};
 
 /// A position in the write-ahead log.
@@ -630,13 +632,10 @@ impl Decoder {
 /// Up to where the write-ahead log has records. Every transaction that is visible now has its commit
 /// before.
 pub fn current_lsn() -> Lsn {
-    /// A page's header is shorter.
-    const HEADER: Lsn = 64;
-    // SAFETY: reads a shared counter.
-    let lsn = unsafe { pg_sys::GetXLogInsertRecPtr() };
-    // Behind a header of a page where nothing is yet, the last record has ended before it.
-    let page = Lsn::from(pg_sys::XLOG_BLCKSZ);
-    if lsn % page < HEADER { lsn - lsn % page } else { lsn }
+    // SAFETY: reads a shared counter, and a setting.
+    let (next, segment) =
+        unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size.unsigned_abs()) };
+    wal::end_of_record(next, Lsn::from(pg_sys::XLOG_BLCKSZ), Lsn::from(segment))
 }
 
 /// Whether the server writes what decoding needs.

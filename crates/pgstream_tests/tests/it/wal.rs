@@ -824,9 +824,16 @@ fn how_changes_are_captured_can_be_seen() {
     let all = three_tables(&mut session);
     let notices = session.take_notices();
     assert_eq!(notices.len(), 1, "{notices:?}");
-    assert!(notices[0].contains("changes of p are captured by triggers: its replica identity is not FULL")
-        || notices[0].contains("changes of public.p are captured by triggers: its replica identity is not FULL"), "{notices:?}");
-    let slot = session.value("SELECT 'pgstream_' || oid FROM pg_database WHERE datname = current_database()");
+    assert!(
+        notices[0]
+            .contains("changes of p are captured by triggers: its replica identity is not FULL")
+            || notices[0].contains(
+                "changes of public.p are captured by triggers: its replica identity is not FULL"
+            ),
+        "{notices:?}"
+    );
+    let slot = session
+        .value("SELECT 'pgstream_' || oid FROM pg_database WHERE datname = current_database()");
     let tables = "SELECT source_relid::regclass, cdc_mode";
     assert_eq!(
         session.rows(&format!("{tables}, slot_name, transition_started_at, decoded_until FROM pgstream.pgs_change_tracking
@@ -840,7 +847,11 @@ fn how_changes_are_captured_can_be_seen() {
     );
     let payloads = listener.notifications("pg_stream_cdc_transition");
     let last = |table: &str| {
-        payloads.iter().rfind(|it| it.contains(&format!("public.{table}"))).cloned().unwrap_or_default()
+        payloads
+            .iter()
+            .rfind(|it| it.contains(&format!("public.{table}")))
+            .cloned()
+            .unwrap_or_default()
     };
     assert!(last("t").contains("\"cdc_mode\":\"WAL\""), "{payloads:?}");
     assert!(last("u").contains("\"event\":\"cdc_transition\""), "{payloads:?}");
@@ -869,7 +880,8 @@ fn how_changes_are_captured_can_be_seen() {
     writer.run("COMMIT");
     altering.join().expect("it gets the lock");
     mode_is(&mut session, "u", "WAL");
-    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "TRUNCATE is allowed to compute anew"));
+    all.iter()
+        .for_each(|it| it.refresh_and_compare(&mut session, "TRUNCATE is allowed to compute anew"));
     // A stopped decoder.
     let pid = decoder(&mut session);
     stop(&pid, "STOP");
@@ -877,7 +889,9 @@ fn how_changes_are_captured_can_be_seen() {
     session.run("SET statement_timeout = '300ms'");
     assert_eq!(session.error("SELECT pgstream.refresh_stream_table('sums')").code, "57014");
     session.run("RESET statement_timeout");
-    session.wait_until("SELECT lag_bytes > 0 FROM pgstream.check_cdc_health() WHERE source_table = 'public.t'");
+    session.wait_until(
+        "SELECT lag_bytes > 0 FROM pgstream.check_cdc_health() WHERE source_table = 'public.t'",
+    );
     stop(&pid, "CONT");
     all.iter().for_each(|it| it.refresh_and_compare(&mut session, "INSERT"));
 }
@@ -898,7 +912,9 @@ fn the_scheduler_follows_decoded_changes() {
     for (name, query) in [("sums", SUMS), ("joined", BOTH), ("mixed", MIXED)] {
         session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
     }
-    session.run("SELECT pgstream.create_stream_table('above', 'SELECT count(*) AS n FROM joined', '1s')");
+    session.run(
+        "SELECT pgstream.create_stream_table('above', 'SELECT count(*) AS n FROM joined', '1s')",
+    );
     decoded(&mut session, &["t", "u"]);
     for round in 0..3 {
         session.run(&format!("INSERT INTO t VALUES (1000 + {round}, 1, 5); DELETE FROM u WHERE g = {round}; UPDATE t SET v = v + 1"));
@@ -907,8 +923,14 @@ fn the_scheduler_follows_decoded_changes() {
         session.wait_until(&format!(
             "SELECT bool_and(data_timestamp > '{since}') FROM pgstream.pgs_stream_tables"
         ));
-        for (name, query) in [("sums", SUMS), ("joined", BOTH), ("mixed", MIXED), ("above", "SELECT count(*) AS n FROM joined")] {
-            let wrong = pgstream_tests::difference(&mut session, name, query, Comparison::Text).expect("comparable");
+        for (name, query) in [
+            ("sums", SUMS),
+            ("joined", BOTH),
+            ("mixed", MIXED),
+            ("above", "SELECT count(*) AS n FROM joined"),
+        ] {
+            let wrong = pgstream_tests::difference(&mut session, name, query, Comparison::Text)
+                .expect("comparable");
             assert!(wrong.is_none(), "{name}\n{}", wrong.expect("it is there"));
         }
     }
@@ -918,20 +940,30 @@ fn the_scheduler_follows_decoded_changes() {
     stop(&pid, "STOP");
     session.run("INSERT INTO t VALUES (2000, 3, 5)");
     let since = session.value("SELECT clock_timestamp()");
-    session.wait_until(&format!("SELECT clock_timestamp() > timestamptz '{since}' + interval '2.5 s'"));
+    session.wait_until(&format!(
+        "SELECT clock_timestamp() > timestamptz '{since}' + interval '2.5 s'"
+    ));
     let early = session.value(&format!(
         "SELECT count(*) FROM pgstream.pgs_stream_tables WHERE data_timestamp > '{since}' AND pgs_name IN ('sums', 'joined', 'mixed')"
     ));
     let ticks = |pid: &str| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-        let fields: Vec<u64> = stat.rsplit(')').next().expect("fields").split_whitespace().filter_map(|it| it.parse().ok()).collect();
+        let fields: Vec<u64> = stat
+            .rsplit(')')
+            .next()
+            .expect("fields")
+            .split_whitespace()
+            .filter_map(|it| it.parse().ok())
+            .collect();
         // utime and stime, without the state.
         fields[10] + fields[11]
     };
     let scheduler = session.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler' AND datname = current_database()");
     let before = ticks(&scheduler);
     let since = session.value("SELECT clock_timestamp()");
-    session.wait_until(&format!("SELECT clock_timestamp() > timestamptz '{since}' + interval '1.5 s'"));
+    session.wait_until(&format!(
+        "SELECT clock_timestamp() > timestamptz '{since}' + interval '1.5 s'"
+    ));
     let used = ticks(&scheduler) - before;
     stop(&pid, "CONT");
     assert_eq!(early, "0", "what was not decoded is not there");
