@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use pgstream_tests::{Comparison, Database, Server, Session, Watched, kill_9};
+use pgstream_tests::{Comparison, Database, Server, Session, Watched, difference, kill_9};
 
 const SETTINGS: [&str; 6] = [
     "fsync=off",
@@ -17,7 +17,7 @@ const SETTINGS: [&str; 6] = [
     "output_plugin_libraries=pg_stream",
     "pg_stream.cdc_mode=wal",
     "pg_stream.enabled=off",
-    "max_prepared_transactions=10",
+    "pg_stream.scheduler_interval_ms=100",
 ];
 
 fn database() -> Database {
@@ -298,6 +298,29 @@ fn each_transaction_counts_once_whenever_it_commits() {
         all.iter().for_each(|it| it.refresh_and_compare(&mut session, "not again"));
         session.run("DELETE FROM t WHERE id = 201");
     }
+    session.run("BEGIN; SAVEPOINT a");
+    refresh_all(&mut session);
+    session.run("RELEASE a; SAVEPOINT b; UPDATE t SET v = v + 1; RELEASE b; COMMIT");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "in subtransactions"));
+    // A reader that is created between a change and its commit, and needs nothing that is not captured.
+    writer.run("BEGIN; INSERT INTO t VALUES (210, 1, 1); UPDATE t SET v = v + 1 WHERE id = 7");
+    let among = watched(&mut session, "among", "SELECT id, g FROM t");
+    writer.run("DELETE FROM t WHERE id = 8; COMMIT");
+    among.refresh_and_compare(&mut session, "committed after creation");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "committed after a creation"));
+    // Columns that are captured, given up and captured again, with changes that are not decoded yet.
+    session.run("ALTER TABLE t ADD COLUMN c int DEFAULT 3");
+    for _ in 0..3 {
+        let it = watched(&mut session, "passing", "SELECT id, c FROM t");
+        session.run("UPDATE t SET c = c + 1 WHERE id % 2 = 0; UPDATE t SET v = v + 1");
+        it.refresh_and_compare(&mut session, "UPDATE");
+        session.run("UPDATE t SET c = c + 1; DELETE FROM t WHERE id = (SELECT max(id) FROM t)");
+        session.run("SELECT pgstream.drop_stream_table('passing')");
+        session.run("UPDATE t SET c = c + 1, v = v + 1");
+        all.iter().for_each(|it| it.refresh_and_compare(&mut session, "another one was dropped"));
+        session.run("UPDATE t SET c = c + 1, v = v + 1");
+    }
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "another one was dropped"));
     // Created and changed in one transaction.
     session.run("BEGIN; SELECT pgstream.create_stream_table('fresh', 'SELECT id, v FROM t', '1d'); INSERT INTO t VALUES (300, 1, 1);
         UPDATE t SET v = v + 1 WHERE id < 9; COMMIT");
@@ -437,11 +460,22 @@ fn change(number: i32, round: i32) -> String {
     }
 }
 
+/// Refreshes and compares at one snapshot.
+#[track_caller]
+fn right_now(session: &mut Session, stream_table: &str, query: &str) {
+    session.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
+    session.refresh(stream_table);
+    let wrong = difference(session, stream_table, query, Comparison::Text).expect("comparable");
+    assert!(wrong.is_none(), "{stream_table}\n{}", wrong.expect("it is there"));
+    session.run("COMMIT");
+}
+
 #[test]
 fn sources_change_over_and_back_under_writers() {
     let database = database();
     let mut session = database.session();
     let all = three_tables(&mut session);
+    session.run("ALTER TABLE t ADD COLUMN more_0 int DEFAULT 0, ADD COLUMN more_1 text DEFAULT 'x'");
     let writers = Writers::start(&database, 3);
     for round in 0..10 {
         let mode = if round % 2 == 0 { "trigger" } else { "wal" };
@@ -463,13 +497,18 @@ fn sources_change_over_and_back_under_writers() {
             refresh_all(&mut session);
         }
         writers.wait(20);
+        if round % 3 == 1 {
+            session.run(&format!("SELECT pg_terminate_backend(pid) FROM ({DECODER}) AS q"));
+        }
+        // A reader that comes and goes, and needs another column every time.
+        let more = format!("SELECT id, more_{} FROM t", round % 2);
+        session.run("SET lock_timeout = '10s'");
+        session.create("extra", &more);
+        writers.wait(10);
+        right_now(&mut session, "extra", &more);
+        session.run("SELECT pgstream.drop_stream_table('extra')");
         for (it, query) in REFRESH_ALL.iter().zip([SUMS, BOTH, MIXED]) {
-            session.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
-            session.refresh(it);
-            let wrong = pgstream_tests::difference(&mut session, it, query, Comparison::Text)
-                .expect("comparable");
-            assert!(wrong.is_none(), "round {round}, {it}\n{}", wrong.expect("it is there"));
-            session.run("COMMIT");
+            right_now(&mut session, it, query);
         }
     }
     writers.stop();
@@ -567,7 +606,7 @@ fn commands_on_decoded_tables() {
         let sums = SUMS
             .replace("FROM t", &format!("FROM {table} AS t"))
             .replace("(v)", &format!("({column})"));
-        let wrong = pgstream_tests::difference(&mut session, "sums", &sums, Comparison::Text)
+        let wrong = difference(&mut session, "sums", &sums, Comparison::Text)
             .expect("comparable");
         assert!(wrong.is_none(), "{command}\n{}", wrong.expect("it is there"));
     }
@@ -904,7 +943,7 @@ fn stop(pid: &str, signal: &str) {
 #[test]
 fn the_scheduler_follows_decoded_changes() {
     let mut settings = SETTINGS.to_vec();
-    settings.extend(["pg_stream.scheduler_interval_ms=100", "pg_stream.min_schedule_seconds=1"]);
+    settings.push("pg_stream.min_schedule_seconds=1");
     settings.retain(|it| *it != "pg_stream.enabled=off");
     let database = Database::on(Server::start(&settings));
     let mut session = database.session();
@@ -923,14 +962,8 @@ fn the_scheduler_follows_decoded_changes() {
         session.wait_until(&format!(
             "SELECT bool_and(data_timestamp > '{since}') FROM pgstream.pgs_stream_tables"
         ));
-        for (name, query) in [
-            ("sums", SUMS),
-            ("joined", BOTH),
-            ("mixed", MIXED),
-            ("above", "SELECT count(*) AS n FROM joined"),
-        ] {
-            let wrong = pgstream_tests::difference(&mut session, name, query, Comparison::Text)
-                .expect("comparable");
+        for (name, query) in [("sums", SUMS), ("joined", BOTH), ("mixed", MIXED), ("above", "SELECT count(*) AS n FROM joined")] {
+            let wrong = difference(&mut session, name, query, Comparison::Text).expect("comparable");
             assert!(wrong.is_none(), "{name}\n{}", wrong.expect("it is there"));
         }
     }
@@ -978,16 +1011,37 @@ fn a_large_transaction_is_decoded_from_disk() {
     settings.extend(["logical_decoding_work_mem=64kB", "work_mem=64kB", "max_wal_size=4GB"]);
     let database = Database::on(Server::start(&settings));
     let mut session = database.session();
-    let all = three_tables(&mut session);
+    session.run(TABLES);
+    let all = [watched(&mut session, "sums", SUMS)];
+    decoded(&mut session, &["t"]);
     follow(
         &mut session,
-        &all[..1],
+        &all,
         &[
-            "BEGIN; INSERT INTO t SELECT i, i % 100, i FROM generate_series(1000, 300000) i; SAVEPOINT a;
+            "BEGIN; INSERT INTO t SELECT i, i % 100, i FROM generate_series(1001, 301000) i; SAVEPOINT a;
              INSERT INTO t SELECT i, i % 100, i FROM generate_series(400000, 410000) i; ROLLBACK TO a;
              UPDATE t SET v = v + 1 WHERE id < 20000; SAVEPOINT b; DELETE FROM t WHERE id % 1000 = 0; COMMIT",
-            "DELETE FROM t WHERE id > 2000",
+            "DELETE FROM t WHERE id BETWEEN 2000 AND 9999",
         ],
     );
-    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "both"));
+    // What is confirmed is not decoded again, and what began before and was not committed is.
+    session.run("BEGIN; INSERT INTO t VALUES (99, 1, 1000); UPDATE t SET v = v + 1 WHERE id = 7; PREPARE TRANSACTION 'one'");
+    session.run("UPDATE t SET v = 5 WHERE id = 8");
+    let here = session.value("SELECT pg_current_wal_lsn()");
+    session.wait_until(&format!(
+        "SELECT EXISTS (SELECT FROM pg_logical_emit_message(true, '', repeat('x', 100000)))
+            AND confirmed_flush_lsn > '{here}' FROM pg_replication_slots"
+    ));
+    let confirmed = "SELECT count(*) FROM pgstream.pgs_dependencies WHERE decoder_confirmed_lsn > '0/0'";
+    assert_eq!(session.value(confirmed), "1");
+    session.run("UPDATE t SET v = v + 1 WHERE id < 1100");
+    kill_9(&decoder(&mut session));
+    while session.try_run("SELECT 1").is_ok() {}
+    let mut session = database.session_after_crash();
+    session.run("COMMIT PREPARED 'one'");
+    all[0].refresh_and_compare(&mut session, "a crash");
+    database.server().kill();
+    database.server().start_again();
+    let mut session = database.session();
+    follow(&mut session, &all, &["UPDATE t SET v = v + 1 WHERE id < 1200"]);
 }
