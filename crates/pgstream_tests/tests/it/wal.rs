@@ -1034,7 +1034,7 @@ fn a_large_transaction_is_decoded_from_disk() {
     ));
     let confirmed = "SELECT count(*) FROM pgstream.pgs_dependencies WHERE decoder_confirmed_lsn > '0/0'";
     assert_eq!(session.value(confirmed), "1");
-    session.run("UPDATE t SET v = v + 1 WHERE id < 1100");
+    session.run("UPDATE t SET v = v + 1 WHERE id BETWEEN 1002 AND 1100");
     kill_9(&decoder(&mut session));
     while session.try_run("SELECT 1").is_ok() {}
     let mut session = database.session_after_crash();
