@@ -475,7 +475,8 @@ fn sources_change_over_and_back_under_writers() {
     let database = database();
     let mut session = database.session();
     let all = three_tables(&mut session);
-    session.run("ALTER TABLE t ADD COLUMN more_0 int DEFAULT 0, ADD COLUMN more_1 text DEFAULT 'x'");
+    session
+        .run("ALTER TABLE t ADD COLUMN more_0 int DEFAULT 0, ADD COLUMN more_1 text DEFAULT 'x'");
     let writers = Writers::start(&database, 3);
     for round in 0..10 {
         let mode = if round % 2 == 0 { "trigger" } else { "wal" };
@@ -606,8 +607,7 @@ fn commands_on_decoded_tables() {
         let sums = SUMS
             .replace("FROM t", &format!("FROM {table} AS t"))
             .replace("(v)", &format!("({column})"));
-        let wrong = difference(&mut session, "sums", &sums, Comparison::Text)
-            .expect("comparable");
+        let wrong = difference(&mut session, "sums", &sums, Comparison::Text).expect("comparable");
         assert!(wrong.is_none(), "{command}\n{}", wrong.expect("it is there"));
     }
     compare_all(&mut session, &all, "names are as before");
@@ -962,8 +962,14 @@ fn the_scheduler_follows_decoded_changes() {
         session.wait_until(&format!(
             "SELECT bool_and(data_timestamp > '{since}') FROM pgstream.pgs_stream_tables"
         ));
-        for (name, query) in [("sums", SUMS), ("joined", BOTH), ("mixed", MIXED), ("above", "SELECT count(*) AS n FROM joined")] {
-            let wrong = difference(&mut session, name, query, Comparison::Text).expect("comparable");
+        for (name, query) in [
+            ("sums", SUMS),
+            ("joined", BOTH),
+            ("mixed", MIXED),
+            ("above", "SELECT count(*) AS n FROM joined"),
+        ] {
+            let wrong =
+                difference(&mut session, name, query, Comparison::Text).expect("comparable");
             assert!(wrong.is_none(), "{name}\n{}", wrong.expect("it is there"));
         }
     }
@@ -1032,7 +1038,8 @@ fn a_large_transaction_is_decoded_from_disk() {
         "SELECT EXISTS (SELECT FROM pg_logical_emit_message(true, '', repeat('x', 100000)))
             AND confirmed_flush_lsn > '{here}' FROM pg_replication_slots"
     ));
-    let confirmed = "SELECT count(*) FROM pgstream.pgs_dependencies WHERE decoder_confirmed_lsn > '0/0'";
+    let confirmed =
+        "SELECT count(*) FROM pgstream.pgs_dependencies WHERE decoder_confirmed_lsn > '0/0'";
     assert_eq!(session.value(confirmed), "1");
     session.run("UPDATE t SET v = v + 1 WHERE id BETWEEN 1002 AND 1100");
     kill_9(&decoder(&mut session));
