@@ -155,7 +155,7 @@ impl Process {
             }
         }
         let Some(reading) = &mut self.reading else { return LOOK / 1000 };
-        match reading.pass(self.shared, &self.sources) {
+        match reading.pass(self.shared) {
             Ok(()) => self.close_finished(self.shared.decoded()),
             Err(failure) => {
                 if self.shared.stuck_since().is_none() {
@@ -458,7 +458,7 @@ impl Process {
 
 impl Reading {
     /// Decodes what has come, and writes it.
-    fn pass(&mut self, shared: &Slot, sources: &[Source]) -> Result<(), Failure> {
+    fn pass(&mut self, shared: &Slot) -> Result<(), Failure> {
         if !self.is_pending {
             let now = time::now();
             let target = decode::current_lsn();
@@ -467,8 +467,7 @@ impl Reading {
                 return Ok(());
             }
             // After the target: whoever wants more columns of a source locks it before they are written.
-            let wanted =
-                worker::transaction(c"pg_stream: reading the catalog", || wanted(sources))?;
+            let wanted = worker::transaction(c"pg_stream: reading the catalog", wanted)?;
             let decoder = &mut self.decoder;
             let rows = worker::interruptible(c"pg_stream: decoding the write-ahead log", || {
                 decoder.decode(target, wanted)
@@ -540,10 +539,16 @@ fn sources() -> Vec<Source> {
     found.into_iter().map(known).collect()
 }
 
-/// What to note of which source; in a transaction.
-fn wanted(sources: &[Source]) -> HashMap<Oid, Columns> {
-    let open = sources.iter().filter(|it| it.decoding.is_open());
-    open.filter_map(|it| Some((it.oid, decoding::columns(it.oid)?))).collect()
+/// What to note of which source; in a transaction. Read anew each time: what is passed over is lost.
+fn wanted() -> HashMap<Oid, Columns> {
+    let mut open: Vec<Oid> = Vec::new();
+    spi::run(
+        "SELECT source_relid FROM pgstream.pgs_change_tracking \
+         WHERE cdc_mode = 'WAL' OR decoded_until IS NOT NULL",
+        &[],
+        |row| open.extend(row.get::<Oid>(0)),
+    );
+    open.into_iter().filter_map(|it| Some((it, decoding::columns(it)?))).collect()
 }
 
 /// Writes what was decoded into the buffers, except what was written before a restart.
