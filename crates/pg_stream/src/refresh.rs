@@ -30,7 +30,11 @@ mod statements;
 mod storage;
 mod verify;
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use pgrx::{
     PgSqlErrorCode,
@@ -186,7 +190,7 @@ fn run_for(pgs_id: i64, by: InitiatedBy, cause: Option<Cause>) -> Result<Outcome
         result = ready.run(&snapshot, &occasion, &clock, &progress);
     }
     let done = result?;
-    done.clean_up();
+    done.clean_up(&mut HashSet::new());
     Ok(done.outcome)
 }
 
@@ -294,10 +298,10 @@ impl Ready {
 
 impl Done {
     /// Removes from the buffers what everybody has consumed. To be called right before the end of
-    /// the transaction.
-    pub fn clean_up(&self) {
+    /// the transaction. Those in `cleaned` were, by another one that was refreshed at the same snapshot.
+    pub fn clean_up(&self, cleaned: &mut HashSet<Oid>) {
         if self.outcome.has_consumed {
-            advance::clean_buffers(&self.definition, &self.frontier, &self.seen);
+            advance::clean_buffers(&self.definition, &self.frontier, &self.seen, cleaned);
         }
         fault::point(Step::Finished);
     }

@@ -1,7 +1,7 @@
 //! The frontier and the history: what is read before a refresh and written after it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::{CStr, CString},
 };
 
@@ -247,8 +247,17 @@ fn frontier_for_people(definition: &Definition, frontier: &Frontier) -> CString 
 
 /// Removes from the buffers what every reader has consumed. `seen` are the rows of each that the
 /// refresh saw, as far as it looked.
-pub fn clean_buffers(definition: &Definition, frontier: &Frontier, seen: &HashMap<Oid, Vec<Seen>>) {
+pub fn clean_buffers(
+    definition: &Definition,
+    frontier: &Frontier,
+    seen: &HashMap<Oid, Vec<Seen>>,
+    cleaned: &mut HashSet<Oid>,
+) {
     for source in definition.tracked_sources() {
+        // A row cannot be deleted twice in a transaction.
+        if !cleaned.insert(source) {
+            continue;
+        }
         clean(source, Some((definition.pgs_id, frontier)), seen.get(&source).map(Vec::as_slice));
     }
 }

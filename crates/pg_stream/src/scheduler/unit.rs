@@ -247,10 +247,11 @@ impl Unit<'_> {
             let data_timestamp = time::current();
             let snapshot = self.prepare(&mut members);
             self.run(&mut members, &snapshot, data_timestamp);
+            let mut cleaned = HashSet::new();
             for done in members.iter().filter_map(|it| it.done.as_ref()) {
                 self.findings.consumed.borrow_mut().extend(done.consumed());
                 // What stays is removed next time.
-                if let Err(failure) = self.attempt(|| done.clean_up()) {
+                if let Err(failure) = self.attempt(|| done.clean_up(&mut cleaned)) {
                     pgrx::log!("pg_stream: cannot clean change buffers: {}", failure.message);
                 }
             }
