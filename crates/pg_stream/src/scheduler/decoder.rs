@@ -243,6 +243,9 @@ impl Process {
 
     /// Makes the slot. What was to be decoded from an older one is lost.
     fn make(&mut self) {
+        if !self.refresh_knowledge() {
+            return;
+        }
         let is_lost = |it: &&Source| it.decoding.is_open();
         let lost: Vec<Source> = self.sources.iter().filter(is_lost).copied().collect();
         // Whoever waits for them has locked what must be marked.
@@ -341,7 +344,7 @@ impl Process {
             let since = (mode == Mode::Transitioning).then(time::current);
             spi::run(
                 "UPDATE pgstream.pgs_change_tracking SET cdc_mode = $2, transition_started_at = $3 \
-                 WHERE source_relid = $1",
+                 WHERE source_relid = $1 AND cdc_mode <> 'WAL'",
                 &[source.into(), mode.as_str().to_owned().into(), since.into()],
                 |_| {},
             );
@@ -349,7 +352,7 @@ impl Process {
             alert::capture_changes(source, mode.as_str());
         });
         match noted {
-            Ok(()) => self.refresh_knowledge(),
+            Ok(()) => _ = self.refresh_knowledge(),
             Err(failure) => complain("cannot note how a table is captured", &failure),
         }
     }
@@ -358,16 +361,23 @@ impl Process {
     fn take_over(&mut self, source: Oid) -> bool {
         let name = self.name.clone();
         self.switched(source, Mode::Wal, move || {
-            decoding::obstacle(source).is_none() && {
+            let current = Decoding::of(source);
+            // What is decoded has one beginning and one end at a time.
+            let may = !current.is_open() && decoding::obstacle(source).is_none();
+            if may {
                 decoding::switch(source, Mode::Wal, Some(&name), false);
-                true
             }
+            may
         })
     }
 
     /// Back to triggers. When what was to be decoded is lost, what reads the source is rebuilt.
     fn give_back(&mut self, source: Oid, is_lost: bool) -> bool {
         self.switched(source, Mode::Trigger, move || {
+            let current = Decoding::of(source);
+            if current.mode != Mode::Wal && !(is_lost && current.is_open()) {
+                return true;
+            }
             decoding::switch(source, Mode::Trigger, None, is_lost);
             if is_lost {
                 let name = relation::display_name(source);
@@ -419,11 +429,18 @@ impl Process {
         }
     }
 
-    /// The sources as the catalog has them after a change.
-    fn refresh_knowledge(&mut self) {
+    /// The sources as the catalog has them after a change. Where that fails, or the change is somebody
+    /// else's, what is known is old: whoever acts on it looks again in the transaction in which he does.
+    fn refresh_knowledge(&mut self) -> bool {
         match worker::transaction(c"pg_stream: reading the catalog", sources) {
-            Ok(sources) => self.sources = sources,
-            Err(failure) => complain("cannot read the catalog", &failure),
+            Ok(sources) => {
+                self.sources = sources;
+                true
+            }
+            Err(failure) => {
+                complain("cannot read the catalog", &failure);
+                false
+            }
         }
     }
 
@@ -450,7 +467,8 @@ impl Process {
             }
         }
         let is_open = |it: &Source| it.decoding.is_open() || it.decoding.mode != Mode::Trigger;
-        if !is_wanted() && !self.sources.iter().any(is_open) {
+        let is_idle = |it: &Self| !is_wanted() && !it.sources.iter().any(is_open);
+        if is_idle(self) && self.refresh_knowledge() && is_idle(self) {
             self.retire();
         }
     }
