@@ -56,6 +56,8 @@ pub struct Slot {
     to_decode: AtomicU64,
     /// Since when changes cannot be written into the buffers, or 0.
     stuck_since: AtomicI64,
+    /// How many times in a row decoding has begun and not ended.
+    decoding_attempts: AtomicU32,
     /// Changes that were to be decoded are lost; what reads their sources is going to be rebuilt.
     is_lost: AtomicBool,
     /// No scheduler is started before this time.
@@ -208,6 +210,7 @@ impl Slot {
         self.decoded.store(0, SeqCst);
         self.decoded_at.store(0, SeqCst);
         self.to_decode.store(0, SeqCst);
+        self.forget_decoding_attempts();
         self.held_until.store(0, SeqCst);
         self.database.store(0, SeqCst);
     }
@@ -297,6 +300,21 @@ impl Slot {
     /// Since when changes cannot be written, if so.
     pub fn stuck_since(&self) -> Option<i64> {
         Some(self.stuck_since.load(SeqCst)).filter(|it| *it != 0)
+    }
+
+    /// Decoding begins. What is counted stays if the process does not survive that.
+    pub fn begin_decoding(&self) {
+        self.decoding_attempts.fetch_add(1, SeqCst);
+    }
+
+    /// Decoding has ended well, or begins with another replication slot.
+    pub fn forget_decoding_attempts(&self) {
+        self.decoding_attempts.store(0, SeqCst);
+    }
+
+    /// How many times in a row decoding has begun and not ended.
+    pub fn decoding_attempts(&self) -> u32 {
+        self.decoding_attempts.load(SeqCst)
     }
 
     pub fn set_lost(&self, is_lost: bool) {

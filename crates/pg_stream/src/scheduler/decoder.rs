@@ -40,6 +40,8 @@ const LOOK: Micros = SECOND;
 const LONG_LOOK: Micros = 10 * SECOND;
 /// How long a source that changes over may keep its writers waiting at a time, in milliseconds.
 const PATIENCE: u32 = 200;
+/// After decoding has failed so many times in a row the slot counts as lost.
+const MOST_ATTEMPTS: u32 = 3;
 /// How much of the log is confirmed at a time, and how often.
 const CONFIRM_BYTES: Lsn = 1 << 20;
 const CONFIRM_INTERVAL: Micros = 10 * SECOND;
@@ -136,6 +138,8 @@ struct Reading {
     written: Lsn,
     confirmed: Lsn,
     confirmed_at: Micros,
+    /// Something was decoded.
+    is_proven: bool,
 }
 
 impl Process {
@@ -151,7 +155,6 @@ impl Process {
             self.change_over(now);
             if self.reading.is_none() {
                 self.begin();
-                self.change_over(now);
             }
         }
         let Some(reading) = &mut self.reading else { return LOOK / 1000 };
@@ -165,6 +168,12 @@ impl Process {
             }
         }
         PAUSE
+    }
+
+    /// Whether the slot is one that can be decoded. Where transactions have changed the catalog while it was
+    /// made, PostgreSQL may not know what they have committed ("could not map filenumber").
+    fn is_proven(&self) -> bool {
+        self.reading.as_ref().is_some_and(|it| it.is_proven)
     }
 
     /// Whether every source is captured in the way that it should be.
@@ -212,6 +221,12 @@ impl Process {
             state
         });
         match state {
+            Ok(Some(_)) if self.shared.decoding_attempts() >= MOST_ATTEMPTS => {
+                pgrx::warning!(
+                    "pg_stream decoder gives a replication slot up that cannot be decoded"
+                );
+                self.make();
+            }
             Ok(Some(written)) => self.open(written),
             Ok(None) => self.make(),
             Err(failure) => complain("cannot look at the replication slot", &failure),
@@ -238,6 +253,7 @@ impl Process {
             written,
             confirmed: written,
             confirmed_at: time::since_epoch(),
+            is_proven: false,
         });
     }
 
@@ -264,6 +280,7 @@ impl Process {
             complain("cannot drop the replication slot", &failure);
             return;
         }
+        self.shared.forget_decoding_attempts();
         let is_early = time::since_epoch() < self.make_not_before;
         if is_early || !is_wanted() || !self.sources.iter().any(|it| it.is_fit) {
             return;
@@ -310,7 +327,7 @@ impl Process {
                     }
                 }
                 Mode::Transitioning => {
-                    if self.reading.is_some() && self.take_over(source.oid) {
+                    if self.is_proven() && self.take_over(source.oid) {
                         self.given_up.remove(&source.oid);
                     } else if let Some(since) = source.since
                         && now - since > i64::from(timeout()) * SECOND
@@ -326,7 +343,7 @@ impl Process {
 
     fn start_waiting(&mut self, source: Oid) {
         self.note(source, Mode::Transitioning);
-        if self.reading.is_some() {
+        if self.is_proven() {
             self.take_over(source);
         }
     }
@@ -487,9 +504,12 @@ impl Reading {
             // After the target: whoever wants more columns of a source locks it before they are written.
             let wanted = worker::transaction(c"pg_stream: reading the catalog", wanted)?;
             let decoder = &mut self.decoder;
+            shared.begin_decoding();
             let rows = worker::interruptible(c"pg_stream: decoding the write-ahead log", || {
                 decoder.decode(target, wanted)
             });
+            shared.forget_decoding_attempts();
+            self.is_proven = true;
             self.target = (target, now);
             self.is_pending = rows > 0;
         }
