@@ -43,7 +43,8 @@ pub fn run(soak: &Soak) {
     for (pid, (kind, sizes)) in memory {
         let largest = sizes.iter().copied().max().unwrap_or(0);
         let warm = sizes.get(WARM..sizes.len() / 2).and_then(|it| it.iter().max());
-        let growth = warm.map_or(0, |it| largest.saturating_sub(*it));
+        let late = sizes[sizes.len() / 2..].iter().max();
+        let growth = warm.zip(late).map_or(0, |(warm, late)| late.saturating_sub(*warm));
         if largest > MOST_KILOBYTES || growth > MOST_GROWTH {
             soak.fail(format!(
                 "{kind} {pid} has used {largest} kB, {growth} kB more than before: {sizes:?}"
