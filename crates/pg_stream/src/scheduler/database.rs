@@ -120,7 +120,8 @@ impl Scheduler {
             self.end(&finished, now);
         }
         self.slot.disarm();
-        let has_catalog = self.read_catalog(now);
+        let has_catalog =
+            if settings::enabled() { self.read_catalog(now) } else { self.look_at_decoder() };
         let until_decoder = self.keep_decoder(now);
         if !settings::enabled() || !has_catalog {
             return LONGEST_SLEEP.min(until_decoder);
@@ -182,6 +183,21 @@ impl Scheduler {
             return DECODER_PAUSE / 1000;
         }
         LONGEST_SLEEP
+    }
+
+    /// Learns whether a decoder is needed, where nothing is scheduled.
+    fn look_at_decoder(&mut self) -> bool {
+        let used = worker::transaction(c"pg_stream: reading the catalog", || {
+            member::extension().is_some().then(decoder::is_used)
+        });
+        match used {
+            Ok(Some(is_used)) => self.is_decoder_used = is_used,
+            Ok(None) => retire(self.slot),
+            Err(failure) => {
+                pgrx::warning!("pg_stream scheduler cannot read its catalog: {}", failure.message);
+            }
+        }
+        false
     }
 
     /// Whether the catalog is known.
