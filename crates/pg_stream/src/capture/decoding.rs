@@ -18,6 +18,7 @@ use crate::{
     catalog,
     error::Error,
     pg::{
+        buffer::Buffer,
         decode::{self, Lsn},
         lock::{self, Lock},
         own::OwnTable,
@@ -204,7 +205,6 @@ pub fn leave_if_unfit(source: Oid) {
 
 /// The columns that the buffer of `source` wants, as the decoder is to note them.
 pub fn columns(source: Oid) -> Option<decode::Columns> {
-    use crate::pg::buffer::Buffer;
     let buffer = Buffer::open(source, Lock::AccessShare)?;
     let of = |(position, number): (usize, &i16)| {
         let ty = buffer.column_type(position).unwrap_or(Oid::INVALID);

@@ -272,15 +272,11 @@ impl Process {
             }
         }
         self.shared.set_lost(false);
-        let name = self.name.clone();
-        let dropped = worker::transaction(c"pg_stream: dropping the replication slot", || {
-            drop_slot(&name);
-        });
-        if let Err(failure) = dropped {
-            complain("cannot drop the replication slot", &failure);
+        if !drop_unused_slot(self.shared.database()) {
             return;
         }
         self.shared.forget_decoding_attempts();
+        let name = self.name.clone();
         let is_early = time::since_epoch() < self.make_not_before;
         if is_early || !is_wanted() || !self.sources.iter().any(|it| it.is_fit) {
             return;
@@ -611,15 +607,17 @@ fn note_written(lsn: Lsn) {
     );
 }
 
-/// Drops the replication slot of a database that has no use for one, unless its decoder runs still.
-pub fn drop_unused_slot(database: Oid) {
+/// Drops the replication slot of a database that has no use for it, unless its decoder runs still. False
+/// when that failed.
+pub fn drop_unused_slot(database: Oid) -> bool {
     let name = slot_name(database);
     let dropped = worker::transaction(c"pg_stream: dropping the replication slot", || {
         drop_slot(&name);
     });
-    if let Err(failure) = dropped {
-        complain("cannot drop the replication slot", &failure);
+    if let Err(failure) = &dropped {
+        complain("cannot drop the replication slot", failure);
     }
+    dropped.is_ok()
 }
 
 fn drop_slot(name: &str) {
