@@ -163,9 +163,10 @@ pub fn keep_changes(source: Oid) {
     unsafe { pg_sys::LockDatabaseObject(tracking_table(), source, 0, pg_sys::ShareLock as i32) };
 }
 
-/// Runs `work` unless somebody wants the changes of `source` kept. Never waits.
+/// Runs `work` unless somebody wants the changes of `source` kept. Never waits. Others may clean up at
+/// the same time: whoever was refreshed last must not be kept from it by somebody who sees less.
 pub fn unless_kept(source: Oid, work: impl FnOnce()) {
-    let lock = pg_sys::ExclusiveLock as i32;
+    let lock = pg_sys::RowExclusiveLock as i32;
     // SAFETY: as in `keep_changes`; given back at once, or by abort after an error.
     unsafe {
         if pg_sys::ConditionalLockDatabaseObject(tracking_table(), source, 0, lock) {

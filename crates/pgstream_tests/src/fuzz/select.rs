@@ -5,7 +5,7 @@ use super::{
     expression::{Column, Scope, bool_expression, expression},
     query::{Columns, Generator},
     syntax::{Body, Distinct, Grouping, Order, Select, Sql},
-    value::Type,
+    value::{RATIO, Type},
 };
 
 impl Generator<'_> {
@@ -332,7 +332,7 @@ impl Generator<'_> {
                 let name = if self.random.chance(50) { "min" } else { "max" };
                 (format!("{name}({x})"), kind.extreme().expect("it has extremes"))
             }
-            (4, Type::Float) => (format!("avg({x})"), Type::Float),
+            (4, Type::Float) => (format!("avg({x})"), RATIO),
             (4, kind) if kind.is_number() => (format!("avg({distinct}{x})"), Type::Numeric),
             (5 | 4 | 2, Type::Int | Type::Text | Type::Of(_)) => {
                 self.met(Construct::Rescanned);
@@ -369,7 +369,7 @@ impl Generator<'_> {
             0 => (format!("array_agg({x} ORDER BY {x})::text"), Type::Text),
             6 => (format!("total({x})"), Type::Int),
             7 => (format!("count(DISTINCT {x}) - count(DISTINCT {x} % 2)"), Type::BigInt),
-            8 => (format!("cume_dist(1) WITHIN GROUP (ORDER BY {x})"), Type::Float),
+            8 => (format!("cume_dist(1) WITHIN GROUP (ORDER BY {x})"), RATIO),
             1 => (format!("stddev_pop({x})"), Type::Numeric),
             2 => (format!("percentile_disc(0.5) WITHIN GROUP (ORDER BY {x})"), Type::Int),
             3 => (format!("rank(2) WITHIN GROUP (ORDER BY {x})"), Type::BigInt),

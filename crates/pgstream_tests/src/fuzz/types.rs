@@ -62,7 +62,7 @@ const OPAQUE: Simple = Simple { equality: false, order: false, ..ORDERED };
 
 macro_rules! simples {
     ($($name:ident = $sql:literal $column:literal $prefix:literal $texts:expr, $base:expr;)*) => {
-        $(static $name: Simple =
+        $(pub static $name: Simple =
             Simple { sql: $sql, column: $column, prefix: $prefix, texts: &$texts, ..$base };)*
         pub static SIMPLES: &[&Simple] = &[$(&$name,)*];
     };
@@ -159,6 +159,11 @@ simples! {
     REAL = "real" "real" "re" ["0", "-0", "1", "0.5", "NaN"], Simple {
         extremes: Some(Type::Of(&REAL)),
         ..OPEN
+    };
+    // Not exact as thirds are not: a sum would depend on the order of the rows.
+    RATIO = "float8" "float8" "rt" ["0", "0.1", "0.5", "1"], Simple {
+        extremes: Some(Type::Of(&RATIO)),
+        ..ORDERED
     };
     MONEY = "money" "money" "my" ["0", "1.50", "-3"], Simple {
         extremes: Some(Type::Of(&MONEY)),

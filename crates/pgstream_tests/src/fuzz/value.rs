@@ -2,7 +2,7 @@
 
 use super::{
     random::Random,
-    types::{SIMPLES, Simple},
+    types::{self, SIMPLES, Simple},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum Type {
     /// One of the many others.
     Of(&'static Simple),
 }
+
+pub const RATIO: Type = Type::Of(&types::RATIO);
 
 const COLUMN_TYPES: &[Type] = &[
     Type::Int,

@@ -9,7 +9,7 @@ use super::{
     query::{Columns, Generator},
     select::push_item,
     syntax::Select,
-    value::Type,
+    value::{RATIO, Type},
 };
 
 impl Generator<'_> {
@@ -110,8 +110,8 @@ impl Generator<'_> {
         match self.random.below(8) {
             0 => (format!("rank() OVER ({window})"), Type::BigInt),
             1 => (format!("dense_rank() OVER ({window})"), Type::BigInt),
-            2 => (format!("cume_dist() OVER ({window})"), Type::Float),
-            3 => (format!("percent_rank() OVER ({window})"), Type::Float),
+            2 => (format!("cume_dist() OVER ({window})"), RATIO),
+            3 => (format!("percent_rank() OVER ({window})"), RATIO),
             4 | 5 => {
                 let (sql, kind) = self.aggregate_over(scope);
                 (format!("{sql} OVER ({partition})"), kind)

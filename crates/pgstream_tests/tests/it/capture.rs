@@ -290,6 +290,33 @@ fn consumed_changes_are_removed() {
     assert!(left < 1_000_000, "{left} bytes of consumed changes are left");
 }
 
+/// Two refreshes that end at the same time both clean up; the later one knows more.
+#[test]
+fn changes_are_removed_although_another_refresh_is_removing_changes() {
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["gate", "a", "b"]);
+    s.monitor().run(TABLES);
+    for name in ["a", "b"] {
+        s.monitor().create(name, ROWS);
+    }
+    let oid = s.monitor().value("SELECT 't'::regclass::oid");
+    let pending = format!("SELECT count(*) FROM pgstream_changes.changes_{oid}");
+    s.monitor().run("INSERT INTO t VALUES (10, 1, 10)");
+    s.run("a", "SELECT pgstream.refresh_stream_table('a')");
+    s.monitor().run("INSERT INTO t VALUES (11, 1, 11)");
+    assert_eq!(s.monitor().value(&pending), "2");
+    s.run("gate", "SELECT pg_advisory_lock(7077)");
+    s.run(
+        "a",
+        "SET pg_stream.inject_fault = 'buffer-cleaned'; SET pg_stream.inject_fault_action = wait",
+    );
+    s.blocks("a", "SELECT pgstream.refresh_stream_table('a')");
+    s.run("b", "SELECT pgstream.refresh_stream_table('b')");
+    assert_eq!(s.monitor().value(&pending), "1");
+    s.run("gate", "SELECT pg_advisory_unlock(7077)");
+    s.finish("a").expect("it goes on");
+}
+
 #[test]
 fn creation_waits_for_a_writer_that_is_open() {
     let database = Database::new();
