@@ -356,7 +356,7 @@ pub fn check_acyclic(relation: Oid, view: Oid) -> Result<(), Error> {
 /// The tables that are captured for a stream table.
 pub fn tracked_sources(id: i64) -> Vec<Oid> {
     let mut sources = Vec::new();
-    spi::run(
+    spi::ask(
         "SELECT source_relid FROM pgstream.pgs_change_tracking WHERE $1 = ANY (tracked_by_pgs_ids)",
         &[id.into()],
         |row| sources.extend(row.get::<Oid>(0)),
@@ -368,7 +368,7 @@ pub fn tracked_sources(id: i64) -> Vec<Oid> {
 pub fn readers(table: &StreamTable) -> Vec<QualifiedName> {
     let _superuser = Identity::superuser();
     let mut readers = Vec::new();
-    spi::run(
+    spi::ask(
         "SELECT pgs_schema, pgs_name FROM pgstream.pgs_dependencies \
          JOIN pgstream.pgs_stream_tables USING (pgs_id) \
          WHERE source_relid = $1 AND pgs_id <> $2 AND status <> 'ERROR' ORDER BY pgs_id",

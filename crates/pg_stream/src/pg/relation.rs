@@ -94,7 +94,7 @@ pub fn type_named(name: &str) -> Oid {
 /// Names of the columns, without dropped ones.
 pub fn column_names(relation: Oid) -> Vec<String> {
     let mut names = Vec::new();
-    super::spi::run(
+    super::spi::ask(
         "SELECT attname::text FROM pg_catalog.pg_attribute \
          WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         &[relation.into()],
@@ -106,7 +106,7 @@ pub fn column_names(relation: Oid) -> Vec<String> {
 /// The tables that a view reads, through views.
 pub fn tables_below(view: Oid) -> Vec<Oid> {
     let mut tables = Vec::new();
-    super::spi::run(
+    super::spi::ask(
         "WITH RECURSIVE reads(relid) AS (
              SELECT $1
              UNION
@@ -132,7 +132,7 @@ pub fn lock_for_reading(relation: Oid) {
 
 /// Whether a unique index or an exclusion constraint restricts the rows of the relation.
 pub fn has_unique_indexes(relation: Oid) -> bool {
-    super::spi::get_one::<bool>(
+    super::spi::ask_one::<bool>(
         "SELECT bool_or(indisunique OR indisexclusion) FROM pg_catalog.pg_index WHERE indrelid = $1",
         &[relation.into()],
     ) == Some(true)
@@ -272,7 +272,7 @@ pub fn rows_per_value(relation: Oid, attribute: i16) -> Option<f64> {
 /// The relations and all their partitions and children.
 pub fn with_descendants(relations: &[Oid]) -> Vec<Oid> {
     let mut all = Vec::new();
-    super::spi::run(
+    super::spi::ask(
         "WITH RECURSIVE tree(relid) AS (
              SELECT unnest($1)
              UNION
@@ -371,7 +371,7 @@ pub fn collation_clause(collation: Oid) -> String {
     if collation == Oid::INVALID {
         return String::new();
     }
-    super::spi::get_one(
+    super::spi::ask_one(
         "SELECT ' COLLATE ' || quote_ident(n.nspname) || '.' || quote_ident(c.collname) \
          FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace \
          WHERE c.oid = $1",
@@ -408,7 +408,7 @@ pub fn has_ordered_index(relation: Oid, keys: &[i16], by: i16) -> bool {
     let mut keys = keys.to_vec();
     keys.sort_unstable();
     let list: Vec<String> = keys.iter().map(i16::to_string).collect();
-    super::spi::get_one::<bool>(
+    super::spi::ask_one::<bool>(
         "SELECT true FROM pg_catalog.pg_index AS i \
          JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid \
          JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname = 'btree' \
@@ -431,7 +431,7 @@ pub fn has_ordered_index(relation: Oid, keys: &[i16], by: i16) -> bool {
 /// The columns of a relation as a store holds them.
 pub fn store_columns(relation: Oid) -> Vec<super::store::StoreColumn> {
     let mut columns = Vec::new();
-    super::spi::run(
+    super::spi::ask(
         "SELECT attname::text, atttypid, atttypmod, attcollation FROM pg_catalog.pg_attribute \
          WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         &[relation.into()],

@@ -354,12 +354,23 @@ pub fn ask(sql: &'static str, args: &[Arg], each: impl FnMut(Row<'_>)) {
 /// `T` must own its content.
 pub fn get_one<T: pgrx::datum::FromDatum>(sql: &str, args: &[Arg]) -> Option<T> {
     let mut result = None;
-    run(sql, args, |row| {
-        if result.is_none() {
-            result = row.get(0);
-        }
-    });
+    run(sql, args, first(&mut result));
     result
+}
+
+/// As [`get_one`], of [`ask`].
+pub fn ask_one<T: pgrx::datum::FromDatum>(sql: &'static str, args: &[Arg]) -> Option<T> {
+    let mut result = None;
+    ask(sql, args, first(&mut result));
+    result
+}
+
+fn first<T: pgrx::datum::FromDatum>(result: &mut Option<T>) -> impl FnMut(Row<'_>) {
+    |row| {
+        if result.is_none() {
+            *result = row.get(0);
+        }
+    }
 }
 
 /// The OID of a built-in type.

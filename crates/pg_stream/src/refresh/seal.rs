@@ -23,13 +23,13 @@ pub fn tables(relation: Oid, differential: Option<&Differential>) -> Vec<Oid> {
     std::iter::once(relation).chain(stored.filter_map(|it| name::resolve(&it.table))).collect()
 }
 
-/// The seal as it would have to be now.
+/// The seal as it would have to be now, whatever the isolation level.
 pub fn current(relation: Oid, differential: &Differential) -> Option<String> {
     let relation_of = |it: &TrackedSource| it.relation;
     let sources: Vec<Oid> = differential.sources.iter().map(relation_of).collect();
     let tables = tables(relation, Some(differential));
     let digest =
-        spi::get_one::<String>(include_str!("seal.sql"), &[tables.into(), sources.into()])?;
+        spi::ask_one::<String>(include_str!("seal.sql"), &[tables.into(), sources.into()])?;
     Some(format!("{} {digest}", dump::cluster()))
 }
 

@@ -557,6 +557,27 @@ fn sources_change_over_and_back_under_writers() {
 }
 
 #[test]
+fn a_strict_transaction_from_before_a_change_of_capture_tries_again() {
+    let database = database();
+    let (mut session, mut strict) = (database.session(), database.session());
+    let all = three_tables(&mut session);
+    for mode in ["trigger", "wal"] {
+        strict.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t");
+        session.run(&format!("ALTER SYSTEM SET pg_stream.cdc_mode = {mode}"));
+        session.run("SELECT pg_reload_conf()");
+        for table in ["t", "u"] {
+            mode_is(&mut session, table, &mode.to_uppercase());
+        }
+        session.run("UPDATE t SET v = v + 1");
+        assert_eq!(strict.error("SELECT pgstream.refresh_stream_table('sums')").code, "40001");
+        strict.run("ROLLBACK");
+        refresh_all(&mut strict);
+        compare_all(&mut strict, &all, mode);
+    }
+    assert_eq!(computed_anew(&mut session), "0");
+}
+
+#[test]
 fn commands_on_decoded_tables() {
     let database = database();
     let mut session = database.session();
