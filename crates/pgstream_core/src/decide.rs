@@ -12,6 +12,11 @@
 //!
 //! The price is that a unit is as slow as all its tables together. So a group that takes longer
 //! than the shortest period of its unit, and has a longer one itself, runs in a unit of its own.
+//!
+//! Components that read a common table or view form a *family*. Its tables keep one clock too, and
+//! what is due in it at one moment is a unit as long as that is quick: then nobody sees one table with
+//! a change and the other without it. What is slow, has failed, or was in somebody's way runs side by
+//! side, each component in a unit of its own; so do all components of a family that is large.
 
 use std::{
     cell::Cell,
@@ -30,6 +35,11 @@ const UNREAD_SECONDS: i64 = 60;
 const LONGEST_BACK_OFF: i64 = 60;
 /// The most tables of a unit.
 pub const MOST_TABLES: usize = 1024;
+/// The most tables of a family: a unit holds the locks of all its tables.
+pub const MOST_RELATIVES: usize = 64;
+/// The components of a family are refreshed together if that takes at most this part of the shortest
+/// period.
+const QUICK: i64 = 4;
 /// The longest wait after somebody else was in the way, in seconds.
 const LONGEST_DETOUR: i64 = 8;
 
@@ -48,6 +58,8 @@ pub struct Table {
     pub consecutive_errors: u32,
     /// The stream tables that it reads.
     pub reads: Vec<i64>,
+    /// All relations that it reads.
+    pub sources: Vec<u32>,
 }
 
 /// What has happened to a stream table so far.
@@ -63,7 +75,7 @@ pub struct State {
     pub is_settled: bool,
     /// How often in a row somebody else was in the way of a refresh.
     pub detours: u32,
-    /// How long its last refresh took.
+    /// How long its last refresh took that had something to do.
     pub took: Micros,
     /// Whether it is being refreshed.
     pub is_running: bool,
@@ -100,6 +112,7 @@ pub struct Schedules {
     /// For each table the CALCULATED ones that it reads.
     calculated_sources: Vec<Vec<usize>>,
     component: Vec<usize>,
+    family: Vec<usize>,
     /// For each table those that keep the same clock, itself among them.
     groups: Vec<Vec<usize>>,
     /// The number of each table's group.
@@ -120,12 +133,13 @@ impl Schedules {
             .collect();
         let effective = effective_schedules(&tables, &reads);
         let component = components(&reads);
+        let family = families(&tables, &component);
         let calculated = |it: &usize| tables[*it].schedule == Schedule::Calculated;
         let calculated_sources =
             reads.iter().map(|it| it.iter().copied().filter(calculated).collect()).collect();
-        let (group, groups) = groups(&component, &effective);
+        let (group, groups) = groups(&family, &effective);
         let fires = vec![Cell::new((Micros::MIN, None)); tables.len()];
-        Self { tables, effective, calculated_sources, component, groups, group, fires }
+        Self { tables, effective, calculated_sources, component, family, groups, group, fires }
     }
 
     /// The stream tables, each after those that it reads.
@@ -147,14 +161,15 @@ impl Schedules {
             .filter(|it| due_at[*it].is_some_and(|moment| moment <= now))
             .filter(|it| !states[*it].is_running)
             .collect();
-        let together = self.closure(&due, states);
-        for unit in self.units(&together, states) {
+        let mut decided: BTreeSet<usize> = BTreeSet::new();
+        for unit in self.units(&self.closure(&due, states), states) {
             let since = unit.iter().filter_map(|it| due_at[*it]).min().unwrap_or(now);
             // The rest of one that was too large may not be due any more.
             let is_due = unit.iter().any(|it| due.binary_search(it).is_ok());
             if !is_due || unit.iter().any(|it| states[*it].is_running) {
                 continue;
             }
+            decided.extend(&unit);
             let tables = unit.iter().map(|it| self.tables[*it].id);
             if unit.iter().all(|it| states[*it].is_settled) {
                 decision.idle.extend(tables);
@@ -165,7 +180,7 @@ impl Schedules {
         decision.units.sort_by_key(|it| it.since);
         for (it, moment) in due_at.iter().enumerate() {
             let Some(moment) = moment.filter(|moment| *moment > now) else { continue };
-            if states[it].is_running || together.contains(&it) {
+            if states[it].is_running || decided.contains(&it) {
                 continue;
             }
             decision.wake_at = Some(decision.wake_at.map_or(moment, |it| it.min(moment)));
@@ -227,33 +242,72 @@ impl Schedules {
 
     /// Takes tables apart into those that are refreshed together.
     fn units(&self, together: &BTreeSet<usize>, states: &[State]) -> Vec<Vec<usize>> {
-        let mut components: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut families: BTreeMap<usize, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
         for it in together {
-            components.entry(self.component[*it]).or_default().push(*it);
+            let family = families.entry(self.family[*it]).or_default();
+            family.entry(self.component[*it]).or_default().push(*it);
         }
         let mut units = Vec::new();
-        for component in components.into_values() {
-            let shortest = component.iter().filter_map(|it| self.effective[*it].every).min();
-            let mut took: BTreeMap<usize, Micros> = BTreeMap::new();
-            for it in &component {
-                *took.entry(self.group[*it]).or_default() += states[*it].took;
+        for family in families.into_values() {
+            let mut parts = Vec::new();
+            for component in family.into_values() {
+                let (rest, slow) = self.without_slow_groups(component, states);
+                parts.push(rest);
+                units.extend(slow);
             }
-            let is_slow = |it: &usize| {
-                let every = self.effective[*it].every;
-                shortest.is_some_and(|shortest| {
-                    every != Some(shortest) && took[&self.group[*it]] > shortest * SECOND
-                })
-            };
-            let (slow, rest): (Vec<usize>, Vec<usize>) = component.into_iter().partition(is_slow);
-            let mut apart: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-            for it in slow {
-                apart.entry(self.group[it]).or_default().push(it);
-            }
-            for unit in std::iter::once(rest).chain(apart.into_values()) {
-                units.extend(unit.chunks(MOST_TABLES).map(<[usize]>::to_vec));
-            }
+            units.extend(self.joined(parts, states));
+        }
+        units.iter().flat_map(|it| it.chunks(MOST_TABLES)).map(<[usize]>::to_vec).collect()
+    }
+
+    /// Takes those groups out of tables of a component that the others should not wait for.
+    fn without_slow_groups(
+        &self,
+        component: Vec<usize>,
+        states: &[State],
+    ) -> (Vec<usize>, Vec<Vec<usize>>) {
+        let shortest = self.shortest_period(&component);
+        let mut took: BTreeMap<usize, Micros> = BTreeMap::new();
+        for it in &component {
+            *took.entry(self.group[*it]).or_default() += states[*it].took;
+        }
+        let is_slow = |it: &usize| {
+            let every = self.effective[*it].every;
+            shortest.is_some_and(|shortest| {
+                every != Some(shortest) && took[&self.group[*it]] > shortest * SECOND
+            })
+        };
+        let (slow, rest): (Vec<usize>, Vec<usize>) = component.into_iter().partition(is_slow);
+        let mut apart: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for it in slow {
+            apart.entry(self.group[it]).or_default().push(it);
+        }
+        (rest, apart.into_values().collect())
+    }
+
+    /// Joins parts of a family, of a component each, if nobody has to wait long for the others.
+    fn joined(&self, parts: Vec<Vec<usize>>, states: &[State]) -> Vec<Vec<usize>> {
+        let is_ready = |it: &usize| {
+            !states[*it].is_running && pause(&self.tables[*it], &states[*it]).is_none()
+        };
+        let has_work = |part: &[usize]| part.iter().any(|it| !states[*it].is_settled);
+        let (ready, mut units): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|part| part.iter().all(is_ready) && has_work(part));
+        let mut unit = ready.concat();
+        let took: Micros = unit.iter().map(|it| states[*it].took).sum();
+        let shortest = self.shortest_period(&unit).unwrap_or(UNREAD_SECONDS);
+        if took <= shortest * SECOND / QUICK {
+            unit.sort_unstable();
+            units.push(unit);
+        } else {
+            units.extend(ready);
         }
         units
+    }
+
+    /// In seconds.
+    fn shortest_period(&self, tables: &[usize]) -> Option<i64> {
+        tables.iter().filter_map(|it| self.effective[*it].every).min()
     }
 }
 
@@ -306,11 +360,32 @@ fn components(reads: &[Vec<usize>]) -> Vec<usize> {
     let mut parent: Vec<usize> = (0..reads.len()).collect();
     for (reader, sources) in reads.iter().enumerate() {
         for source in sources {
-            let (left, right) = (root(&mut parent, reader), root(&mut parent, *source));
-            parent[left.max(right)] = left.min(right);
+            unite(&mut parent, reader, *source);
         }
     }
     (0..reads.len()).map(|it| root(&mut parent, it)).collect()
+}
+
+/// For each table the first one of its family; of its component if the family is large.
+fn families(tables: &[Table], component: &[usize]) -> Vec<usize> {
+    let mut parent = component.to_vec();
+    let mut readers: BTreeMap<u32, usize> = BTreeMap::new();
+    for (reader, table) in tables.iter().enumerate() {
+        for source in &table.sources {
+            let other = *readers.entry(*source).or_insert(reader);
+            unite(&mut parent, reader, other);
+        }
+    }
+    let family: Vec<usize> = (0..tables.len()).map(|it| root(&mut parent, it)).collect();
+    let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
+    family.iter().for_each(|it| *sizes.entry(*it).or_default() += 1);
+    let either = family.iter().zip(component);
+    either.map(|(it, alone)| if sizes[it] > MOST_RELATIVES { *alone } else { *it }).collect()
+}
+
+fn unite(parent: &mut [usize], left: usize, right: usize) {
+    let (left, right) = (root(parent, left), root(parent, right));
+    parent[left.max(right)] = left.min(right);
 }
 
 /// The representative of what `it` is connected with so far; shortens the way to it.
@@ -323,12 +398,12 @@ fn root(parent: &mut [usize], mut it: usize) -> usize {
 }
 
 /// The group of each table, and the tables of each group.
-fn groups(component: &[usize], effective: &[Effective]) -> (Vec<usize>, Vec<Vec<usize>>) {
-    let mut group = vec![0; component.len()];
+fn groups(family: &[usize], effective: &[Effective]) -> (Vec<usize>, Vec<Vec<usize>>) {
+    let mut group = vec![0; family.len()];
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut known: BTreeMap<(usize, Option<i64>), Vec<usize>> = BTreeMap::new();
-    for (table, component) in component.iter().enumerate() {
-        let similar = known.entry((*component, effective[table].every)).or_default();
+    for (table, family) in family.iter().enumerate() {
+        let similar = known.entry((*family, effective[table].every)).or_default();
         let found = similar.iter().find(|it| effective[groups[**it][0]] == effective[table]);
         group[table] = found.copied().unwrap_or(groups.len());
         match found {

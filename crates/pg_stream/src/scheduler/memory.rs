@@ -28,6 +28,8 @@ struct Entry {
     last: Micros,
     /// Whether changes of its sources are decoded, and so known some time after they were committed.
     is_decoded: bool,
+    /// How long it took to compute it anew: the most that a refresh is expected to take.
+    full_took: Micros,
 }
 
 impl Entry {
@@ -45,6 +47,7 @@ fn read() -> (Vec<Table>, HashMap<i64, Entry>) {
         let id: i64 = row.get(0).expect("the primary key");
         let schedule: Option<String> = row.get(1);
         let status: String = row.get(3).expect("NOT NULL");
+        let relations: Vec<Oid> = row.get(9).unwrap_or_default();
         tables.push(Table {
             id,
             // Checked when it was stored.
@@ -53,13 +56,15 @@ fn read() -> (Vec<Table>, HashMap<i64, Entry>) {
             status: status.parse().expect("checked by the catalog"),
             consecutive_errors: row.get::<i32>(4).map_or(0, i32::unsigned_abs),
             reads: row.get(6).unwrap_or_default(),
+            sources: relations.iter().skip(1).map(|it| it.to_u32()).collect(),
         });
         let entry = Entry {
             needs_reinit: row.get(5).unwrap_or(true),
             buffers: row.get(7).unwrap_or_default(),
             last: row.get(8).map_or(0, time::to_epoch),
-            relations: row.get(9).unwrap_or_default(),
+            relations,
             is_decoded: row.get(10).unwrap_or(false),
+            full_took: row.get::<f64>(11).map_or(0, |it| (it * 1000.0) as Micros),
         };
         relation::watch(&entry.relations);
         entries.insert(id, entry);
@@ -99,7 +104,7 @@ impl Seen {
             changes: None,
             verified_at: None,
             detours: 0,
-            took: 0,
+            took: entry.full_took,
             running: None,
         }
     }
@@ -271,7 +276,9 @@ impl Memory {
                 seen.verified_at =
                     (report.follows_changes && run.changes.is_some()).then_some(run.since);
                 seen.detours = 0;
-                seen.took = report.took;
+                // One that finds nothing to do tells little.
+                let least = if report.verdict == Verdict::Changed { 0 } else { seen.took };
+                seen.took = report.took.max(least);
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.needs_reinit = false;
                 }

@@ -168,6 +168,7 @@ impl Entry {
             status: Status::Active,
             consecutive_errors: 0,
             reads: self.reads.clone(),
+            sources: Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ fn table(id: i64, schedule: &str, reads: &[i64]) -> Table {
         status: Status::Active,
         consecutive_errors: 0,
         reads: reads.to_vec(),
+        sources: Vec::new(),
     }
 }
 
@@ -268,4 +269,64 @@ fn a_component_that_is_too_large_is_refreshed_in_parts() {
 
 fn later(unit: &Unit) -> Unit {
     Unit { since: unit.since - 5 * SECOND, ..unit.clone() }
+}
+
+/// One that reads these relations, and no stream table.
+fn over(id: i64, schedule: &str, sources: &[u32]) -> Table {
+    Table { sources: sources.to_vec(), ..table(id, schedule, &[]) }
+}
+
+#[test]
+fn quick_tables_with_a_common_source_are_refreshed_together() {
+    // 1, 2, 5 and 6 by a chain of sources; 3 by its reader.
+    let tables = [
+        over(1, "1m", &[7]),
+        over(2, "1m", &[7, 8]),
+        over(3, "1m", &[9]),
+        over(5, "1m", &[8]),
+        Table { sources: vec![8], ..table(6, "1m", &[3]) },
+    ];
+    assert_eq!(units(&decide(&tables, |_| ran(100))), [[1, 2, 3, 5, 6]]);
+    // They keep one clock.
+    let decision = decide(&tables[..3], |id| if id == 2 { ran(60) } else { ran(10) });
+    assert_eq!(units(&decision), [[1, 2]]);
+    assert_eq!(decision.wake_at, Some(NOW + 50 * SECOND));
+    // Other schedules have other clocks.
+    let tables = [over(1, "1m", &[7]), over(2, "2m", &[7])];
+    assert_eq!(units(&decide(&tables, |_| ran(60))), [[1]]);
+    assert_eq!(units(&decide(&tables, |_| ran(120))), [[1, 2]]);
+}
+
+#[test]
+fn slow_tables_with_a_common_source_are_refreshed_side_by_side() {
+    let tables = [over(1, "1m", &[7]), over(2, "1m", &[7])];
+    let took = |seconds| move |_| State { took: seconds * SECOND, ..ran(100) };
+    assert_eq!(units(&decide(&tables, took(7))), [[1, 2]]);
+    assert_eq!(units(&decide(&tables, took(8))), [[1], [2]]);
+    // One that is not due is not brought along, and has its own time.
+    let decision = decide(&tables, |id| State { ran_at: NOW, ..took(8)(id) });
+    assert_eq!(units(&decision), [[1], [2]]);
+    let decision = decide(&tables, |id| State { took: 8 * SECOND, ..ran(id * 40) });
+    assert_eq!((units(&decision), decision.wake_at), (vec![vec![2]], Some(NOW + 20 * SECOND)));
+}
+
+#[test]
+fn what_fails_or_rests_leaves_the_rest_of_its_family_alone() {
+    let failing = Table { consecutive_errors: 1, ..over(1, "1m", &[7]) };
+    let tables = [failing, over(2, "1m", &[7]), over(3, "1m", &[7]), over(4, "1m", &[7])];
+    let state = |id| State { is_settled: id == 4, ..ran(100) };
+    let decision = decide(&tables, state);
+    assert_eq!((units(&decision), decision.idle), (vec![vec![1], vec![2, 3]], vec![4]));
+    let decision = decide(&tables, |id| State { detours: u32::from(id == 3), ..state(id) });
+    assert_eq!(units(&decision), [[1], [3], [2]]);
+    let decision = decide(&tables, |id| State { is_running: id == 2, ..ran(100) });
+    assert_eq!(units(&decision), [vec![1], vec![3, 4]]);
+}
+
+#[test]
+fn a_large_family_is_refreshed_side_by_side() {
+    let tables = |count: i64| -> Vec<Table> { (0..count).map(|it| over(it, "1m", &[7])).collect() };
+    let most = i64::try_from(MOST_RELATIVES).unwrap();
+    assert_eq!(decide(&tables(most), |_| ran(100)).units.len(), 1);
+    assert_eq!(decide(&tables(most + 1), |_| ran(100)).units.len(), MOST_RELATIVES + 1);
 }

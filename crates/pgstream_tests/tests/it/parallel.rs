@@ -103,22 +103,79 @@ fn two_refreshes_run_at_once_and_are_seen() {
     assert_eq!(session.rows(history), completed);
 }
 
+/// Two that read `t`, `v` and `w`.
+fn siblings(session: &mut Session) {
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int)");
+    for name in ["v", "w"] {
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('{name}', 'SELECT id, v FROM t', '1s')"
+        ));
+        gate(session, name, 1);
+    }
+}
+
+#[test]
+fn quick_readers_of_a_table_are_refreshed_at_one_snapshot() {
+    let database = database();
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    siblings(&mut session);
+    session.run("DROP TRIGGER gate ON v");
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO t VALUES (1, 1)");
+    eventually(&mut session, WAITING, "1");
+    session.run("INSERT INTO t VALUES (2, 1)");
+    assert_eq!(session.value("SELECT (SELECT count(*) FROM v), (SELECT count(*) FROM w)"), "0|0");
+    gatekeeper.run("SELECT pg_advisory_unlock(1)");
+    let torn = "SELECT count(*) FROM v FULL JOIN w USING (id) WHERE v.v IS NULL OR w.v IS NULL";
+    while session.value("SELECT count(*) FROM v") != "2" {
+        assert_eq!(session.value(torn), "0");
+    }
+    assert_eq!(session.value(torn), "0");
+}
+
+#[test]
+fn slow_readers_of_a_table_are_refreshed_side_by_side_from_the_start() {
+    let database = database();
+    let mut session = database.session();
+    session.run(
+        "CREATE FUNCTION slow(v int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_catalog.pg_sleep(0.2); RETURN v; END $$;
+         CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1), (2, 2)",
+    );
+    for name in ["v", "w"] {
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('{name}', 'SELECT id, slow(v) AS s FROM t', '1s')"
+        ));
+    }
+    session.run("INSERT INTO t SELECT i, i FROM generate_series(10, 14) i");
+    eventually(&mut session, "SELECT count(*) FROM v JOIN w USING (id)", "7");
+    let at_once = "SELECT count(*) > 0 FROM pgstream.get_refresh_history('v') AS v
+        JOIN pgstream.get_refresh_history('w') AS w ON (v.start_time, v.end_time) OVERLAPS (w.start_time, w.end_time)
+        WHERE v.action = 'DIFFERENTIAL' AND w.action = 'DIFFERENTIAL'";
+    assert_eq!(session.value(at_once), "t");
+}
+
 #[test]
 fn changes_are_removed_when_their_readers_were_refreshed_at_once() {
     let database = database();
     let (mut gatekeeper, mut session) = (database.session(), database.session());
-    session.run("CREATE TABLE t (id int PRIMARY KEY, v int)");
-    for name in ["a", "b"] {
-        session.run(&format!(
-            "SELECT pgstream.create_stream_table('{name}', 'SELECT id, v FROM t', '1s')"
-        ));
-        gate(&mut session, name, 1);
-    }
+    siblings(&mut session);
+    // Together they take a quarter of their period.
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO t VALUES (1, 1)");
+    eventually(&mut session, WAITING, "1");
+    let since = session.value("SELECT clock_timestamp()");
+    session.wait_until(&format!(
+        "SELECT clock_timestamp() > timestamptz '{since}' + interval '0.3 s'"
+    ));
+    gatekeeper.run("SELECT pg_advisory_unlock(1)");
+    eventually(&mut session, "SELECT count(*) FROM v JOIN w USING (id)", "1");
+    // So from now on each is refreshed for itself.
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO t VALUES (2, 1)");
     eventually(&mut session, WAITING, "2");
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
-    eventually(&mut session, "SELECT count(*) FROM a JOIN b USING (id)", "1");
+    eventually(&mut session, "SELECT count(*) FROM v JOIN w USING (id)", "2");
     let buffer = session.value("SELECT buffer_relid::regclass FROM pgstream.pgs_change_tracking");
     eventually(&mut session, &format!("SELECT count(*) FROM {buffer}"), "0");
 }
@@ -786,15 +843,17 @@ fn workers_that_end_with_their_scheduler_are_replaced() {
         "pg_stream.max_consecutive_errors=100",
     ]));
     let (mut gatekeeper, mut session) = (database.session(), database.session());
-    session.run("CREATE TABLE t (id int PRIMARY KEY, v int)");
     for number in 0..32 {
         session.run(&format!(
-            "SELECT pgstream.create_stream_table('st{number}', 'SELECT id, v FROM t', '1s')"
+            "CREATE TABLE t{number} (id int PRIMARY KEY, v int);
+             SELECT pgstream.create_stream_table('st{number}', 'SELECT id, v FROM t{number}', '1s')"
         ));
         gate(&mut session, &format!("st{number}"), 1);
     }
     gatekeeper.run("SELECT pg_advisory_lock(1)");
-    session.run("INSERT INTO t VALUES (1, 1)");
+    for number in 0..32 {
+        session.run(&format!("INSERT INTO t{number} VALUES (1, 1)"));
+    }
     for _ in 0..2 {
         eventually(&mut session, WAITING, "32");
         let scheduler = session.value(
