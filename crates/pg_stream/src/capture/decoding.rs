@@ -18,7 +18,7 @@ use crate::{
     catalog,
     error::Error,
     pg::{
-        buffer::Buffer,
+        buffer,
         decode::{self, Lsn},
         lock::{self, Lock},
         own::OwnTable,
@@ -91,6 +91,15 @@ impl Decoding {
     /// Whether changes of the source are still to be decoded.
     pub fn is_open(&self) -> bool {
         self.mode == Mode::Wal || self.until.is_some()
+    }
+
+    /// Before this transaction locks the buffer of the source, which is locked against writers: lets the decoder
+    /// write into it what it still has to. Otherwise it would wait for this transaction, and with it all that
+    /// read decoded sources.
+    pub fn let_finish(&self) {
+        if self.is_open() {
+            wake::let_decoder_finish(decode::current_lsn());
+        }
     }
 
     /// Whether a transaction whose commit ends there was decoded and not captured by triggers.
@@ -203,12 +212,8 @@ pub fn leave_if_unfit(source: Oid) {
     }
 }
 
-/// The columns that the buffer of `source` wants, as the decoder is to note them.
+/// The columns that the buffer of `source` wants, as the decoder is to note them. What somebody is adding, who
+/// has locked the buffer, and writers out, is wanted when he has committed.
 pub fn columns(source: Oid) -> Option<decode::Columns> {
-    let buffer = Buffer::open(source, Lock::AccessShare)?;
-    let of = |(position, number): (usize, &i16)| {
-        let ty = buffer.column_type(position).unwrap_or(Oid::INVALID);
-        (*number, ty)
-    };
-    Some(buffer.columns().iter().enumerate().map(of).collect())
+    buffer::committed_columns(source)
 }

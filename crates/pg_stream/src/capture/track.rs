@@ -155,6 +155,7 @@ pub fn track_stream_table(source: Oid, columns: &[i16], consumer: i64) {
 pub fn untrack(source: Oid, consumer: i64) {
     let _identity = Identity::superuser();
     let buffer = source::sql_name(buffer::of_source(source));
+    let decoding = Decoding::of(source);
     spi::run(
         "UPDATE pgstream.pgs_change_tracking \
          SET tracked_by_pgs_ids = pg_catalog.array_remove(tracked_by_pgs_ids, $2) \
@@ -174,6 +175,7 @@ pub fn untrack(source: Oid, consumer: i64) {
     if relation::exists(source) {
         drop_triggers(source);
     }
+    decoding.let_finish();
     if let Some(buffer) = buffer {
         member::drop_table(&buffer);
     }
@@ -342,6 +344,7 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
         create_empty_buffer(source);
     }
     let name = source::sql_name(buffer::of_source(source)).expect("created above");
+    Decoding::of(source).let_finish();
     let buffer = Buffer::open(source, Lock::AccessExclusive).expect("created above");
     let (mut places, mut names) = (buffer.columns().to_vec(), buffer.column_names());
     let images = if places.is_empty() { images_of(source) } else { buffer.images() };

@@ -22,6 +22,7 @@ use super::{
     frontier::next_ordinal,
     lock::Lock,
     snapshot::Snapshot,
+    spi,
     tuple::{self, Encoder, Toasted},
     wake,
 };
@@ -483,6 +484,27 @@ fn parse_comment(text: &str) -> (usize, Vec<i16>) {
     let mut known = COMMENTS.iter().filter_map(|it| Some((it.0, text.strip_prefix(it.1)?)));
     let (images, list) = known.next().unwrap_or((2, ""));
     (images, list.split_whitespace().map_while(|it| it.parse().ok()).collect())
+}
+
+/// The captured attributes of `source`, and the types of their columns in the buffer, without a lock on
+/// that: as they were committed.
+pub fn committed_columns(source: Oid) -> Option<Vec<(i16, Oid)>> {
+    let mut columns = None;
+    spi::ask(
+        "SELECT d.description, ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute AS a \
+                                     WHERE a.attrelid = t.buffer_relid AND a.attnum > $2 ORDER BY a.attnum) \
+         FROM pgstream.pgs_change_tracking AS t \
+         LEFT JOIN pg_catalog.pg_description AS d ON d.objoid = t.buffer_relid AND d.objsubid = 0 \
+          AND d.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+         WHERE t.source_relid = $1",
+        &[source.into(), i64::try_from(OWN_COLUMNS).expect("few").into()],
+        |row| {
+            let (images, numbers) = parse_comment(&row.get::<String>(0).unwrap_or_default());
+            let types: Vec<Oid> = row.get(1).unwrap_or_default();
+            columns = Some(numbers.into_iter().zip(types.into_iter().step_by(images)).collect());
+        },
+    );
+    columns
 }
 
 /// Where a row is.

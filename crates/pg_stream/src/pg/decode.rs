@@ -173,6 +173,8 @@ const WORD: u64 = 1;
 const BYTES: u64 = 2;
 /// The words before the rows.
 const HEAD: usize = 3;
+/// PostgreSQL allocates no more than 1 GB at a time.
+const MOST_WORDS: usize = ((1 << 30) - 4096) / size_of::<u64>();
 const KINDS: [Action; 4] = [Action::Insert, Action::Update, Action::Delete, Action::Truncate];
 
 impl Note {
@@ -236,6 +238,7 @@ impl Note {
             let length = self.words.len();
             if self.add_image(new.as_ref(), old.as_ref(), descriptor, columns)
                 && self.add_image(old.as_ref(), None, descriptor, columns)
+                && self.words.len() <= MOST_WORDS
             {
                 self.set_action(action);
             } else {

@@ -41,6 +41,12 @@ pub fn kind(relation: Oid) -> Option<char> {
     (kind != 0).then(|| char::from(kind))
 }
 
+/// Whether it is a partition; a child in a tree of inheritance is none.
+pub fn is_partition(relation: Oid) -> bool {
+    // SAFETY: a syscache look-up.
+    unsafe { pg_sys::get_rel_relispartition(relation) }
+}
+
 pub fn exists(relation: Oid) -> bool {
     // SAFETY: a syscache look-up.
     unsafe { pg_sys::get_rel_relkind(relation) != 0 }

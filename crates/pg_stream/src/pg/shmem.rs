@@ -307,6 +307,12 @@ impl Slot {
         self.decoding_attempts.fetch_add(1, SeqCst);
     }
 
+    /// Decoding has ended for a reason that has nothing to do with what is decoded.
+    pub fn discount_decoding(&self) {
+        let less = |it: u32| Some(it.saturating_sub(1));
+        _ = self.decoding_attempts.fetch_update(SeqCst, SeqCst, less);
+    }
+
     /// Decoding has ended well, or begins with another replication slot.
     pub fn forget_decoding_attempts(&self) {
         self.decoding_attempts.store(0, SeqCst);

@@ -67,12 +67,15 @@ pub enum NotDecoded {
 
 /// How long to wait for a decoder that does not get on, in microseconds.
 const PATIENCE: i64 = 10_000_000;
+/// In that time it has tried again.
+const RETRY: i64 = 2_000_000;
 
 /// Waits until all changes that were committed before `lsn`, and are decoded, are in the buffers.
 pub fn wait_for_decoder(lsn: Lsn) -> Result<(), NotDecoded> {
     let Some(slot) = own_slot() else { return Err(NotDecoded::NoDecoder) };
     let wait = Wait::new(c"PgStreamDecoding");
-    let mut present_at = time::now();
+    let began = time::now();
+    let mut present_at = began;
     while slot.decoded() < lsn {
         let now = time::now();
         if slot.decoder_pid().is_some() {
@@ -83,13 +86,22 @@ pub fn wait_for_decoder(lsn: Lsn) -> Result<(), NotDecoded> {
         if slot.is_lost() {
             return Err(NotDecoded::Lost);
         }
-        if slot.stuck_since().is_some_and(|it| now - it > PATIENCE) {
+        if slot.stuck_since().is_some_and(|it| now - it > PATIENCE) && now - began > RETRY {
             return Err(NotDecoded::Stuck);
         }
         slot.ask_to_decode(lsn);
         wait.nap();
     }
     Ok(())
+}
+
+/// As [`wait_for_decoder`], for somebody who can do without: not when the decoder does not get on.
+pub fn let_decoder_finish(lsn: Lsn) {
+    let gets_on =
+        |it: &Slot| it.decoder_pid().is_some() && it.stuck_since().is_none() && !it.is_lost();
+    if own_slot().is_some_and(gets_on) {
+        _ = wait_for_decoder(lsn);
+    }
 }
 
 /// The slot of this database, if it has one.

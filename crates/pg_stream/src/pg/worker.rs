@@ -133,6 +133,16 @@ pub fn commit_asynchronously() {
     set(c"synchronous_commit", c"off");
 }
 
+/// What this process spills to disk is not limited.
+pub fn spill_freely() {
+    set(c"temp_file_limit", c"-1");
+}
+
+/// Whether somebody wants this process to end.
+pub fn is_terminated() -> bool {
+    STOP.load(SeqCst)
+}
+
 fn set(setting: &CStr, value: &CStr) {
     // SAFETY: both are settings of PostgreSQL with valid values.
     unsafe {

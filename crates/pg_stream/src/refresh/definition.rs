@@ -226,9 +226,10 @@ impl Definition {
 
     fn watched(&self) -> Vec<Oid> {
         let mut watched = self.locked.clone();
-        // Of those, autovacuum does not speak all the time.
-        let is_partitioned = |it: &&Oid| relation::kind(**it) == Some('p');
-        watched.extend(self.with_partitions.iter().filter(is_partitioned));
+        // Partitions are watched through what they belong to, of which autovacuum does not speak all the
+        // time. Of a child that leaves, only it is told.
+        let tells = |it: &&Oid| relation::kind(**it) == Some('p') || !relation::is_partition(**it);
+        watched.extend(self.with_partitions.iter().filter(tells));
         watched.push(self.view);
         watched.extend(self.tables());
         watched

@@ -5,9 +5,12 @@
 //! notes up to where, and only then tells the slot; after a crash it passes over what is written already.
 //! It waits for nobody for long: writers wait behind it when a source changes over.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, panic::AssertUnwindSafe};
 
-use pgrx::pg_sys::{self, Oid};
+use pgrx::{
+    PgSqlErrorCode, PgTryBuilder,
+    pg_sys::{self, Oid},
+};
 use pgstream_core::schedule::{Micros, SECOND};
 
 use crate::{
@@ -58,6 +61,7 @@ pub extern "C-unwind" fn pg_stream_decoder_main(argument: pg_sys::Datum) {
     }
     // What is lost in a crash is decoded again.
     worker::commit_asynchronously();
+    worker::spill_freely();
     let wait = Wait::new(c"PgStreamDecoderMain");
     let mut process = Process {
         shared: slot,
@@ -78,7 +82,11 @@ pub extern "C-unwind" fn pg_stream_decoder_main(argument: pg_sys::Datum) {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_exit(_code: std::ffi::c_int, argument: pg_sys::Datum) {
-    shmem::slot(argument.value()).leave_decoder();
+    let slot = shmem::slot(argument.value());
+    if worker::is_terminated() {
+        slot.discount_decoding();
+    }
+    slot.leave_decoder();
 }
 
 /// The replication slot of a database.
@@ -502,7 +510,14 @@ impl Reading {
             let decoder = &mut self.decoder;
             shared.begin_decoding();
             let rows = worker::interruptible(c"pg_stream: decoding the write-ahead log", || {
-                decoder.decode(target, wanted)
+                PgTryBuilder::new(AssertUnwindSafe(|| decoder.decode(target, wanted)))
+                    .catch_others(|error| {
+                        if is_of_the_system(&Failure::from(&error)) {
+                            shared.discount_decoding();
+                        }
+                        error.rethrow()
+                    })
+                    .execute()
             });
             shared.forget_decoding_attempts();
             self.is_proven = true;
@@ -564,13 +579,26 @@ fn sources() -> Vec<Source> {
         let oid: Oid = row.get(0).expect("the primary key");
         found.push((oid, row.get(1).map(time::to_epoch)));
     });
-    let known = |(oid, since): (Oid, Option<Micros>)| Source {
-        oid,
-        decoding: Decoding::of(oid),
-        is_fit: decoding::obstacle(oid).is_none(),
-        since,
+    let known = |(oid, since): (Oid, Option<Micros>)| {
+        let decoding = Decoding::of(oid);
+        // Nobody waits for somebody who is changing it, nor does it change over before that is done.
+        let is_fit = if lock::try_relation(oid, Lock::AccessShare) {
+            decoding::obstacle(oid).is_none()
+        } else {
+            decoding.mode != Mode::Trigger
+        };
+        Source { oid, decoding, is_fit, since }
     };
     found.into_iter().map(known).collect()
+}
+
+/// Whether the next attempt may succeed for all that is known: it was cancelled, or some resource is exhausted.
+fn is_of_the_system(failure: &Failure) -> bool {
+    let classes = [
+        PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION,
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+    ];
+    classes.into_iter().any(|it| failure.is_like(it))
 }
 
 /// What to note of which source; in a transaction. Read anew each time: what is passed over is lost.

@@ -42,9 +42,10 @@ pub fn run(soak: &Soak) {
     }
     for (pid, (kind, sizes)) in memory {
         let largest = sizes.iter().copied().max().unwrap_or(0);
-        let warm = sizes.get(WARM..sizes.len() / 2).and_then(|it| it.iter().max());
-        let late = sizes[sizes.len() / 2..].iter().max();
-        let growth = warm.zip(late).map_or(0, |(warm, late)| late.saturating_sub(*warm));
+        // What a large change takes for a moment is no growth.
+        let (early, late) = sizes.split_at(sizes.len() / 2);
+        let warm = early.get(WARM..).and_then(median);
+        let growth = warm.zip(median(late)).map_or(0, |(warm, late)| late.saturating_sub(warm));
         if largest > MOST_KILOBYTES || growth > MOST_GROWTH {
             soak.fail(format!(
                 "{kind} {pid} has used {largest} kB, {growth} kB more than before: {sizes:?}"
@@ -63,6 +64,12 @@ pub fn run(soak: &Soak) {
         soak.fail(format!("the change buffers took {buffers} bytes"));
     }
     soak.report(|it| it.notes.push(format!("change buffers: at most {} kB", buffers >> 10)));
+}
+
+fn median(sizes: &[u64]) -> Option<u64> {
+    let mut sorted = sizes.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied()
 }
 
 /// What a process does not share with others.

@@ -179,6 +179,30 @@ fn partitions_come_and_go_without_event_triggers() {
     }
 }
 
+#[test]
+fn children_leave_without_event_triggers() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE n (id int, v int); CREATE TABLE c () INHERITS (n); CREATE TABLE d () INHERITS (n); CREATE TABLE e () INHERITS (d);
+         INSERT INTO n VALUES (1, 1); INSERT INTO c VALUES (2, 2); INSERT INTO d VALUES (3, 3); INSERT INTO e VALUES (4, 4)",
+    );
+    let query = "SELECT id, v FROM n";
+    session.create("st", query);
+    // By another session, and what this one knows by now.
+    let mut other = database.session();
+    for ddl in ["ALTER TABLE c NO INHERIT n", "DROP TABLE e", "ALTER TABLE d NO INHERIT n"] {
+        session.refresh("st");
+        session.refresh("st");
+        other.run(&format!("BEGIN; {WITHOUT_EVENT_TRIGGERS}; {ddl}; COMMIT"));
+        session.refresh("st");
+        compare(&mut session, "st", query, ddl);
+        session.run("INSERT INTO n VALUES (5, 5); UPDATE n SET v = v + 1");
+        session.refresh("st");
+        compare(&mut session, "st", query, ddl);
+    }
+}
+
 /// Manual refreshes under settings of the database, which suit what users do.
 #[test]
 fn settings_of_a_database_do_not_change_what_a_refresh_does() {

@@ -556,6 +556,43 @@ fn sources_change_over_and_back_under_writers() {
     assert_eq!(computed_anew(&mut session), "0");
 }
 
+/// Buffers are locked until the end of a transaction that adds columns to them, or drops them.
+#[test]
+fn creations_and_drops_hold_up_nobody_else() {
+    let database = database();
+    let (mut session, mut other) = (database.session(), database.session());
+    session.run("CREATE TABLE w (id int PRIMARY KEY, v int); ALTER TABLE w REPLICA IDENTITY FULL");
+    let all = three_tables(&mut session);
+    let names = [watched(&mut session, "names", "SELECT g, name FROM u")];
+    watched(&mut session, "passing", "SELECT id, v FROM w");
+    decoded(&mut session, &["w"]);
+    session.run("ALTER TABLE t ADD COLUMN more int DEFAULT 1; SET statement_timeout = '5s'");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "ALTER TABLE"));
+    other.run("SET statement_timeout = '5s'");
+    let wide = "SELECT id, more FROM t";
+    other.run("UPDATE t SET v = v + 1");
+    other.run(&format!("BEGIN; SELECT pgstream.create_stream_table('wide', '{wide}', '1d')"));
+    follow(&mut session, &names, &["UPDATE u SET name = name || '!'", "DELETE FROM u WHERE g = 1"]);
+    // Nor itself.
+    refresh_all(&mut other);
+    compare_all(&mut other, &all, "in the transaction");
+    other.run("COMMIT");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "after the creation"));
+    session.run("UPDATE t SET more = more + 1, v = v + 1");
+    right_now(&mut session, "wide", wide);
+    other.run("INSERT INTO w SELECT i, i FROM generate_series(1, 1000) i");
+    other.run("BEGIN; SELECT pgstream.drop_stream_table('passing')");
+    follow(&mut session, &names, &["UPDATE u SET name = name || '?'"]);
+    other.run("COMMIT");
+    // A table that somebody has locked.
+    other.run("BEGIN; LOCK TABLE t");
+    follow(&mut session, &names, &["UPDATE u SET name = name || '.'"]);
+    other.run("COMMIT");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "in the end"));
+    decoded(&mut session, &["t", "u"]);
+    assert_eq!(computed_anew(&mut session), "0");
+}
+
 #[test]
 fn a_strict_transaction_from_before_a_change_of_capture_tries_again() {
     let database = database();
@@ -754,7 +791,11 @@ fn crashes_lose_nothing_and_repeat_nothing() {
         let pid = decoder(&mut session);
         // Some changes are decoded and consumed, some are only decoded, some are neither.
         match round {
-            0..3 => kill_9(&pid),
+            0..3 => {
+                kill_9(&pid);
+                // The postmaster ends all sessions before it recovers.
+                while session.try_run("SELECT 1").is_ok() {}
+            }
             3 => database.server().kill(),
             _ => {
                 writers.stop();
@@ -770,7 +811,6 @@ fn crashes_lose_nothing_and_repeat_nothing() {
         if round == 3 {
             database.server().start_again();
         }
-        // The postmaster ends all sessions before it recovers.
         session = recover(&database, &all);
     }
     decoded(&mut session, &["t", "u"]);
@@ -1051,6 +1091,9 @@ fn a_large_transaction_is_decoded_from_disk() {
     settings.extend(["logical_decoding_work_mem=64kB", "work_mem=64kB", "max_wal_size=4GB"]);
     let database = Database::on(Server::start(&settings));
     let mut session = database.session();
+    session.run("ALTER SYSTEM SET temp_file_limit = '100kB'");
+    session.run("SELECT pg_reload_conf()");
+    session.run("SET temp_file_limit = -1");
     session.run(TABLES);
     let all = [watched(&mut session, "sums", SUMS)];
     decoded(&mut session, &["t"]);
