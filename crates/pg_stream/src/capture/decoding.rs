@@ -131,20 +131,22 @@ fn refuse(source: Oid, reason: NotDecoded) -> ! {
         "changes of {} have not been decoded from the write-ahead log",
         relation::display_name(source)
     );
+    // None of it is the stream table's fault: these codes never suspend it.
     let (code, hint) = match reason {
         NotDecoded::NoDecoder => (
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
             "The decoder of this database does not run; the server's log may tell why. It needs \
-             pg_stream in shared_preload_libraries, a free replication slot and a background worker.",
+             pg_stream in shared_preload_libraries and output_plugin_libraries, a free replication slot and \
+             a background worker.",
         ),
         NotDecoded::Stuck => (
             PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             "The decoder cannot write them: some transaction may have locked a change buffer.",
         ),
         NotDecoded::Lost => (
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
             "The replication slot is gone or was invalidated. The stream table is going to be \
-             rebuilt: try again.",
+             rebuilt when those who have changed its sources have ended: try again.",
         ),
     };
     ErrorReport::new(code, message, "").set_hint(hint).report(PgLogLevel::ERROR);

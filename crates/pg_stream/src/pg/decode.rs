@@ -632,6 +632,17 @@ impl Decoder {
     }
 }
 
+/// Gives back a slot that an error has left half made, which drops it. PostgreSQL does that in sessions of
+/// users only.
+pub fn release_slot() {
+    // SAFETY: outside of transactions; reads a variable of this process.
+    unsafe {
+        if !pg_sys::MyReplicationSlot.is_null() {
+            pg_sys::ReplicationSlotRelease();
+        }
+    }
+}
+
 /// Up to where the write-ahead log has records. Every transaction that is visible now has its commit
 /// before.
 pub fn current_lsn() -> Lsn {

@@ -67,6 +67,8 @@ pub enum NotDecoded {
 
 /// How long to wait for a decoder that does not get on, in microseconds.
 const PATIENCE: i64 = 10_000_000;
+/// How often it may come or go meanwhile.
+const MOST_CHANGES: u32 = 6;
 /// In that time it has tried again.
 const RETRY: i64 = 2_000_000;
 
@@ -75,12 +77,21 @@ pub fn wait_for_decoder(lsn: Lsn) -> Result<(), NotDecoded> {
     let Some(slot) = own_slot() else { return Err(NotDecoded::NoDecoder) };
     let wait = Wait::new(c"PgStreamDecoding");
     let began = time::now();
-    let mut present_at = began;
+    let (mut decoded, mut process, mut changes) = (slot.decoded(), slot.decoder_pid(), 0);
+    let mut since = began;
     while slot.decoded() < lsn {
         let now = time::now();
-        if slot.decoder_pid().is_some() {
-            present_at = now;
-        } else if now - present_at > PATIENCE {
+        if slot.decoded() > decoded {
+            (decoded, changes) = (slot.decoded(), 0);
+        }
+        if slot.decoder_pid() != process {
+            (process, since) = (slot.decoder_pid(), now);
+            changes += 1;
+        }
+        let is_absent = process.is_none() && now - since > PATIENCE;
+        // It starts and ends, and gets nothing done.
+        let is_vain = changes > MOST_CHANGES && now - began > PATIENCE;
+        if is_absent || is_vain {
             return Err(NotDecoded::NoDecoder);
         }
         if slot.is_lost() {

@@ -243,6 +243,7 @@ impl Process {
 
     fn open(&mut self, written: Lsn) {
         let name = self.name.clone();
+        self.shared.begin_decoding();
         let opened =
             worker::transaction(c"pg_stream: taking the replication slot", || Decoder::open(&name));
         let decoder = match opened {
@@ -250,10 +251,17 @@ impl Process {
             // PostgreSQL has it half open; the process that follows begins anew.
             Err(failure) => {
                 complain("cannot take the replication slot", &failure);
+                let is_taken = failure.code == PgSqlErrorCode::ERRCODE_OBJECT_IN_USE;
+                if is_taken || is_of_the_system(&failure) {
+                    self.shared.discount_decoding();
+                }
                 worker::end();
             }
         };
+        self.shared.discount_decoding();
         self.shared.set_decoded(written, 0);
+        // Some may have waited for nothing but this.
+        self.given_up.clear();
         self.reading = Some(Reading {
             decoder,
             is_pending: false,
@@ -274,10 +282,12 @@ impl Process {
         let lost: Vec<Source> = self.sources.iter().filter(is_lost).copied().collect();
         // Whoever waits for them has locked what must be marked.
         self.shared.set_lost(!lost.is_empty());
+        let mut are_back = true;
         for source in lost {
-            if !self.give_back(source.oid, true) {
-                return;
-            }
+            are_back &= self.give_back(source.oid, true);
+        }
+        if !are_back {
+            return;
         }
         self.shared.set_lost(false);
         if !drop_unused_slot(self.shared.database()) {
@@ -309,6 +319,7 @@ impl Process {
         });
         if let Err(failure) = noted {
             complain("cannot make a replication slot", &failure);
+            decode::release_slot();
             self.make_not_before = time::since_epoch() + i64::from(timeout()) * SECOND;
         } else {
             self.begin();

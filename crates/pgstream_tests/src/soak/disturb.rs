@@ -93,12 +93,12 @@ pub fn refreshes(soak: &Soak) {
             1 => {
                 let sql = format!("BEGIN; {refresh}; ROLLBACK");
                 let result = session.run(&sql);
-                soak.note("refresh rolled back", &sql, &result, &["55000"]);
+                soak.note("refresh rolled back", &sql, &result, &["55000", "58000"]);
             }
             2 | 3 => {
                 let sql = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {refresh}");
                 let result = session.session().try_run(&sql);
-                soak.note("refresh and compare", &sql, &result, &["55000"]);
+                soak.note("refresh and compare", &sql, &result, &["55000", "58000"]);
                 if result.is_ok() {
                     compare(soak, &mut session, name);
                 }
@@ -106,7 +106,7 @@ pub fn refreshes(soak: &Soak) {
             }
             _ => {
                 let result = session.run(&refresh);
-                soak.note("refresh", &refresh, &result, &["55000"]);
+                soak.note("refresh", &refresh, &result, &["55000", "58000"]);
             }
         }
         drop(active);

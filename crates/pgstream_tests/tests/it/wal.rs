@@ -32,6 +32,14 @@ fn decoded(session: &mut Session, tables: &[&str]) {
     }
 }
 
+/// Waits until changes of the table are not decoded, although they may be wanted to be.
+#[track_caller]
+fn captured_by_triggers(session: &mut Session, table: &str) {
+    session.wait_until(&format!(
+        "SELECT cdc_mode <> 'WAL' FROM pgstream.pgs_change_tracking WHERE source_relid = '{table}'::regclass"
+    ));
+}
+
 #[track_caller]
 fn mode_is(session: &mut Session, table: &str, mode: &str) {
     session.wait_until(&format!(
@@ -828,6 +836,17 @@ fn crashes_lose_nothing_and_repeat_nothing() {
     assert_eq!(computed_anew(&mut session), "0");
 }
 
+/// Takes the decoder its slot away; gives the slot's name.
+fn drop_slot(session: &mut Session) -> String {
+    let slot = session.value("SELECT slot_name FROM pg_replication_slots");
+    loop {
+        session.run(&format!("SELECT pg_terminate_backend(pid, 5000) FROM ({DECODER}) AS q"));
+        if session.try_run(&format!("SELECT pg_drop_replication_slot('{slot}')")).is_ok() {
+            return slot;
+        }
+    }
+}
+
 #[test]
 fn what_is_lost_with_its_slot_is_computed_anew() {
     let database = database();
@@ -836,13 +855,7 @@ fn what_is_lost_with_its_slot_is_computed_anew() {
     for round in 0..3 {
         let writers = Writers::start(&database, 1);
         writers.wait(10);
-        let slot = session.value("SELECT slot_name FROM pg_replication_slots");
-        loop {
-            session.run(&format!("SELECT pg_terminate_backend(pid, 5000) FROM ({DECODER}) AS q"));
-            if session.try_run(&format!("SELECT pg_drop_replication_slot('{slot}')")).is_ok() {
-                break;
-            }
-        }
+        drop_slot(&mut session);
         writers.wait(5);
         if round == 1 {
             // Nobody waits for ever for what does not come.
@@ -856,14 +869,25 @@ fn what_is_lost_with_its_slot_is_computed_anew() {
         compare_all(&mut session, &all, "a lost slot");
         follow(&mut session, &all, &["UPDATE t SET v = v + 1; UPDATE u SET name = name || '+'"]);
     }
+    // A source that somebody has changed and not committed holds up only those that read it.
+    let names = [watched(&mut session, "names", "SELECT g, name FROM u")];
+    session.run("BEGIN; UPDATE t SET v = v + 1; PREPARE TRANSACTION 'one'");
+    session.run("UPDATE u SET name = name || '-'");
+    drop_slot(&mut session);
+    captured_by_triggers(&mut session, "u");
+    session.run("UPDATE u SET name = name || '.'");
+    session.refresh("names");
+    compare_all(&mut session, &names, "a lost slot and a long transaction");
+    follow(&mut session, &names, &["UPDATE u SET name = name || '!'; DELETE FROM u WHERE g = 2"]);
+    // As if somebody had locked it, which suspends nothing.
+    let error = session.error("SELECT pgstream.refresh_stream_table('sums')");
+    assert_eq!(error.code, "55P03", "{error}");
+    session.run("COMMIT PREPARED 'one'");
+    decoded(&mut session, &["t", "u"]);
+    refresh_all(&mut session);
+    compare_all(&mut session, &all, "a lost slot and a long transaction");
     // Another slot of that name.
-    let slot = session.value("SELECT slot_name FROM pg_replication_slots");
-    loop {
-        session.run(&format!("SELECT pg_terminate_backend(pid, 5000) FROM ({DECODER}) AS q"));
-        if session.try_run(&format!("SELECT pg_drop_replication_slot('{slot}')")).is_ok() {
-            break;
-        }
-    }
+    let slot = drop_slot(&mut session);
     session.run("UPDATE t SET v = v + 1");
     // It may be there again already.
     let _ignored = session
@@ -873,6 +897,30 @@ fn what_is_lost_with_its_slot_is_computed_anew() {
     refresh_all(&mut session);
     compare_all(&mut session, &all, "another slot");
     follow(&mut session, &all, &["UPDATE t SET v = v + 1; UPDATE u SET name = name || '+'"]);
+}
+
+#[test]
+fn a_slot_that_cannot_be_taken_is_given_up() {
+    let database = database();
+    let mut session = database.session();
+    let all = three_tables(&mut session);
+    // For so long none is made when that has failed.
+    session.run("ALTER SYSTEM SET pg_stream.wal_transition_timeout = 10");
+    session.run("ALTER SYSTEM SET output_plugin_libraries = ''");
+    session.run("SELECT pg_reload_conf()");
+    let pid = decoder(&mut session);
+    session.run(&format!("SELECT pg_terminate_backend({pid}, 5000)"));
+    session.run("UPDATE t SET v = v + 1; UPDATE u SET name = name || '!'");
+    for table in ["t", "u"] {
+        captured_by_triggers(&mut session, table);
+    }
+    refresh_all(&mut session);
+    compare_all(&mut session, &all, "captured by triggers");
+    follow(&mut session, &all, &["UPDATE t SET v = v + 1; UPDATE u SET name = name || '?'"]);
+    session.run("ALTER SYSTEM RESET output_plugin_libraries");
+    session.run("SELECT pg_reload_conf()");
+    decoded(&mut session, &["t", "u"]);
+    follow(&mut session, &all, &["UPDATE t SET v = v + 1; UPDATE u SET name = name || '.'"]);
 }
 
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
