@@ -71,7 +71,7 @@ use crate::{
         spi::Session,
         store::Store,
         subtransaction::{self, Avoidable},
-        time::Stopwatch,
+        time::{self, Stopwatch},
     },
     restore,
     settings::{self, UserTriggers},
@@ -180,7 +180,10 @@ fn run_for(pgs_id: i64, by: InitiatedBy, cause: Option<Cause>) -> Result<Outcome
     if ready.is_rebuilt() {
         snapshot = Snapshot::latest();
     }
-    let occasion = Occasion { by, announced: None, data_timestamp: clock.started_at() };
+    // Where the snapshot is older than this statement, it is not older than the transaction.
+    let is_old = relation::is_strict_transaction() && !ready.is_rebuilt();
+    let data_timestamp = if is_old { time::of_transaction() } else { clock.started_at() };
+    let occasion = Occasion { by, announced: None, data_timestamp };
     let mut result = ready.run(&snapshot, &occasion, &clock, &progress);
     if let Err(Error::Broken { what, .. }) = &result
         && ready.can_be_rebuilt()
@@ -199,6 +202,8 @@ pub struct Ready {
     definition: Rc<Definition>,
     state: State,
     cause: Option<Cause>,
+    /// See [`advance::advances`].
+    advances: u64,
 }
 
 /// A stream table that was refreshed.
@@ -236,7 +241,14 @@ impl Ready {
         if definition.differential.is_none() && state.needs_reinit {
             catalog::set_dependencies(definition.pgs_id, &definition.dependencies);
         }
-        Ok(Self { definition, state, cause })
+        let advances = advance::advances(definition.pgs_id);
+        Ok(Self { definition, state, cause, advances })
+    }
+
+    /// Whether the stream table was refreshed since, by a trigger in this transaction: what was looked at is
+    /// out of date.
+    pub fn is_overtaken(&self) -> bool {
+        self.advances != advance::advances(self.definition.pgs_id)
     }
 
     /// Whether the storage was laid out anew. Capture may have begun just now: only a snapshot taken

@@ -75,7 +75,7 @@ pub struct State {
     pub is_settled: bool,
     /// How often in a row somebody else was in the way of a refresh.
     pub detours: u32,
-    /// How long its last refresh took that had something to do.
+    /// How long its last refresh took that had something to do; or the one that runs, if that is longer.
     pub took: Micros,
     /// Whether it is being refreshed.
     pub is_running: bool,
@@ -166,7 +166,12 @@ impl Schedules {
             let since = unit.iter().filter_map(|it| due_at[*it]).min().unwrap_or(now);
             // The rest of one that was too large may not be due any more.
             let is_due = unit.iter().any(|it| due.binary_search(it).is_ok());
-            if !is_due || unit.iter().any(|it| states[*it].is_running) {
+            if !is_due {
+                continue;
+            }
+            if unit.iter().any(|it| states[*it].is_running) {
+                // It may take too long to be waited for.
+                decision.wake_at = Some(now.saturating_add(SECOND));
                 continue;
             }
             decided.extend(&unit);
@@ -287,10 +292,11 @@ impl Schedules {
 
     /// Joins parts of a family, of a component each, if nobody has to wait long for the others.
     fn joined(&self, parts: Vec<Vec<usize>>, states: &[State]) -> Vec<Vec<usize>> {
-        let is_ready = |it: &usize| {
-            !states[*it].is_running && pause(&self.tables[*it], &states[*it]).is_none()
+        let is_ready = |it: &usize| pause(&self.tables[*it], &states[*it]).is_none();
+        // One that runs is waited for: then both are refreshed together.
+        let has_work = |part: &[usize]| {
+            part.iter().any(|it| !states[*it].is_settled || states[*it].is_running)
         };
-        let has_work = |part: &[usize]| part.iter().any(|it| !states[*it].is_settled);
         let (ready, mut units): (Vec<_>, Vec<_>) =
             parts.into_iter().partition(|part| part.iter().all(is_ready) && has_work(part));
         let mut unit = ready.concat();

@@ -24,7 +24,10 @@ pub enum Schedule {
     Calculated,
 }
 
-/// The text is neither a duration, nor a cron pattern, nor CALCULATED.
+/// The longest period, a hundred years: every moment that follows from it is a timestamp.
+const MOST_SECONDS: i64 = 100 * 366 * 86_400;
+
+/// The text is neither a duration that is short enough, nor a cron pattern, nor CALCULATED.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadSchedule;
 
@@ -37,6 +40,7 @@ impl FromStr for Schedule {
             return Ok(Self::Calculated);
         }
         match duration::parse(text) {
+            Some(seconds) if seconds > MOST_SECONDS => Err(BadSchedule),
             Some(seconds) => Ok(Self::Every(seconds)),
             None => text.parse().map(|cron| Self::Cron(Box::new(cron))),
         }
@@ -105,6 +109,7 @@ mod tests {
         assert!(matches!("*/5 * * * *".parse(), Ok(Schedule::Cron(_))));
         assert!(matches!("@hourly".parse(), Ok(Schedule::Cron(_))));
         assert_eq!("soon".parse::<Schedule>(), Err(BadSchedule));
+        assert_eq!("99999999999w".parse::<Schedule>(), Err(BadSchedule));
         assert_eq!("".parse::<Schedule>(), Err(BadSchedule));
         assert_eq!("-5m".parse::<Schedule>(), Err(BadSchedule));
     }

@@ -128,8 +128,9 @@ impl Store {
         self.made().descriptor
     }
 
-    /// Appends a row.
+    /// Appends a row. There may be many more than what they were made of, so it can be interrupted.
     pub fn put(&mut self, values: &[Datum], nulls: &[bool]) {
+        pgrx::check_for_interrupts!();
         assert_eq!(values.len(), self.columns.len());
         let Made { store, descriptor, of_rows } = self.made();
         // SAFETY: the caller passes a value for every column of the descriptor; the store copies.

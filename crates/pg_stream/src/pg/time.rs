@@ -59,6 +59,12 @@ pub fn milliseconds_between(start: TimestampWithTimeZone, end: TimestampWithTime
 /// From 1970 to 2000.
 const EPOCH_DIFFERENCE: i64 = 946_684_800_000_000;
 
+/// When this transaction began.
+pub fn of_transaction() -> TimestampWithTimeZone {
+    // SAFETY: a plain call inside a transaction.
+    timestamp(unsafe { pg_sys::GetCurrentTransactionStartTimestamp() })
+}
+
 pub fn timestamp(value: pg_sys::TimestampTz) -> TimestampWithTimeZone {
     value.try_into().expect("the clock is within PostgreSQL's range")
 }

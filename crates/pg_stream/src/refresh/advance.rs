@@ -1,6 +1,7 @@
 //! The frontier and the history: what is read before a refresh and written after it.
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, HashSet},
     ffi::{CStr, CString},
 };
@@ -80,6 +81,15 @@ impl State {
     }
 }
 
+thread_local! {
+    static ADVANCES: RefCell<HashMap<i64, u64>> = RefCell::default();
+}
+
+/// How often this process has refreshed the stream table.
+pub fn advances(pgs_id: i64) -> u64 {
+    ADVANCES.with_borrow(|it| it.get(&pgs_id).copied().unwrap_or(0))
+}
+
 fn parse(frontier: &str) -> Frontier {
     frontier.parse().expect("only advance writes frontiers")
 }
@@ -95,6 +105,7 @@ pub fn store(
     clock: &Stopwatch,
     snapshot: &Snapshot,
 ) {
+    ADVANCES.with_borrow_mut(|it| *it.entry(definition.pgs_id).or_default() += 1);
     let tables = OwnTable::open(TABLES, Lock::RowExclusive);
     let row = tables.lock(TABLES_KEY, ("pgs_id", definition.pgs_id), snapshot);
     let row = row.expect("whoever drops a stream table locks it first");

@@ -10,7 +10,8 @@
 //! order that it does not state) may differ without being wrong.
 //!
 //! Hidden state is compared too, each stage with what it should be over the stored stages before it:
-//! its number of rows, and those columns that nothing leaves open.
+//! its number of rows, and those columns that nothing leaves open. Where it was laid out for another
+//! definition, there is nothing to compare it with.
 
 use std::cell::RefCell;
 
@@ -80,7 +81,7 @@ pub fn verify(pgs_id: i64) -> Result<Vec<Difference>, Error> {
             progress: &progress,
         };
         match refresh.catch_up(&state) {
-            Ok(true) => Some(compare(&definition, &snapshot)),
+            Ok(true) => Some(compare(&definition, &snapshot, true)),
             // Broken, or not to be done from changes: compared as it is.
             Ok(false) | Err(_) => None,
         }
@@ -92,8 +93,15 @@ pub fn verify(pgs_id: i64) -> Result<Vec<Difference>, Error> {
             relation::display_name(definition.relation)
         );
         let _session = Session::open();
-        compare(&definition, &snapshot)
+        compare(&definition, &snapshot, is_laid_out(&definition, &state))
     }))
+}
+
+/// Whether the hidden state has the columns that the definition says.
+fn is_laid_out(definition: &Definition, state: &State) -> bool {
+    definition.differential.as_ref().is_some_and(|it| {
+        !state.needs_reinit && state.fingerprint.as_deref() == Some(&it.fingerprint)
+    })
 }
 
 impl Refresh<'_> {
@@ -102,10 +110,7 @@ impl Refresh<'_> {
     fn catch_up(&self, state: &State) -> Result<bool, Error> {
         let Some(differential) = &self.definition.differential else { return Ok(false) };
         let Some(frontier) = &state.frontier else { return Ok(false) };
-        let is_laid_out = !state.needs_reinit
-            && state.fingerprint.as_deref() == Some(&differential.fingerprint)
-            && !differential.depends_on_moment;
-        if !is_laid_out {
+        if !is_laid_out(self.definition, state) || differential.depends_on_moment {
             return Ok(false);
         }
         let Some(deltas) = self.read_deltas(differential, frontier)? else { return Ok(false) };
@@ -118,7 +123,7 @@ impl Refresh<'_> {
     }
 }
 
-fn compare(definition: &Definition, snapshot: &Snapshot) -> Vec<Difference> {
+fn compare(definition: &Definition, snapshot: &Snapshot, with_state: bool) -> Vec<Difference> {
     let _owner = Identity::restricted(relation::owner(definition.relation));
     let _settings = definition.enter_settings();
     let _writing = guard::writing(definition);
@@ -126,6 +131,7 @@ fn compare(definition: &Definition, snapshot: &Snapshot) -> Vec<Difference> {
     for (index, differential) in definition
         .differential
         .iter()
+        .filter(|_| with_state)
         .flat_map(|it| (0..it.pipeline.stages.len()).map(move |index| (index, it)))
     {
         let is_seen = differential.is_last(index) && !differences.is_empty();
@@ -139,6 +145,11 @@ fn compare(definition: &Definition, snapshot: &Snapshot) -> Vec<Difference> {
 /// The visible columns with the query itself, which shares nothing with how they are maintained.
 fn compare_content(definition: &Definition, snapshot: &Snapshot) -> Vec<Difference> {
     let columns = relation::store_columns(definition.view);
+    let stored = relation::store_columns(definition.relation);
+    let is_stored = |it: &StoreColumn| stored.iter().any(|s| s.name == it.name && s.ty == it.ty);
+    if !columns.iter().all(is_stored) {
+        pgrx::error!("stream table {} has other columns than its query", definition.table);
+    }
     let names: Vec<String> = columns.iter().map(|it| quote(&it.name)).collect();
     let list: String = names.iter().map(|it| format!(", q.{it}")).collect();
     let (schema, view) = relation::name(definition.view);

@@ -18,12 +18,13 @@ WITH failed AS (
     SELECT pgs_id, $4, clock_timestamp(), action, 'FAILED', $2, 'SCHEDULER' FROM failed
     WHERE NOT EXISTS (SELECT FROM completed)
 )
-SELECT pg_catalog.pg_notify('pg_stream_alert', left(message::text, 7900))
+-- A payload has less than 8000 bytes; a character can take six.
+SELECT pg_catalog.pg_notify('pg_stream_alert', message::text)
 FROM failed,
 LATERAL (
     SELECT json_build_object(
         'event', 'refresh_failed', 'pgs_schema', pgs_schema, 'pgs_name', pgs_name,
-        'st', pgs_schema || '.' || pgs_name, 'action', action, 'error', left($2, 2000))
+        'st', pgs_schema || '.' || pgs_name, 'action', action, 'error', left($2, 1000))
     UNION ALL
     SELECT json_build_object(
         'event', 'auto_suspended', 'pgs_schema', pgs_schema, 'pgs_name', pgs_name,

@@ -166,7 +166,7 @@ impl Memory {
                     may_have_changed,
                     is_settled: trusts && is_verified && !may_have_changed && !entry.needs_reinit,
                     detours: seen.detours,
-                    took: seen.took,
+                    took: seen.running.map_or(seen.took, |it| seen.took.max(now - it.since)),
                     is_running: seen.running.is_some(),
                 }
             })

@@ -309,7 +309,9 @@ impl Unit<'_> {
             if member.report.is_none() {
                 let mut sources = self.prospects.reads.get(&member.id).into_iter().flatten();
                 if sources.any(|it| lost.contains(it)) {
-                    self.hold_up(member);
+                    self.hold_up(member, "a stream table that it reads could not be refreshed");
+                } else if member.ready.as_ref().is_some_and(Ready::is_overtaken) {
+                    self.hold_up(member, "a trigger has just refreshed it");
                 }
             }
             if member.report.is_some() {
@@ -325,6 +327,7 @@ impl Unit<'_> {
                 data_timestamp,
             };
             let ready = member.ready.take().expect("prepared without a failure");
+            let is_rebuilt = ready.is_rebuilt();
             let result = self.attempt(|| {
                 let progress = Progress::start(member.id, clock.started());
                 let result = ready.run(snapshot, &occasion, &clock, &progress);
@@ -352,6 +355,9 @@ impl Unit<'_> {
                 Err(failure) => {
                     self.fail(member, &failure);
                     lost.insert(member.id);
+                    if is_rebuilt {
+                        still_to_be_filled(member.id);
+                    }
                 }
             }
         }
@@ -413,13 +419,21 @@ impl Unit<'_> {
         })
     }
 
-    fn hold_up(&self, member: &mut Member) {
-        let reason = "refresh skipped: a stream table that it reads could not be refreshed";
+    fn hold_up(&self, member: &mut Member, reason: &str) {
+        let reason = format!("refresh skipped: {reason}");
         if let Some(row) = self.announced(member.id) {
-            skip(member.id, Some(row), member.started, reason);
+            skip(member.id, Some(row), member.started, &reason);
         }
         member.report = Some(Report::failed(Verdict::HeldUp));
+        if member.ready.take().is_some_and(|it| it.is_rebuilt()) {
+            still_to_be_filled(member.id);
+        }
     }
+}
+
+/// What is laid out anew stays so when the others are committed, and the cause may show no longer.
+fn still_to_be_filled(id: i64) {
+    catalog::mark_for_rebuild(id, "it was laid out anew and could not be filled");
 }
 
 /// Writes down that a refresh was not tried to the end.

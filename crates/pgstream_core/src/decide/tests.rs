@@ -111,7 +111,7 @@ fn whoever_is_refreshed_now_is_waited_for() {
     let tables = [table(1, "1m", &[]), table(2, "1m", &[1]), table(3, "1m", &[])];
     let state = |id| State { is_running: id == 1, ..ran(100) };
     let decision = decide(&tables, state);
-    assert_eq!((units(&decision), decision.wake_at), (vec![vec![3]], None));
+    assert_eq!((units(&decision), decision.wake_at), (vec![vec![3]], Some(NOW + SECOND)));
 }
 
 #[test]
@@ -319,8 +319,16 @@ fn what_fails_or_rests_leaves_the_rest_of_its_family_alone() {
     assert_eq!((units(&decision), decision.idle), (vec![vec![1], vec![2, 3]], vec![4]));
     let decision = decide(&tables, |id| State { detours: u32::from(id == 3), ..state(id) });
     assert_eq!(units(&decision), [[1], [3], [2]]);
-    let decision = decide(&tables, |id| State { is_running: id == 2, ..ran(100) });
-    assert_eq!(units(&decision), [vec![1], vec![3, 4]]);
+    // One that is refreshed is waited for, but not for long.
+    let running = |took| {
+        move |id| State {
+            is_running: id == 2,
+            took: took * SECOND * i64::from(id == 2),
+            ..ran(100)
+        }
+    };
+    assert_eq!(units(&decide(&tables, running(1))), [[1]]);
+    assert_eq!(units(&decide(&tables, running(16))), [[1], [3], [4]]);
 }
 
 #[test]

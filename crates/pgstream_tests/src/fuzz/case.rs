@@ -114,9 +114,9 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Whether a statement took too long, which says nothing about its result.
+    /// Whether a statement took too long or too much disk, which says nothing about its result.
     pub fn is_timeout(&self) -> bool {
-        self.kind == "error 57014"
+        ["error 57014", "error 53400"].contains(&self.kind.as_str())
     }
 }
 

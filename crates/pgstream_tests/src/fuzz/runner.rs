@@ -88,7 +88,7 @@ impl<'a> Runner<'a> {
         // PostgreSQL 18 may take a grouped column, NULL in some of the grouping sets, for one of the
         // table that it has removed.
         let settings = format!(
-            "SET enable_self_join_elimination = off; SET search_path = {schema}, public; SET statement_timeout = '60s'; SET lock_timeout = '300ms'; SET client_min_messages = error"
+            "SET enable_self_join_elimination = off; SET search_path = {schema}, public; SET statement_timeout = '60s'; SET temp_file_limit = '2GB'; SET lock_timeout = '300ms'; SET client_min_messages = error"
         );
         let other = other_schema(&schema);
         let set = format!("CREATE SCHEMA {schema}; CREATE SCHEMA {other}; {settings}");

@@ -133,6 +133,98 @@ fn quick_readers_of_a_table_are_refreshed_at_one_snapshot() {
     assert_eq!(session.value(torn), "0");
 }
 
+/// What was laid out anew is committed with the others, although it could not be filled.
+#[test]
+fn a_rebuild_that_fails_beside_others_is_made_up_for() {
+    let database = database();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v int, w int); INSERT INTO t SELECT g, g % 3, g FROM generate_series(1, 9) g",
+    );
+    let all = [
+        ("a", "SELECT id, v FROM t"),
+        ("b", "SELECT id, v, w FROM t"),
+        ("c", "SELECT w % 2 AS g, sum(v) AS s, count(*) AS n FROM t GROUP BY w % 2"),
+    ];
+    for (name, query) in all {
+        session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
+    }
+    session.run("ALTER TABLE b ADD CONSTRAINT no CHECK (v < 1000); ALTER TABLE c ADD CONSTRAINT no CHECK (s < 1000)");
+    session.run("SET event_triggers = off");
+    session.run("BEGIN; ALTER TABLE t DISABLE TRIGGER ALL; INSERT INTO t VALUES (100, 5, 5)");
+    session.run("ALTER TABLE t ENABLE TRIGGER ALL; INSERT INTO t VALUES (101, 5000, 7); COMMIT");
+    session.run("RESET event_triggers");
+    let failed = "SELECT count(DISTINCT pgs_id) FROM pgstream.pgs_refresh_history WHERE status = 'FAILED' AND action = 'REINITIALIZE'";
+    eventually(&mut session, failed, "2");
+    session.run("ALTER TABLE b DROP CONSTRAINT no; ALTER TABLE c DROP CONSTRAINT no");
+    session.run("INSERT INTO t VALUES (50, 1, 1)");
+    eventually(&mut session, "SELECT (SELECT count(*) FROM b), (SELECT sum(n) FROM c)", "12|12");
+    for (name, query) in all {
+        same(&mut session, name, query);
+    }
+}
+
+/// By a trigger on one, in the transaction that is about to refresh the others.
+#[test]
+fn a_relative_that_a_trigger_refreshes_counts_each_change_once() {
+    let database = database();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)");
+    let all = [
+        ("a", "SELECT id, v FROM t"),
+        ("b", "SELECT v FROM t"),
+        ("c", "SELECT sum(v) AS s, count(*) AS n FROM t"),
+    ];
+    for (name, query) in all {
+        session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
+    }
+    session.run(
+        "CREATE FUNCTION others() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           PERFORM pgstream.refresh_stream_table('public.b'); PERFORM pgstream.refresh_stream_table('public.c'); RETURN NULL; END $$;
+         CREATE TRIGGER others AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION others()",
+    );
+    for id in 2..5 {
+        session.run(&format!("INSERT INTO t VALUES ({id}, {id})"));
+        eventually(
+            &mut session,
+            "SELECT bool_and(n = m) FROM (SELECT count(*) AS n FROM a UNION ALL SELECT count(*) FROM b UNION ALL SELECT n FROM c) AS q,
+             (SELECT count(*) AS m FROM t) AS r",
+            "t",
+        );
+        for (name, query) in all {
+            same(&mut session, name, query);
+        }
+    }
+}
+
+/// Nobody sees one with a change and the other without it for long.
+#[test]
+fn a_relative_that_is_being_refreshed_is_waited_for() {
+    let database = database();
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY)");
+    session.run("SELECT pgstream.create_stream_table('a', 'SELECT t.id, v FROM t JOIN u USING (id)', '20s')");
+    session.run("SELECT pgstream.create_stream_table('b', 'SELECT id, v FROM t', '20s')");
+    gate(&mut session, "a", 1);
+    session.run("INSERT INTO t VALUES (1, 1)");
+    // Both have rested, and nothing is known to have changed.
+    eventually(&mut session, "SELECT count(*) FROM b", "1");
+    let rested = "SELECT bool_and(clock_timestamp() > data_timestamp + interval '19 s') FROM pgstream.pgs_stream_tables";
+    eventually(&mut session, rested, "t");
+    eventually(&mut session, rested, "f");
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO u VALUES (1)");
+    eventually(&mut session, WAITING, "1");
+    session.run("UPDATE t SET v = 2");
+    let since = session.value("SELECT clock_timestamp()");
+    session
+        .wait_until(&format!("SELECT clock_timestamp() > timestamptz '{since}' + interval '1 s'"));
+    assert_eq!(session.value("SELECT v FROM b"), "1");
+    gatekeeper.run("SELECT pg_advisory_unlock(1)");
+    eventually(&mut session, "SELECT max(v) FROM a", "2");
+    assert_eq!(session.value("SELECT v FROM b"), "2");
+}
+
 #[test]
 fn slow_readers_of_a_table_are_refreshed_side_by_side_from_the_start() {
     let database = database();

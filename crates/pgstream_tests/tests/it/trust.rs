@@ -393,3 +393,24 @@ fn hidden_state_cannot_be_changed_by_its_owner() {
         assert_eq!(session.error(&statement).code, "42809", "{statement}");
     }
 }
+
+/// Then there is nothing that its hidden state could be compared with.
+#[test]
+fn what_is_laid_out_for_another_definition_is_verified_by_its_content() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v int, w int); INSERT INTO t SELECT g, g % 5, g FROM generate_series(1, 20) g",
+    );
+    session.create("back", "SELECT v, sum(id) AS s, count(*) AS n FROM t GROUP BY v");
+    session.create("st", "SELECT v, sum(w) AS s, count(*) AS n FROM t GROUP BY v");
+    session.run("SELECT pgstream.alter_stream_table('back', refresh_mode => 'FULL')");
+    session.run("SELECT pgstream.alter_stream_table('back', refresh_mode => 'DIFFERENTIAL')");
+    session.run("ALTER TABLE t ALTER w TYPE bigint");
+    for name in ["back", "st"] {
+        let verify = format!("SELECT count(*) FROM pgstream.verify_stream_table('{name}')");
+        assert_eq!(session.value(&verify), "0");
+        session.refresh(name);
+        assert_eq!(session.value(&verify), "0");
+    }
+}
