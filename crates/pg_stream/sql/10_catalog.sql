@@ -98,7 +98,7 @@ CREATE TABLE pgstream.pgs_refresh_history (
     error_message      text,
     status             text NOT NULL, -- RUNNING, COMPLETED, FAILED, SKIPPED
     initiated_by       text NOT NULL, -- SCHEDULER, MANUAL, INITIAL
-    freshness_deadline timestamptz
+    freshness_deadline timestamptz -- when the next one is due by its own schedule
 );
 CREATE INDEX ON pgstream.pgs_refresh_history (pgs_id, refresh_id);
 

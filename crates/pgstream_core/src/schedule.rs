@@ -81,6 +81,12 @@ impl Effective {
         self.every.is_none() && self.crons.is_empty()
     }
 
+    /// When a table is due that is as of `since`, if it ever is.
+    pub fn next_after(&self, since: Micros) -> Option<Micros> {
+        let period = self.every.map(|it| since.saturating_add(it.saturating_mul(SECOND)));
+        period.into_iter().chain(self.next_fire(since)).min()
+    }
+
     /// The first moment after `since` at which a cron pattern fires.
     pub fn next_fire(&self, since: Micros) -> Option<Micros> {
         self.crons.iter().filter_map(|it| it.next_after(since)).min()
@@ -126,6 +132,8 @@ mod tests {
 
     #[test]
     fn joining_keeps_the_shortest_duration_and_every_pattern() {
+        assert_eq!(Effective::from(&Schedule::Every(5)).next_after(7), Some(7 + 5 * SECOND));
+        assert_eq!(Effective::default().next_after(7), None);
         let hourly: Schedule = "@hourly".parse().unwrap();
         let mut all = Effective::from(&Schedule::Every(60));
         all.join(&Effective::from(&Schedule::Every(30)));

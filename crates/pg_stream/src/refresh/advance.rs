@@ -7,7 +7,10 @@ use std::{
 };
 
 use pgrx::{datum::TimestampWithTimeZone, pg_sys::Oid};
-use pgstream_core::frontier::Frontier;
+use pgstream_core::{
+    frontier::Frontier,
+    schedule::{Effective, Schedule},
+};
 
 use crate::{
     capture::{self, delta::Seen},
@@ -117,6 +120,7 @@ pub fn store(
         data: occasion.data_timestamp,
         started: clock.started_at(),
         ended: time::current(),
+        schedule: row.get("schedule"),
     };
     let values = if outcome.has_consumed {
         advanced(definition, outcome, frontier, &times, &row)
@@ -137,6 +141,15 @@ struct Times {
     data: TimestampWithTimeZone,
     started: TimestampWithTimeZone,
     ended: TimestampWithTimeZone,
+    schedule: Option<String>,
+}
+
+impl Times {
+    /// When the next refresh is due by the stream table's own schedule.
+    fn deadline(&self) -> Option<TimestampWithTimeZone> {
+        let schedule: Schedule = self.schedule.as_ref()?.parse().ok()?;
+        Effective::from(&schedule).next_after(time::to_epoch(self.data)).map(time::from_epoch)
+    }
 }
 
 /// What a refresh that consumed changes leaves in the catalog.
@@ -210,6 +223,7 @@ fn record(
         Value::new("rows_updated", count(outcome.updated)),
         Value::new("rows_deleted", count(outcome.deleted)),
         Value::new("error_message", note),
+        Value::new("freshness_deadline", times.deadline()),
     ];
     match announced {
         Some(row) => history.update(&row, &values),

@@ -167,3 +167,22 @@ fn a_refresh_shows_how_far_it_is() {
     assert_eq!(s.monitor().value(&format!("SELECT pg_terminate_backend({pid}, 10000)")), "t");
     assert_eq!(s.monitor().rows(PROGRESS), [""; 0]);
 }
+
+#[test]
+fn the_history_says_until_when_the_data_is_fresh() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY)");
+    for (name, schedule) in [("a", "'5m'"), ("b", "'@hourly'"), ("c", "'CALCULATED'")] {
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('{name}', 'SELECT id FROM t', {schedule})"
+        ));
+    }
+    session.run("INSERT INTO t VALUES (1)");
+    ["a", "b", "c"].iter().for_each(|it| session.refresh(it));
+    let deadlines = "SELECT pgs_name, count(*), bool_and(freshness_deadline = CASE pgs_name
+            WHEN 'a' THEN h.data_timestamp + interval '5 minutes'
+            WHEN 'b' THEN date_trunc('hour', h.data_timestamp, 'UTC') + interval '1 hour' END)
+        FROM pgstream.pgs_refresh_history h JOIN pgstream.pgs_stream_tables USING (pgs_id) GROUP BY 1 ORDER BY 1";
+    assert_eq!(session.rows(deadlines), ["a|2|t", "b|2|t", "c|2|NULL"]);
+}
