@@ -131,9 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn joining_keeps_the_shortest_duration_and_every_pattern() {
+    fn the_next_time_is_that_of_the_duration_or_of_the_first_pattern() {
         assert_eq!(Effective::from(&Schedule::Every(5)).next_after(7), Some(7 + 5 * SECOND));
         assert_eq!(Effective::default().next_after(7), None);
+    }
+
+    #[test]
+    fn joining_keeps_the_shortest_duration_and_every_pattern() {
         let hourly: Schedule = "@hourly".parse().unwrap();
         let mut all = Effective::from(&Schedule::Every(60));
         all.join(&Effective::from(&Schedule::Every(30)));

@@ -18,7 +18,6 @@ use crate::{
     catalog,
     error::Error,
     pg::{
-        buffer,
         decode::{self, Lsn},
         lock::{self, Lock},
         own::OwnTable,
@@ -212,10 +211,4 @@ pub fn leave_if_unfit(source: Oid) {
         let reason = format!("changes of {name} cannot be decoded any longer");
         track::consumers(source).iter().for_each(|it| catalog::mark_for_rebuild(*it, &reason));
     }
-}
-
-/// The columns that the buffer of `source` wants, as the decoder is to note them. What somebody is adding, who
-/// has locked the buffer, and writers out, is wanted when he has committed.
-pub fn columns(source: Oid) -> Option<decode::Columns> {
-    buffer::committed_columns(source)
 }

@@ -487,7 +487,7 @@ fn parse_comment(text: &str) -> (usize, Vec<i16>) {
 }
 
 /// The captured attributes of `source`, and the types of their columns in the buffer, without a lock on
-/// that: as they were committed.
+/// that. What somebody is adding, who has locked the buffer, and writers out, is there when he has committed.
 pub fn committed_columns(source: Oid) -> Option<Vec<(i16, Oid)>> {
     let mut columns = None;
     spi::ask(

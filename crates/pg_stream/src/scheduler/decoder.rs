@@ -21,7 +21,7 @@ use crate::{
     catalog,
     monitor::alert,
     pg::{
-        buffer::{Action, Buffer, Image, Writer},
+        buffer::{self, Action, Buffer, Image, Writer},
         decode::{self, Columns, Decoder, Lsn, Noted},
         lock::{self, Lock},
         member, relation,
@@ -621,7 +621,7 @@ fn wanted() -> HashMap<Oid, Columns> {
         &[],
         |row| open.extend(row.get::<Oid>(0)),
     );
-    open.into_iter().filter_map(|it| Some((it, decoding::columns(it)?))).collect()
+    open.into_iter().filter_map(|it| Some((it, buffer::committed_columns(it)?))).collect()
 }
 
 /// Writes what was decoded into the buffers, except what was written before a restart.
