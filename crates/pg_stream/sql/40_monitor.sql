@@ -2,15 +2,17 @@
 
 GRANT SELECT ON pgstream.pgs_change_tracking TO PUBLIC;
 
+-- When the schedules want the data of each populated stream table to be newer than it is.
+CREATE FUNCTION pgstream.due_times(OUT pgs_id bigint, OUT due_at timestamptz)
+    RETURNS SETOF record LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'due_times_wrapper';
+
 CREATE VIEW pgstream.stream_tables_info AS
-SELECT s.*, t.staleness,
-       coalesce(t.staleness > make_interval(secs => pgstream.parse_duration_seconds(s.schedule)), false)
-           AS stale
-FROM pgstream.pgs_stream_tables AS s,
-LATERAL (SELECT greatest(clock_timestamp() - s.data_timestamp, interval '0') AS staleness
-         WHERE s.data_timestamp IS NOT NULL
-         UNION ALL
-         SELECT NULL WHERE s.data_timestamp IS NULL) AS t;
+SELECT s.*,
+       CASE WHEN s.data_timestamp IS NOT NULL
+            THEN greatest(clock_timestamp() - s.data_timestamp, interval '0') END AS staleness,
+       coalesce(clock_timestamp() > d.due_at, false) AS stale
+FROM pgstream.pgs_stream_tables AS s
+LEFT JOIN pgstream.due_times() AS d USING (pgs_id);
 
 CREATE VIEW pgstream.pg_stat_stream_tables AS
 SELECT s.pgs_id, s.pgs_schema, s.pgs_name, s.status, s.refresh_mode, s.is_populated,

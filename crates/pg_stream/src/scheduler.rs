@@ -1,6 +1,7 @@
 //! Stream tables refresh themselves: one launcher in the server, one scheduler in each database
 //! that has the extension, and workers of each scheduler, which refresh.
 
+mod ages;
 mod database;
 mod decoder;
 mod launcher;

@@ -4,29 +4,23 @@
 //! Changes beyond a limit are given up: what has not consumed them is marked to be rebuilt, and a
 //! stream table that is going to be rebuilt needs no changes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use pgrx::pg_sys::{Oid, panic::ErrorReportable};
-use pgstream_core::{
-    decide::{Schedules, Table},
-    schedule::{Micros, SECOND, Schedule},
-    status::Status,
-};
+use pgstream_core::schedule::{Micros, SECOND};
 
 use crate::{
     capture, catalog,
     ddl::missed,
     monitor::alert,
-    pg::{relation, spi, time, worker},
+    pg::{relation, spi, worker},
     refresh::{self, Reader},
-    scheduler::shortest_sleep,
+    scheduler::{ages, shortest_sleep},
     settings,
 };
 
 /// How many of the shortest pauses of the scheduler lie between two looks.
 const PAUSES: i64 = 30;
-/// Data is stale when it is so many times as old as the schedule wants it.
-const STALE: i64 = 2;
 
 /// What was told already.
 #[derive(Default)]
@@ -70,18 +64,17 @@ impl Watch {
         self.next
     }
 
-    /// Tells of data that has become stale.
+    /// Tells of data that should have been refreshed twice.
     fn look_at_ages(&mut self, now: Micros) {
-        let entries = entries();
-        let schedules = Schedules::new(entries.values().map(Entry::as_table).collect());
         let mut stale = HashSet::new();
-        for (position, table) in schedules.tables().iter().enumerate() {
-            let entry = &entries[&table.id];
-            let Some(data) = entry.data else { continue };
-            let Some(period) = schedules.effective(position).period(data) else { continue };
-            let since = data.saturating_add(period.saturating_mul(STALE * SECOND));
-            if since <= now && stale.insert(entry.id) && !self.stale.contains(&entry.id) {
-                alert::stale(entry.name.clone(), (now - data) as f64 / SECOND as f64, period);
+        for age in ages::all() {
+            let (Some(missed), Some(period)) =
+                (age.due.and_then(|it| age.schedule.next_after(it)), age.schedule.period(age.data))
+            else {
+                continue;
+            };
+            if missed <= now && stale.insert(age.id) && !self.stale.contains(&age.id) {
+                alert::stale(age.name, (now - age.data) as f64 / SECOND as f64, period);
             }
         }
         self.stale = stale;
@@ -148,45 +141,4 @@ fn large_buffers() -> Vec<Oid> {
 fn complain<T: Default>(message: &str) -> T {
     pgrx::warning!("pg_stream scheduler cannot look after stream tables: {message}");
     T::default()
-}
-
-struct Entry {
-    id: i64,
-    name: (String, String),
-    schedule: Schedule,
-    reads: Vec<i64>,
-    /// The moment that the data is of.
-    data: Option<Micros>,
-}
-
-impl Entry {
-    fn as_table(&self) -> Table {
-        Table {
-            id: self.id,
-            schedule: self.schedule.clone(),
-            scheduled_at: 0,
-            status: Status::Active,
-            consecutive_errors: 0,
-            reads: self.reads.clone(),
-            sources: Vec::new(),
-        }
-    }
-}
-
-/// All stream tables by their number.
-fn entries() -> HashMap<i64, Entry> {
-    let mut entries = HashMap::new();
-    spi::run(include_str!("ages.sql"), &[], |row| {
-        let text = |column| row.get::<String>(column);
-        let id = row.get(0).expect("the primary key");
-        let entry = Entry {
-            id,
-            name: (text(1).unwrap_or_default(), text(2).unwrap_or_default()),
-            schedule: text(3).and_then(|it| it.parse().ok()).unwrap_or(Schedule::Calculated),
-            reads: row.get(4).unwrap_or_default(),
-            data: row.get::<pgrx::datum::TimestampWithTimeZone>(5).map(time::to_epoch),
-        };
-        entries.insert(id, entry);
-    });
-    entries
 }

@@ -224,3 +224,37 @@ fn stale_data_is_told_once_an_episode() {
     assert_eq!(age([1, 6, 5]), [alert("third", "18000|3600|5.0")]);
     assert_eq!(age([7, 6, 6]), [alert("st", "25200|3600|7.0")]);
 }
+
+#[test]
+fn data_is_stale_once_a_fire_time_is_missed() {
+    let database = database();
+    let mut session = database.session();
+    session.run(TABLES);
+    for (name, query, schedule) in [
+        ("read", QUERY, "'calculated'"),
+        ("reader", "SELECT count(*) AS n FROM read", "'1h'"),
+        ("yearly", QUERY, "'0 0 1 1 *'"),
+        ("winter", QUERY, "'0 0 1 1,2 *'"),
+    ] {
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('{name}', $${query}$$, {schedule})"
+        ));
+    }
+    let mut stale = |data: &str| {
+        session.run(&format!("UPDATE pgstream.pgs_stream_tables SET data_timestamp = {data}"));
+        session.value("SELECT coalesce(string_agg(pgs_name, ' ' ORDER BY pgs_name), '') FROM pgstream.stream_tables_info WHERE stale")
+    };
+    assert_eq!(stale("now()"), "");
+    assert_eq!(stale("now() - interval '59 min'"), "");
+    assert_eq!(stale("now() - interval '61 min'"), "read reader");
+    assert_eq!(stale("now() - interval '13 months'"), "read reader winter yearly");
+    assert_eq!(stale("NULL"), "");
+    // Between the last fire time of a winter and the first of the next nothing is missed, though
+    // the two of one winter are a month apart.
+    session.run(
+        "UPDATE pgstream.pgs_stream_tables SET data_timestamp = date_trunc('year', now() - interval '33 days') + interval '33 days';
+         UPDATE pgstream.pgs_stream_tables SET data_timestamp = now() WHERE pgs_name <> 'winter';
+         LISTEN pg_stream_alert",
+    );
+    assert_eq!(alerts(&mut session, &["stale_data"], 0), Vec::<String>::new());
+}
