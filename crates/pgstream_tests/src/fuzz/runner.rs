@@ -29,12 +29,16 @@ const UNFIT_ARRAYS: [&str; 2] = ["2202E", "22004"];
 /// Texts whose collations differ, raised where two are compared.
 const UNKNOWN_COLLATION: &str = "42P22";
 
+/// No function, which comparing two composites looks for once it has come to a field.
+const NO_COMPARISON: (&str, &str) = ("42883", "could not identify an equality operator for type");
+
 /// Whether the error may come although PostgreSQL evaluates the query: it leaves out sub-queries whose
 /// value no row needs, and compares nothing where one side of a join is empty.
 fn is_raised_early(error: &SqlError, one: &StreamTable) -> bool {
     let code = error.code.as_str();
     UNFIT_ARRAYS.contains(&code)
         || code == UNKNOWN_COLLATION
+        || code == NO_COMPARISON.0 && error.message.starts_with(NO_COMPARISON.1)
         || code == SEVERAL_ROWS && one.may_fail
 }
 
