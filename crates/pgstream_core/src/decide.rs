@@ -10,6 +10,9 @@
 //! component that have the same schedule keep one clock (they are a group: if one is due, all are),
 //! and a table brings along the CALCULATED ones that it reads.
 //!
+//! What fails is left behind, and its readers go on with what it holds; but those that see a source of
+//! it on another way as well, the tip of a diamond, would be torn: they wait until it is tried again.
+//!
 //! The price is that a unit is as slow as all its tables together. So a group that takes longer
 //! than the shortest period of its unit, and has a longer one itself, runs in a unit of its own.
 //!
@@ -108,6 +111,8 @@ pub struct Decision {
 pub struct Schedules {
     /// Each after those that it reads.
     tables: Vec<Table>,
+    /// For each table those that it reads.
+    reads: Vec<Vec<usize>>,
     effective: Vec<Effective>,
     /// For each table the CALCULATED ones that it reads.
     calculated_sources: Vec<Vec<usize>>,
@@ -139,7 +144,17 @@ impl Schedules {
             reads.iter().map(|it| it.iter().copied().filter(calculated).collect()).collect();
         let (group, groups) = groups(&family, &effective);
         let fires = vec![Cell::new((Micros::MIN, None)); tables.len()];
-        Self { tables, effective, calculated_sources, component, family, groups, group, fires }
+        Self {
+            tables,
+            reads,
+            effective,
+            calculated_sources,
+            component,
+            family,
+            groups,
+            group,
+            fires,
+        }
     }
 
     /// The stream tables, each after those that it reads.
@@ -157,12 +172,15 @@ impl Schedules {
         let mut decision = Decision::default();
         let due_at: Vec<Option<Micros>> =
             (0..self.tables.len()).map(|it| self.due_at(it, &states[it], now)).collect();
-        let due: Vec<usize> = (0..self.tables.len())
-            .filter(|it| due_at[*it].is_some_and(|moment| moment <= now))
-            .filter(|it| !states[*it].is_running)
-            .collect();
+        let is_due =
+            |it: &usize| due_at[*it].is_some_and(|moment| moment <= now) && !states[*it].is_running;
+        let is_left_behind = |it: &usize| self.is_left_behind(*it, &states[*it]) && !is_due(it);
+        let left_behind = (0..self.tables.len()).filter(is_left_behind);
+        let held_up: BTreeSet<usize> = left_behind.flat_map(|it| self.torn_by(it)).collect();
+        let due: Vec<usize> =
+            (0..self.tables.len()).filter(is_due).filter(|it| !held_up.contains(it)).collect();
         let mut decided: BTreeSet<usize> = BTreeSet::new();
-        for unit in self.units(&self.closure(&due, states), states) {
+        for unit in self.units(&self.closure(&due, &held_up, states), states) {
             let since = unit.iter().filter_map(|it| due_at[*it]).min().unwrap_or(now);
             // The rest of one that was too large may not be due any more.
             let is_due = unit.iter().any(|it| due.binary_search(it).is_ok());
@@ -229,20 +247,59 @@ impl Schedules {
     }
 
     /// `due` and what has to be refreshed with it.
-    fn closure(&self, due: &[usize], states: &[State]) -> BTreeSet<usize> {
+    fn closure(
+        &self,
+        due: &[usize],
+        held_up: &BTreeSet<usize>,
+        states: &[State],
+    ) -> BTreeSet<usize> {
         let mut together: BTreeSet<usize> = due.iter().copied().collect();
         let mut open = due.to_vec();
         while let Some(next) = open.pop() {
             let clock = &self.groups[self.group[next]];
             for it in clock.iter().chain(&self.calculated_sources[next]) {
-                let (table, state) = (&self.tables[*it], &states[*it]);
-                let may_run = table.status.is_scheduled() && pause(table, state).is_none();
+                let table = &self.tables[*it];
+                let may_run = table.status.is_scheduled()
+                    && pause(table, &states[*it]).is_none()
+                    && !held_up.contains(it);
                 if may_run && together.insert(*it) {
                     open.push(*it);
                 }
             }
         }
         together
+    }
+
+    /// Whether it is going to be tried again and its relatives are not waiting for that.
+    fn is_left_behind(&self, position: usize, state: &State) -> bool {
+        let table = &self.tables[position];
+        table.status.is_scheduled() && pause(table, state).is_some()
+    }
+
+    /// The tables that read one which is left behind, and see a source of it on another way too.
+    fn torn_by(&self, behind: usize) -> Vec<usize> {
+        let mut sources: BTreeSet<u32> = BTreeSet::new();
+        let (mut open, mut seen) = (vec![behind], BTreeSet::from([behind]));
+        while let Some(next) = open.pop() {
+            sources.extend(&self.tables[next].sources);
+            open.extend(self.reads[next].iter().filter(|it| seen.insert(**it)));
+        }
+        let (mut is_behind, mut is_ahead) = (BTreeSet::from([behind]), BTreeSet::new());
+        let mut torn = Vec::new();
+        for (it, table) in self.tables.iter().enumerate() {
+            if it == behind || self.component[it] != self.component[behind] {
+                continue;
+            }
+            let reads = |some: &BTreeSet<usize>| self.reads[it].iter().any(|it| some.contains(it));
+            let sees_new = table.sources.iter().any(|it| sources.contains(it)) || reads(&is_ahead);
+            if reads(&is_behind) {
+                is_behind.insert(it);
+                torn.extend(sees_new.then_some(it));
+            } else if sees_new {
+                is_ahead.insert(it);
+            }
+        }
+        torn
     }
 
     /// Takes tables apart into those that are refreshed together.

@@ -231,6 +231,35 @@ fn a_failing_table_does_not_hold_up_its_group() {
 }
 
 #[test]
+fn the_tip_of_a_diamond_waits_for_a_failing_side() {
+    let reading = |id, reads: &[i64], sources: &[u32]| Table {
+        reads: reads.to_vec(),
+        ..over(id, "1s", sources)
+    };
+    let failing = |it: Table| Table { consecutive_errors: 5, ..it };
+    // 1 and 2 read the base table 91; the change buffers of 1, 2 ... are 1, 2 ...
+    let base = [failing(reading(1, &[], &[91])), reading(2, &[], &[91, 92])];
+    let decided = |more: &[Table]| units(&decide(&[&base, more].concat(), |_| ran(10)));
+    // A reader of the failing one that sees no other side of it goes on.
+    assert_eq!(decided(&[reading(3, &[1], &[1, 93])]), [[2, 3]]);
+    assert_eq!(decided(&[reading(3, &[1, 2], &[1, 2])]), [[2]]);
+    assert_eq!(decided(&[reading(3, &[1], &[1, 91])]), [[2]]);
+    // So does what reads the tip, and another way to the base table.
+    let tip = reading(3, &[1, 2], &[1, 2]);
+    assert_eq!(decided(&[tip.clone(), reading(4, &[3], &[3, 91])]), [[2]]);
+    assert_eq!(decided(&[tip.clone(), reading(4, &[3], &[3, 93])]), [[2, 4]]);
+    // Both sides read one that fails: they agree.
+    let (left, right) = (reading(3, &[1], &[1]), reading(4, &[1], &[1]));
+    assert_eq!(decided(&[left, right, reading(5, &[3, 4], &[3, 4])]), [[2, 3, 4, 5]]);
+    // When it is due again, they are refreshed together.
+    let due = |_| State { detours: 1, ..ran(100) };
+    assert_eq!(units(&decide(&[base[0].clone(), base[1].clone(), tip.clone()], due)), [[1, 2, 3]]);
+    // Nobody waits for what rests until somebody does something.
+    let resting = Table { status: Status::Suspended, ..base[0].clone() };
+    assert_eq!(units(&decide(&[resting, base[1].clone(), tip], |_| ran(10))), [[2, 3]]);
+}
+
+#[test]
 fn a_clock_that_was_set_back_stops_nothing() {
     let decision = decide(&[table(1, "1m", &[])], |_| ran(-86_400));
     assert_eq!(decision.wake_at, Some(NOW + 60 * SECOND));

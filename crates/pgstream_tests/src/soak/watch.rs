@@ -1,8 +1,8 @@
-//! Watching the memory of the workers and the size of the change buffers.
+//! Watching the memory of the workers, the size of the change buffers, and the tip of a diamond.
 
 use std::{collections::BTreeMap, fs};
 
-use super::{Lasting, Soak, pause};
+use super::{Lasting, Soak, pause, world};
 
 /// No worker may use more memory of its own.
 const MOST_KILOBYTES: u64 = 200 << 10;
@@ -36,6 +36,9 @@ pub fn run(soak: &Soak) {
         match size {
             Ok(size) => buffers = size[0].parse().unwrap_or(0).max(buffers),
             Err(_) => session.session = None,
+        }
+        for torn in session.session().try_rows(world::TORN).unwrap_or_default() {
+            soak.fail(format!("a diamond is torn: {torn}"));
         }
         drop(active);
         pause(1000);

@@ -388,7 +388,7 @@ fn a_diamond_is_never_torn_under_writers() {
 }
 
 #[test]
-fn a_failing_table_holds_up_neither_its_siblings_nor_its_readers() {
+fn a_failing_table_does_not_hold_up_its_siblings_nor_a_suspended_one_its_readers() {
     let database = database();
     let mut session = database.session();
     session
@@ -402,13 +402,13 @@ fn a_failing_table_holds_up_neither_its_siblings_nor_its_readers() {
     }
     session.run("INSERT INTO t VALUES (2, 1, 0)");
     eventually(&mut session, "SELECT count(*) FROM c", "2");
-    // It reads what the failing one holds.
-    eventually(&mut session, "SELECT count(*), count(q) FROM d", "2|1");
     eventually(
         &mut session,
         "SELECT status, consecutive_errors FROM pgstream.pgs_status() WHERE name = 'public.b'",
         "SUSPENDED|3",
     );
+    // It reads what the suspended one holds.
+    eventually(&mut session, "SELECT count(*), count(q) FROM d", "2|1");
     // The pauses between the failures double.
     let pauses =
         "SELECT count(*) FROM (SELECT start_time - lag(end_time) OVER (ORDER BY refresh_id) >=
@@ -418,6 +418,33 @@ fn a_failing_table_holds_up_neither_its_siblings_nor_its_readers() {
     session.run("UPDATE t SET v = 2 WHERE v = 0; SELECT pgstream.resume_stream_table('b')");
     eventually(&mut session, "SELECT count(*), count(q) FROM d", "2|2");
     assert_eq!(session.value(RUNNING), "0");
+}
+
+#[test]
+fn a_diamond_is_not_torn_by_a_side_that_fails() {
+    let database = database();
+    let mut session = database.session();
+    diamond(&mut session);
+    session.run("ALTER SYSTEM SET pg_stream.max_consecutive_errors = 100");
+    session.run("SELECT pg_reload_conf()");
+    session.run("SELECT pgstream.create_stream_table('e', 'SELECT sum(s) AS s FROM b', '1s')");
+    session.run("ALTER TABLE b ADD CONSTRAINT small CHECK (s < 4)");
+    for id in 100..103 {
+        session.run(&format!("INSERT INTO t VALUES ({id}, 1, 1)"));
+        eventually(&mut session, "SELECT sum(n) FROM c", &(id - 90).to_string());
+        let failures = format!(
+            "SELECT consecutive_errors >= {} FROM pgstream.pgs_status() WHERE name = 'public.b'",
+            id - 99
+        );
+        eventually(&mut session, &failures, "t");
+        assert_eq!(session.value("SELECT sum(s), sum(n) FROM d"), "9|9");
+    }
+    // What reads the failing one and nothing else goes on.
+    let is_fresh = "SELECT data_timestamp > now() - interval '3 s' FROM pgstream.pgs_stream_tables WHERE pgs_name = 'e'";
+    eventually(&mut session, is_fresh, "t");
+    session.run("ALTER TABLE b DROP CONSTRAINT small");
+    eventually(&mut session, "SELECT sum(s), sum(n) FROM d", "12|12");
+    assert_eq!(session.value(TORN), "0");
 }
 
 #[test]
