@@ -9,7 +9,8 @@ CREATE FUNCTION pgstream.on_table_rewrite()
     RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'on_table_rewrite_wrapper';
 
 CREATE EVENT TRIGGER pgstream_on_ddl_start ON ddl_command_start
-    WHEN TAG IN ('ALTER TABLE', 'ALTER FOREIGN TABLE') EXECUTE FUNCTION pgstream.on_ddl_start();
+    WHEN TAG IN ('ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER TYPE')
+    EXECUTE FUNCTION pgstream.on_ddl_start();
 CREATE EVENT TRIGGER pgstream_on_ddl_end ON ddl_command_end
     WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE',
                  'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',

@@ -45,9 +45,11 @@ fn on_ddl_end() -> Result<(), ErrorReport> {
     // It shows by the search path.
     let is_restoring = dump::is_restoring();
     let _superuser = Identity::superuser();
-    column_type::finish()?;
+    let commands = event::commands();
+    let of_relations = commands.iter().filter(|it| it.class == Class::Relation);
+    column_type::finish(&of_relations.map(|it| it.object).collect::<Vec<_>>())?;
     let mut seen: Vec<(Class, Oid)> = Vec::new();
-    for command in event::commands() {
+    for command in commands {
         if !seen.contains(&(command.class, command.object)) {
             seen.push((command.class, command.object));
             react(&command, is_restoring)?;

@@ -11,21 +11,34 @@ use crate::pg::{
 pub struct Appender {
     writer: Option<Writer>,
     map: Vec<Option<usize>>,
+    /// A column has not the type that the buffer expects: only that something changed can be told.
+    unfit: bool,
 }
 
 impl Appender {
     /// For the changes of `source`; when nobody reads them they go nowhere.
     pub fn open(source: Oid) -> Self {
         let buffer = Buffer::open(source, Lock::RowExclusive);
-        let numbers = buffer.iter().flat_map(Buffer::columns);
-        let map = numbers.map(|number| usize::try_from(number - 1).ok()).collect();
-        Self { writer: buffer.map(Writer::new), map }
+        let mut unfit = false;
+        let mut index = |(position, number): (usize, &i16)| {
+            unfit |= !buffer.as_ref()?.fits(position, source)?;
+            usize::try_from(number - 1).ok()
+        };
+        let numbers = buffer.iter().flat_map(Buffer::columns).enumerate();
+        let map = numbers.map(&mut index).collect();
+        Self { writer: buffer.map(Writer::new), map, unfit }
     }
 
     /// Appends `weight` copies of a row: the values of the source's columns in the order of their
     /// attribute numbers, from 1.
     pub fn append(&mut self, values: &[Datum], nulls: &[bool], weight: i64) {
         let Some(writer) = &mut self.writer else { return };
+        if self.unfit {
+            if weight != 0 {
+                writer.push(Action::Truncate, None, None);
+            }
+            return;
+        }
         let image = Image { values, nulls, map: &self.map };
         for _ in 0..weight.unsigned_abs() {
             if weight > 0 {

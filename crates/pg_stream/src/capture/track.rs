@@ -18,7 +18,7 @@ use super::decoding::{self, Decoding, Mode};
 use crate::{
     fault::{self, Step},
     pg::{
-        buffer::{self, Buffer, OWN_COLUMNS},
+        buffer::{self, Buffer, OWN_COLUMNS, Side},
         decode,
         event::OwnCommands,
         lock::{self, Lock},
@@ -65,6 +65,7 @@ pub fn refit(source: Oid) -> Refit {
     let triggers = Triggers::of(source);
     let has_changed = triggers.concern(source);
     triggers.make_right(source);
+    give_up_columns(source);
     Refit { has_changed, moved: note_members(source) }
 }
 
@@ -344,6 +345,7 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
         create_empty_buffer(source);
     }
     let name = source::sql_name(buffer::of_source(source)).expect("created above");
+    give_up_columns(source);
     Decoding::of(source).let_finish();
     let buffer = Buffer::open(source, Lock::AccessExclusive).expect("created above");
     let (mut places, mut names) = (buffer.columns().to_vec(), buffer.column_names());
@@ -355,8 +357,6 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
     }
     let mut clauses = Vec::new();
     for column in new {
-        // A place whose type does not fit any more is given up.
-        places.iter_mut().filter(|it| **it == column.number).for_each(|it| *it = 0);
         places.push(column.number);
         for prefix in &["new_", "old_"][..images] {
             let name = free_name(prefix, column, &names);
@@ -374,6 +374,40 @@ fn create_buffer(source: Oid, numbers: &[i16]) {
     run(&format!("ALTER TABLE {name} {}", clauses.join(", ")));
     fault::point(Step::BufferCreated);
     debug_assert_eq!(names.len(), OWN_COLUMNS + images * places.len());
+}
+
+/// Drops the columns of the buffer whose columns of the source are gone or have another type. Nobody
+/// can read them any more, and they hold on to the types.
+fn give_up_columns(source: Oid) {
+    let unfit = |buffer: &Buffer| {
+        let positions = 0..buffer.columns().len();
+        let is_unfit =
+            |it: &usize| buffer.columns()[*it] > 0 && buffer.fits(*it, source) != Some(true);
+        positions.filter(is_unfit).collect::<Vec<_>>()
+    };
+    if !Buffer::open(source, Lock::AccessShare).is_some_and(|it| !unfit(&it).is_empty()) {
+        return;
+    }
+    Decoding::of(source).let_finish();
+    let Some(buffer) = Buffer::open(source, Lock::AccessExclusive) else { return };
+    let (mut places, names, images) =
+        (buffer.columns().to_vec(), buffer.column_names(), buffer.images());
+    let mut clauses = Vec::new();
+    for position in unfit(&buffer) {
+        places[position] = 0;
+        // Dropping the type has dropped them.
+        if buffer.column_type(position).is_some() {
+            let first = buffer.place(position, Side::New);
+            let columns = &names[first..first + images];
+            clauses.extend(columns.iter().map(|it| format!("DROP COLUMN {}", quoted(it))));
+        }
+    }
+    drop(buffer);
+    let name = source::sql_name(buffer::of_source(source)).expect("it is open");
+    run(&format!("COMMENT ON TABLE {name} IS '{}'", buffer::comment(images, &places)));
+    if !clauses.is_empty() {
+        run(&format!("ALTER TABLE {name} {}", clauses.join(", ")));
+    }
 }
 
 /// A buffer that somebody has dropped took changes with it that others have not read.

@@ -32,16 +32,26 @@ struct Removed {
     text: String,
 }
 
+/// The hidden views that were taken away for a command, each after those that it reads.
+struct Command {
+    table: Oid,
+    removed: Vec<Removed>,
+}
+
 thread_local! {
-    /// Each after those that it reads. What an aborted command left here is there again.
-    static REMOVED: RefCell<Vec<Removed>> = const { RefCell::new(Vec::new()) };
+    /// Several when what computes the new values alters other tables. The views of an aborted command
+    /// are there again.
+    static COMMANDS: RefCell<Vec<Command>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Before the command: takes away the hidden views that read the columns.
 pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
-    REMOVED.take();
     let _superuser = Identity::superuser();
-    let members = source::members(change.table, Lock::None);
+    let in_progress = |it: &Command| it.removed.iter().any(|it| !relation::exists(it.view));
+    COMMANDS.with_borrow_mut(|commands| commands.retain(in_progress));
+    let tables = typed_tables(change.table);
+    let members: Vec<Oid> =
+        tables.iter().flat_map(|table| source::members(*table, Lock::None)).collect();
     let mut affected = Vec::new();
     spi::ask(include_str!("column_readers.sql"), &[members.into(), change.columns.into()], |row| {
         affected.extend(row.get::<i64>(0))
@@ -50,7 +60,7 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
         return Ok(());
     }
     // As a refresh does it: first what is read, then the query.
-    lock::relation(change.table, Lock::AccessExclusive);
+    tables.iter().for_each(|table| lock::relation(*table, Lock::AccessExclusive));
     let mut removed = Vec::new();
     for stream_table in with_readers(&affected)? {
         let Some(view) = stream_table.view.filter(|it| relation::exists(*it)) else { continue };
@@ -62,8 +72,22 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
         let (schema, name) = relation::name(it.view);
         spi::run(&format!("DROP VIEW {}", quote_qualified(&schema, &name)), &[], |_| {});
     }
-    REMOVED.replace(removed);
+    let command = Command { table: change.table, removed };
+    COMMANDS.with_borrow_mut(|commands| commands.push(command));
     Ok(())
+}
+
+/// The tables whose columns a command about this one alters: of a composite type those that have it.
+fn typed_tables(table: Oid) -> Vec<Oid> {
+    let mut tables = Vec::new();
+    spi::ask(
+        "SELECT t.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_class AS t \
+         ON t.oid = c.oid AND c.relkind <> 'c' OR t.reloftype = c.reltype AND c.relkind = 'c' \
+         WHERE c.oid = $1 ORDER BY t.oid",
+        &[table.into()],
+        |row| tables.extend(row.get::<Oid>(0)),
+    );
+    tables
 }
 
 /// These stream tables and all that read them, each after those that it reads.
@@ -88,11 +112,14 @@ fn with_readers(ids: &[i64]) -> Result<Vec<StreamTable>, ErrorReport> {
     Ok(order.into_iter().filter_map(catalog::by_id).collect())
 }
 
-/// After the command: makes the hidden views again.
-pub fn finish() -> Result<(), ErrorReport> {
-    let removed = REMOVED.take();
+/// After a command about `tables`: makes the hidden views again.
+pub fn finish(tables: &[Oid]) -> Result<(), ErrorReport> {
+    let is_finished = |it: &mut Command| tables.contains(&it.table);
+    let finished: Vec<Command> =
+        COMMANDS.with_borrow_mut(|commands| commands.extract_if(.., is_finished).collect());
+    let removed = finished.into_iter().flat_map(|it| it.removed);
     // After an abort they are there.
-    for it in removed.into_iter().filter(|it| !relation::exists(it.view)) {
+    for it in removed.filter(|it| !relation::exists(it.view)) {
         let still_lacks_it = catalog::by_id(it.stream_table.id)
             .is_some_and(|now| now.view == Some(it.view) && relation::exists(now.relation));
         if still_lacks_it {
@@ -111,7 +138,7 @@ fn restore(removed: &Removed) -> Result<(), ErrorReport> {
         let view = or_refuse(&name, || catalog::create_view(id, &removed.text, owner, &schema))?;
         relation::belongs_to(view, relation);
         catalog::set_view(id, view);
-        or_refuse(&name, || follow_types(relation, view));
+        or_refuse(&name, || follow_types(relation, view, owner));
         view
     };
     if removed.stream_table.mode == RefreshMode::Differential {
@@ -120,8 +147,9 @@ fn restore(removed: &Removed) -> Result<(), ErrorReport> {
     outdate::outdate(id, "the type of a column was changed")
 }
 
-/// Gives the columns of a stream table the types of its query.
-fn follow_types(table: Oid, view: Oid) {
+/// Gives the columns of a stream table the types of its query. Conditions and indexes of the owner's are
+/// evaluated for that.
+fn follow_types(table: Oid, view: Oid, owner: Oid) {
     let mut changes = Vec::new();
     spi::ask(include_str!("new_types.sql"), &[table.into(), view.into()], |row| {
         let (Some(column), Some(ty)) = (row.get::<String>(0), row.get::<String>(1)) else { return };
@@ -132,6 +160,7 @@ fn follow_types(table: Oid, view: Oid) {
     if !changes.is_empty() {
         let (schema, name) = relation::name(table);
         let table = quote_qualified(&schema, &name);
+        let _owner = Identity::restricted(owner);
         spi::run(&format!("ALTER TABLE {table} {}", changes.join(", ")), &[], |_| {});
     }
 }

@@ -249,6 +249,16 @@ impl Buffer {
         }
     }
 
+    /// Whether the values of the captured column at `position` are of the type that `source` has them
+    /// in; `None` when it has that column no longer, or the buffer has given it up.
+    pub fn fits(&self, position: usize, source: Oid) -> Option<bool> {
+        // SAFETY: syscache look-ups.
+        let ty = unsafe { pg_sys::get_atttype(source, self.columns()[position]) };
+        // SAFETY: as above.
+        let is_right = || self.column_type(position) == Some(unsafe { pg_sys::getBaseType(ty) });
+        (ty != Oid::INVALID).then(is_right)
+    }
+
     /// Names of all columns of the buffer.
     pub fn column_names(&self) -> Vec<String> {
         // SAFETY: the relation is open and has as many attributes as it says.

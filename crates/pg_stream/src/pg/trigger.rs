@@ -81,23 +81,21 @@ impl Mapping {
         let mut columns = Vec::new();
         let mut unfit = false;
         for (position, number) in buffer.columns().iter().enumerate() {
+            let Some(fits) = buffer.fits(position, source) else {
+                columns.push(None);
+                continue;
+            };
             // SAFETY: syscache look-ups. The relation is open.
-            let (index, ty) = unsafe {
-                let ty = pg_sys::get_atttype(source, *number);
-                if ty == Oid::INVALID {
-                    // Dropped, or given up by the buffer.
-                    columns.push(None);
-                    continue;
-                }
-                let number = if (*relation).rd_id == source {
+            let number = unsafe {
+                if (*relation).rd_id == source {
                     *number
                 } else {
                     let name = pg_sys::get_attname(source, *number, false);
                     pg_sys::get_attnum((*relation).rd_id, name)
-                };
-                (usize::try_from(number - 1).ok(), pg_sys::getBaseType(ty))
+                }
             };
-            unfit |= index.is_none() || buffer.column_type(position) != Some(ty);
+            let index = usize::try_from(number - 1).ok();
+            unfit |= index.is_none() || !fits;
             columns.push(index);
         }
         let width = columns.iter().flatten().max().map_or(0, |it| it + 1);

@@ -62,10 +62,12 @@ impl Encoder {
                 by_value: it.attbyval,
                 align: usize::from(it.attalignby),
                 packable: it.attispackable,
-                // SAFETY: the index is below the number of attributes; the type is one.
+                // SAFETY: the index is below the number of attributes; the type is one, unless the
+                // column was dropped.
                 of_rows: unsafe {
                     let ty = (*attribute(descriptor, index)).atttypid;
-                    (it.attlen == -1 && composite::holds_rows(ty)).then_some(ty)
+                    let is_varlena = it.attlen == -1 && !it.attisdropped;
+                    (is_varlena && composite::holds_rows(ty)).then_some(ty)
                 },
             })
             .collect();

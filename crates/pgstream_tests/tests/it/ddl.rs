@@ -169,6 +169,95 @@ fn a_type_that_the_query_cannot_use_is_refused() {
 }
 
 #[test]
+fn a_type_changes_below_two_stream_tables_in_whatever_order_they_are_refreshed() {
+    let types = ["numeric", "int", "text USING v::text", "numeric USING v::numeric", "int"];
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (v int); INSERT INTO t VALUES (1), (2)");
+    session.create("a", "SELECT v FROM t");
+    session.create("b", "SELECT v, count(*) AS n FROM a GROUP BY v");
+    for (ty, order) in types.iter().zip([["a", "b"], ["a", "a"], ["b", "a"]].iter().cycle()) {
+        session.run(&format!("ALTER TABLE t ALTER COLUMN v TYPE {ty}"));
+        session.run("INSERT INTO t SELECT v FROM t LIMIT 1");
+        order.iter().for_each(|it| session.refresh(it));
+        session.refresh("b");
+        compare_with(&mut session, "a", "SELECT v FROM t", ty);
+        compare_with(&mut session, "b", "SELECT v, count(*) AS n FROM t GROUP BY v", ty);
+    }
+}
+
+#[test]
+fn a_type_goes_with_the_columns_that_have_it() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TYPE pair AS (x int); CREATE TYPE mood AS ENUM ('a'); CREATE TYPE span AS RANGE (subtype = int);
+         CREATE TABLE t (id int PRIMARY KEY, p pair, m mood, s span, ps pair[]);
+         INSERT INTO t VALUES (1, '(1)', 'a', '[1,2)', '{(1)}')",
+    );
+    session.create("st", "SELECT id FROM t");
+    session.create("other", "SELECT p::text, m::text, s::text, ps::text FROM t");
+    session.run("DROP TYPE pair CASCADE; INSERT INTO t VALUES (2, 'a')");
+    session.refresh("st");
+    compare_with(&mut session, "st", "SELECT id FROM t", "DROP TYPE");
+    session.run("DROP TYPE mood CASCADE; DROP TYPE span CASCADE; INSERT INTO t VALUES (3)");
+    session.refresh("st");
+    compare_with(&mut session, "st", "SELECT id FROM t", "DROP TYPE");
+    // Nothing holds on to a type that a column has no longer.
+    session.run("CREATE TYPE pair AS (x int); ALTER TABLE t ADD COLUMN p pair, ADD COLUMN q pair");
+    session.create("both", "SELECT id, p, q FROM t");
+    session.run("INSERT INTO t VALUES (4, '(4)', '(5)')");
+    session.run("SELECT pgstream.drop_stream_table('both')");
+    session
+        .run("ALTER TABLE t DROP COLUMN p; ALTER TABLE t ALTER COLUMN q TYPE text; DROP TYPE pair");
+    session.run("UPDATE t SET id = id + 10");
+    session.refresh("st");
+    compare_with(&mut session, "st", "SELECT id FROM t", "DROP COLUMN");
+}
+
+#[test]
+fn a_type_changes_while_another_does() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE outer_table (a int, b int); INSERT INTO outer_table VALUES (1, 1);
+         CREATE TABLE inner_table (z int); INSERT INTO inner_table VALUES (1);
+         CREATE FUNCTION convert(int, ty text) RETURNS bigint LANGUAGE plpgsql AS $$BEGIN
+           EXECUTE 'ALTER TABLE inner_table ALTER COLUMN z TYPE ' || ty; RETURN $1;
+         EXCEPTION WHEN undefined_object THEN RETURN $1; END$$",
+    );
+    session.create("st", "SELECT a, b FROM outer_table");
+    session.create("other", "SELECT z FROM inner_table");
+    for ty in ["bigint", "no_such_type", "numeric"] {
+        session.run(&format!(
+            "ALTER TABLE outer_table ALTER COLUMN b TYPE bigint USING convert(b::int, '{ty}')"
+        ));
+        session.run(
+            "INSERT INTO outer_table VALUES (2, 5000000000); INSERT INTO inner_table VALUES (2)",
+        );
+        session.refresh("st");
+        session.refresh("other");
+        compare_with(&mut session, "st", "SELECT a, b FROM outer_table", ty);
+        compare_with(&mut session, "other", "SELECT z FROM inner_table", ty);
+        session.run("DELETE FROM outer_table WHERE a = 2");
+    }
+}
+
+#[test]
+fn a_type_changes_with_the_type_that_a_table_is_of() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TYPE pair AS (a int, b text); CREATE TABLE typed OF pair; INSERT INTO typed VALUES (1, 'x')");
+    session.create("st", "SELECT a, b FROM typed");
+    session.run("ALTER TYPE pair ALTER ATTRIBUTE a TYPE bigint CASCADE; INSERT INTO typed VALUES (5000000000, 'y')");
+    session.refresh("st");
+    compare_with(&mut session, "st", "SELECT a, b FROM typed", "ALTER TYPE");
+    session.run("ALTER TYPE pair RENAME ATTRIBUTE a TO c CASCADE; ALTER TYPE pair ADD ATTRIBUTE d int CASCADE; INSERT INTO typed VALUES (3, 'z')");
+    session.refresh("st");
+    compare_with(&mut session, "st", "SELECT c AS a, b FROM typed", "ALTER TYPE");
+}
+
+#[test]
 fn a_type_changes_below_views_and_stream_tables() {
     let database = Database::new();
     let mut session = database.session();

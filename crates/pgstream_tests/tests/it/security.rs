@@ -434,6 +434,28 @@ fn nothing_that_an_owner_plants_runs_as_the_superuser_who_refreshes() {
 }
 
 #[test]
+fn a_change_of_type_runs_what_an_owner_has_planted_as_the_owner() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    session.run(&format!(
+        "CREATE FUNCTION planted() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
+           $$BEGIN IF current_user <> '{alice}' THEN RAISE 'ran as %', current_user; END IF; RETURN true; END$$;
+         CREATE DOMAIN d AS text CHECK (planted());
+         CREATE TABLE s (id int PRIMARY KEY, v varchar(10));
+         INSERT INTO s VALUES (1, 'x')"
+    ));
+    session.create("st", "SELECT id, v FROM s");
+    session.run("ALTER TABLE st ADD CHECK (planted() AND v IS NOT NULL); CREATE INDEX ON st ((planted() AND v = ''))");
+    let change = |ty: &str| format!("ALTER TABLE {alice}.s ALTER COLUMN v TYPE {ty}");
+    session.run(&change("text"));
+    session.run(&change("d"));
+    place.admin.run(&change("varchar(20)"));
+    session.refresh("st");
+    assert_right(&mut session, "st", "SELECT id, v FROM s");
+}
+
+#[test]
 fn what_runs_in_a_refresh_cannot_change_its_role_or_leave_anything_behind() {
     let mut place = Place::new();
     let alice = place.role("alice");
