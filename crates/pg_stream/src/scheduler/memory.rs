@@ -91,7 +91,7 @@ struct Seen {
 #[derive(Clone, Copy)]
 struct Run {
     since: Micros,
-    /// What the counters said when it began. `None` when other buffers matter now.
+    /// What the counters said when it began. `None` when what it finds may be out of date already.
     changes: Option<u64>,
 }
 
@@ -106,6 +106,14 @@ impl Seen {
             detours: 0,
             took: entry.full_took,
             running: None,
+        }
+    }
+
+    /// Whatever was found, or is being found now, may be out of date.
+    fn doubt(&mut self) {
+        self.verified_at = None;
+        if let Some(run) = &mut self.running {
+            run.changes = None;
         }
     }
 }
@@ -134,8 +142,8 @@ impl Memory {
         for (id, entry) in &entries {
             let seen = self.seen.entry(*id).or_insert_with(|| Seen::new(entry));
             if self.entries.get(id).is_some_and(|old| !old.is_about_the_same_as(entry)) {
-                let running = seen.running.map(|run| Run { changes: None, ..run });
-                *seen = Seen { running, ..Seen::new(entry) };
+                seen.doubt();
+                *seen = Seen { running: seen.running, ..Seen::new(entry) };
             }
         }
         self.schedules = Schedules::new(tables);
@@ -246,7 +254,7 @@ impl Memory {
             if relation::was_invalidated(&entry.relations)
                 && let Some(seen) = self.seen.get_mut(id)
             {
-                seen.verified_at = None;
+                seen.doubt();
             }
         }
         relation::forget_invalidations();
@@ -254,7 +262,7 @@ impl Memory {
 
     /// Trusts nothing until all tables have been refreshed once more.
     pub fn distrust(&mut self) {
-        self.seen.values_mut().for_each(|it| it.verified_at = None);
+        self.seen.values_mut().for_each(Seen::doubt);
     }
 
     /// Notes what came of the refresh of a table. One look in vain after a run is free: the table
@@ -279,7 +287,9 @@ impl Memory {
                 // One that finds nothing to do tells little.
                 let least = if report.verdict == Verdict::Changed { 0 } else { seen.took };
                 seen.took = report.took.max(least);
-                if let Some(entry) = self.entries.get_mut(&id) {
+                // Unless the catalog was read meanwhile: what it says may be newer than the refresh.
+                if let Some(entry) = self.entries.get_mut(&id).filter(|_| self.read_at <= run.since)
+                {
                     entry.needs_reinit = false;
                 }
             }

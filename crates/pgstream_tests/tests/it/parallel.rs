@@ -133,6 +133,39 @@ fn quick_readers_of_a_table_are_refreshed_at_one_snapshot() {
     assert_eq!(session.value(torn), "0");
 }
 
+#[test]
+fn a_change_of_definition_during_a_refresh_is_not_forgotten() {
+    let database = database();
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    session.run(
+        "CREATE FUNCTION f(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1; END'",
+    );
+    two_tables(&mut session);
+    session.run("SELECT pgstream.create_stream_table('c', 'SELECT id, f(v) AS v FROM t', '1s')");
+    gate(&mut session, "c", 1);
+    let changes = [
+        "CREATE OR REPLACE FUNCTION f(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN -$1; END'",
+        "SET event_triggers = off; ALTER TABLE t DISABLE TRIGGER ALL; UPDATE t SET v = 7;
+         ALTER TABLE t ENABLE TRIGGER ALL; RESET event_triggers",
+    ];
+    for (id, change) in changes.iter().enumerate() {
+        gatekeeper.run("SELECT pg_advisory_lock(1)");
+        session.run(&format!("INSERT INTO t VALUES ({id}, 1)"));
+        eventually(&mut session, WAITING, "1");
+        session.run(change);
+        // The scheduler learns of it while it notes that nothing has changed for another table.
+        let now = session.value("SELECT clock_timestamp() + interval '1 s'");
+        let is_noted = format!(
+            "SELECT data_timestamp > '{now}' FROM pgstream.pgs_stream_tables WHERE pgs_name = 'b'"
+        );
+        eventually(&mut session, &is_noted, "t");
+        gatekeeper.run("SELECT pg_advisory_unlock(1)");
+        let is_right =
+            "SELECT count(*) FROM t LEFT JOIN c USING (id) WHERE c.v IS DISTINCT FROM f(t.v)";
+        eventually(&mut session, is_right, "0");
+    }
+}
+
 /// What was laid out anew is committed with the others, although it could not be filled.
 #[test]
 fn a_rebuild_that_fails_beside_others_is_made_up_for() {
