@@ -251,6 +251,12 @@ impl Ready {
         self.advances != advance::advances(self.definition.pgs_id)
     }
 
+    /// Whether it reads what this transaction has changed meanwhile, by a trigger, and what is not decoded
+    /// before it has been committed.
+    pub fn has_own_undecoded(&self) -> bool {
+        own_undecoded(&self.definition).is_some()
+    }
+
     /// Whether the storage was laid out anew. Capture may have begun just now: only a snapshot taken
     /// after that misses nothing.
     pub fn is_rebuilt(&self) -> bool {
@@ -429,8 +435,16 @@ fn refuse_running_statements(definition: &Definition) -> Result<(), Error> {
     if let Some(source) = definition.with_partitions.iter().find(is_changed) {
         return Err(Error::StatementRunning(relation::display_name(*source)));
     }
+    match own_undecoded(definition) {
+        Some(source) => Err(Error::NotDecodedYet(relation::display_name(source))),
+        None => Ok(()),
+    }
+}
+
+/// A source with changes of this transaction that are not decoded yet.
+fn own_undecoded(definition: &Definition) -> Option<Oid> {
     let tracked = definition.tracked_sources();
-    tracked.into_iter().try_for_each(capture::decoding::refuse_own_changes)
+    tracked.into_iter().find(|it| capture::decoding::has_own_changes(*it))
 }
 
 thread_local! {

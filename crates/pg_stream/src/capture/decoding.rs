@@ -16,7 +16,6 @@ use pgrx::{
 use super::track::{self, Way};
 use crate::{
     catalog,
-    error::Error,
     pg::{
         decode::{self, Lsn},
         lock::{self, Lock},
@@ -152,13 +151,10 @@ fn refuse(source: Oid, reason: NotDecoded) -> ! {
     unreachable!("an error was raised");
 }
 
-/// Refuses to go on where this transaction may have changed a decoded source: its changes are visible
-/// to itself, and will be decoded when it has been committed. They would count twice.
-pub fn refuse_own_changes(source: Oid) -> Result<(), Error> {
-    if lock::may_have_changed(source) && Decoding::of(source).mode == Mode::Wal {
-        return Err(Error::NotDecodedYet(relation::display_name(source)));
-    }
-    Ok(())
+/// Whether this transaction may have changed a decoded source: its changes are visible to itself, and will be
+/// decoded when it has been committed. They would count twice.
+pub fn has_own_changes(source: Oid) -> bool {
+    lock::may_have_changed(source) && Decoding::of(source).mode == Mode::Wal
 }
 
 /// Why a source cannot be decoded, if it cannot.

@@ -2,7 +2,8 @@
 //!
 //! Each table of several has a subtransaction of its own. One that fails is recorded, those of the
 //! unit that read it are held up until the next pass, and the others go on. A table that somebody
-//! else has locked is not a failure: it is tried again soon. Should the transaction fail as a whole
+//! else has locked is not a failure: it is tried again soon. One that reads what a trigger on another one
+//! has changed, where that is decoded after the commit, is refreshed by a second transaction. Should the transaction fail as a whole
 //! (at its commit, say), the tables are refreshed one by one: isolation goes before simultaneity.
 //!
 //! Before that, a transaction of its own adds a row with the status RUNNING to the history for each
@@ -100,14 +101,18 @@ pub fn refresh(
     let findings = Findings::default();
     let unit =
         Unit { tables, patience, prospects: &prospects, begins, offset: 0, findings: &findings };
-    let reports = match unit.transaction() {
-        Ok(reports) => reports,
-        Err(failure) if tables.len() == 1 => vec![unit.fail_alone(&failure)],
-        Err(failure) => {
-            pgrx::log!("pg_stream: refreshing stream tables together failed: {}", failure.message);
-            one_by_one(&unit)
+    let mut reports = unit.refresh();
+    // In each round at least the first one is refreshed.
+    let mut postponed = findings.postponed.take();
+    while !postponed.is_empty() {
+        let tables: Vec<i64> = postponed.iter().map(|it| tables[*it]).collect();
+        let begins = |index: usize| begins(postponed[index]);
+        let round = Unit { tables: &tables, begins: &begins, ..unit };
+        for (report, position) in round.refresh().into_iter().zip(&postponed) {
+            reports[*position] = report;
         }
-    };
+        postponed = findings.postponed.take().into_iter().map(|it| postponed[it]).collect();
+    }
     consumed.extend(findings.consumed.take());
     reports
 }
@@ -204,6 +209,8 @@ struct Findings {
     /// that is tried again and begins with laying them out anew, before the snapshot for all.
     damaged: RefCell<HashMap<i64, String>>,
     is_new: Cell<bool>,
+    /// The positions of tables to be refreshed by the next transaction.
+    postponed: RefCell<Vec<usize>>,
     /// Sources whose changes were consumed.
     consumed: RefCell<HashSet<Oid>>,
 }
@@ -218,6 +225,21 @@ struct Member {
 }
 
 impl Unit<'_> {
+    fn refresh(&self) -> Vec<Report> {
+        match self.transaction() {
+            Ok(reports) => reports,
+            Err(failure) if self.tables.len() == 1 => vec![self.fail_alone(&failure)],
+            Err(failure) => {
+                pgrx::log!(
+                    "pg_stream: refreshing stream tables together failed: {}",
+                    failure.message
+                );
+                self.findings.postponed.take();
+                one_by_one(self)
+            }
+        }
+    }
+
     /// All tables in one transaction, tried again for each that turns out to be damaged.
     fn transaction(&self) -> Result<Vec<Report>, Failure> {
         loop {
@@ -229,6 +251,7 @@ impl Unit<'_> {
     }
 
     fn try_transaction(&self) -> Result<Vec<Report>, Failure> {
+        self.findings.postponed.take();
         worker::transaction(c"REFRESH STREAM TABLE", || {
             let mut members: Vec<Member> = self
                 .tables
@@ -304,11 +327,20 @@ impl Unit<'_> {
         snapshot: &Snapshot,
         data_timestamp: TimestampWithTimeZone,
     ) {
-        let mut lost = HashSet::new();
+        let (mut lost, mut postponed) = (HashSet::new(), HashSet::new());
         for (index, member) in members.iter_mut().enumerate() {
             if member.report.is_none() {
-                let mut sources = self.prospects.reads.get(&member.id).into_iter().flatten();
-                if sources.any(|it| lost.contains(it)) {
+                let sources = self.prospects.reads.get(&member.id);
+                let reads = |some: &HashSet<i64>| {
+                    sources.is_some_and(|it| it.iter().any(|it| some.contains(it)))
+                };
+                if reads(&postponed) || member.ready.as_ref().is_some_and(Ready::has_own_undecoded)
+                {
+                    self.postpone(index, member);
+                    postponed.insert(member.id);
+                    continue;
+                }
+                if reads(&lost) {
                     self.hold_up(member, "a stream table that it reads could not be refreshed");
                 } else if member.ready.as_ref().is_some_and(Ready::is_overtaken) {
                     self.hold_up(member, "a trigger has just refreshed it");
@@ -424,6 +456,16 @@ impl Unit<'_> {
         if let Some(row) = self.announced(member.id) {
             skip(member.id, Some(row), member.started, &reason);
         }
+        self.leave(member);
+    }
+
+    /// Leaves a table to the next transaction.
+    fn postpone(&self, index: usize, member: &mut Member) {
+        self.findings.postponed.borrow_mut().push(index);
+        self.leave(member);
+    }
+
+    fn leave(&self, member: &mut Member) {
         member.report = Some(Report::failed(Verdict::HeldUp));
         if member.ready.take().is_some_and(|it| it.is_rebuilt()) {
             still_to_be_filled(member.id);

@@ -1133,6 +1133,51 @@ fn the_scheduler_follows_decoded_changes() {
     session.wait_until("SELECT count(*) = (SELECT count(*) FROM t) FROM mixed");
 }
 
+/// What a trigger on one table writes is visible at once to those that are refreshed with it, and will be
+/// decoded later.
+#[test]
+fn what_triggers_write_into_decoded_tables_counts_once() {
+    let mut settings = SETTINGS.to_vec();
+    settings.push("pg_stream.min_schedule_seconds=1");
+    settings.retain(|it| *it != "pg_stream.enabled=off");
+    let database = Database::on(Server::start(&settings));
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE w (id int PRIMARY KEY, v int); ALTER TABLE w REPLICA IDENTITY FULL;
+         CREATE TABLE stock (id int PRIMARY KEY, n int); ALTER TABLE stock REPLICA IDENTITY FULL;
+         INSERT INTO stock SELECT i, 100 FROM generate_series(1, 20) i;
+         CREATE TABLE log (id int); ALTER TABLE log REPLICA IDENTITY FULL;
+         CREATE FUNCTION book() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           UPDATE public.stock SET n = n - NEW.v WHERE id = NEW.id; INSERT INTO public.log VALUES (NEW.id); RETURN NULL; END $$",
+    );
+    let tables = [
+        ("a", "SELECT id, v FROM w"),
+        ("b", "SELECT sum(a.v) AS v, sum(stock.n) AS n FROM a JOIN stock USING (id)"),
+        ("c", "SELECT id, n FROM log JOIN stock USING (id)"),
+        ("d", "SELECT v, n, (SELECT count(*) FROM c) AS k FROM b"),
+    ];
+    for (name, query) in tables {
+        session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
+    }
+    session.run("CREATE TRIGGER book AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION book()");
+    decoded(&mut session, &["w", "stock", "log"]);
+    for id in 1..5 {
+        session.run(&format!("INSERT INTO w VALUES ({id}, 10), ({}, 20)", id + 10));
+        let since = session.value("SELECT clock_timestamp() + interval '1 s'");
+        session.wait_until(&format!(
+            "SELECT bool_and(data_timestamp > '{since}') FROM pgstream.pgs_stream_tables"
+        ));
+        for (name, query) in tables {
+            let wrong =
+                difference(&mut session, name, query, Comparison::Text).expect("comparable");
+            assert!(wrong.is_none(), "{name}\n{}", wrong.expect("it is there"));
+        }
+    }
+    assert_eq!(computed_anew(&mut session), "0");
+    let failed = "SELECT count(*) FROM pgstream.pgs_refresh_history WHERE status NOT IN ('COMPLETED', 'SKIPPED')";
+    assert_eq!(session.value(failed), "0");
+}
+
 #[test]
 fn a_large_transaction_is_decoded_from_disk() {
     let mut settings = SETTINGS.to_vec();
