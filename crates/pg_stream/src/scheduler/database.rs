@@ -245,26 +245,20 @@ impl Scheduler {
 
     fn begin(&mut self, unit: &Unit, now: Micros) -> Dispatch {
         let most = usize::try_from(settings::max_concurrent_refreshes()).unwrap_or(1);
-        let patience = self.patience(&unit.tables);
+        let detours = self.memory.detours(&unit.tables);
         self.memory.begin(self.slot, &unit.tables, now);
-        let dispatch = self.pool.dispatch(&unit.tables, patience, most, now);
+        let dispatch = self.pool.dispatch(&unit.tables, detours, most, now);
         if dispatch != Dispatch::Begun {
             self.memory.give_up(&unit.tables);
         }
         dispatch
     }
 
-    /// The longer, the more often somebody was in the way.
-    fn patience(&self, tables: &[i64]) -> u32 {
-        worker::PATIENCE << self.memory.detours(tables).min(5)
-    }
-
     /// Without a worker.
     fn refresh_here(&mut self, unit: &Unit, now: Micros) {
-        let patience = self.patience(&unit.tables);
         self.memory.begin(self.slot, &unit.tables, now);
         let mut consumed = HashSet::new();
-        let reports = unit::refresh(&unit.tables, patience, &|_| {}, &mut consumed);
+        let reports = unit::refresh(&unit.tables, worker::PATIENCE, &|_| {}, &mut consumed);
         unit::clean(&consumed);
         worker::set_patience(worker::PATIENCE);
         // What was invalidated meanwhile, the refresh has learnt instead of us.

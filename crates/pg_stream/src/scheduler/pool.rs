@@ -20,6 +20,8 @@ struct Worker {
     process: Started,
     /// What it refreshes now, or did last.
     tables: Vec<i64>,
+    /// For how many milliseconds it waits for locks.
+    patience: u32,
     is_busy: bool,
 }
 
@@ -79,13 +81,8 @@ impl Pool {
     }
 
     /// Gives the tables to a worker: best the one that refreshed them last, which knows them.
-    pub fn dispatch(
-        &mut self,
-        tables: &[i64],
-        patience: u32,
-        most: usize,
-        now: Micros,
-    ) -> Dispatch {
+    pub fn dispatch(&mut self, tables: &[i64], detours: u32, most: usize, now: Micros) -> Dispatch {
+        let patience = self.patience(detours, most);
         let mut idle: Vec<usize> =
             (0..self.workers.len()).filter(|it| !self.workers[*it].is_busy).collect();
         idle.sort_by_key(|it| self.workers[*it].tables.first() != tables.first());
@@ -108,6 +105,14 @@ impl Pool {
         if self.workers.iter().any(|it| it.is_busy) { Dispatch::Full } else { Dispatch::NoWorker }
     }
 
+    /// For how long to wait for locks: the longer, the more often somebody was in the way. Who waits keeps
+    /// a worker from others, so half of them never wait for long.
+    fn patience(&self, detours: u32, most: usize) -> u32 {
+        let is_patient = |it: &&Worker| it.is_busy && it.patience > worker::PATIENCE;
+        let longest = if self.workers.iter().filter(is_patient).count() < most / 2 { 5 } else { 0 };
+        worker::PATIENCE << detours.min(longest)
+    }
+
     fn start(&mut self, tables: &[i64], patience: u32) -> bool {
         let Some((job, number)) = job::claim(self.database) else { return false };
         job.assign(tables, patience);
@@ -116,7 +121,8 @@ impl Pool {
             job.free();
             return false;
         };
-        self.workers.push(Worker { job, process, tables: tables.to_vec(), is_busy: true });
+        let tables = tables.to_vec();
+        self.workers.push(Worker { job, process, tables, patience, is_busy: true });
         true
     }
 
@@ -143,6 +149,7 @@ impl Worker {
         self.is_busy = self.job.assign(tables, patience);
         if self.is_busy {
             self.tables = tables.to_vec();
+            self.patience = patience;
         }
         self.is_busy
     }

@@ -520,6 +520,28 @@ fn a_locked_source_holds_up_nobody_else_and_is_no_failure() {
 }
 
 #[test]
+fn who_waits_for_locks_does_not_keep_all_workers_from_others() {
+    let database = Database::on(server(&["pg_stream.max_concurrent_refreshes=1"]));
+    let (mut locker, mut session) = (database.session(), database.session());
+    two_tables(&mut session);
+    locker.run("BEGIN; LOCK TABLE t");
+    let skipped = "SELECT count(*) FROM pgstream.get_refresh_history('a') WHERE status = 'SKIPPED'";
+    for id in 0.. {
+        session.run(&format!("INSERT INTO u VALUES ({id}, 1)"));
+        let is_there = format!("SELECT count(*) FROM b WHERE id = {id}");
+        let before = session.value("SELECT clock_timestamp()");
+        eventually(&mut session, &is_there, "1");
+        let soon = format!("SELECT clock_timestamp() < '{before}'::timestamptz + interval '3 s'");
+        assert_eq!(session.value(&soon), "t");
+        if session.value(skipped) == "4" {
+            break;
+        }
+    }
+    locker.run("COMMIT; INSERT INTO t VALUES (1, 1)");
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+}
+
+#[test]
 fn a_manual_refresh_in_an_open_transaction_is_waited_for() {
     let database = database();
     let (mut other, mut session) = (database.session(), database.session());
