@@ -40,6 +40,8 @@ pub fn track(source: Oid, columns: &[i16], consumer: i64) {
     check(source);
     decoding::leave_if_unfit(source);
     if !Triggers::of(source).are_right() || !has_columns(source, columns) {
+        // Now, so that little is left when writers wait.
+        Decoding::of(source).let_finish();
         lock::relation(source, Lock::ShareRowExclusive);
         create_buffer(source, columns);
         for member in source::members(source, Lock::ShareRowExclusive) {

@@ -67,6 +67,8 @@ pub enum NotDecoded {
 
 /// How long to wait for a decoder that does not get on, in microseconds.
 const PATIENCE: i64 = 10_000_000;
+/// How long to wait for what one can do without.
+const SHORT_PATIENCE: i64 = 1_000_000;
 /// How often it may come or go meanwhile.
 const MOST_CHANGES: u32 = 6;
 /// In that time it has tried again.
@@ -74,6 +76,21 @@ const RETRY: i64 = 2_000_000;
 
 /// Waits until all changes that were committed before `lsn`, and are decoded, are in the buffers.
 pub fn wait_for_decoder(lsn: Lsn) -> Result<(), NotDecoded> {
+    wait_until_decoded(lsn, i64::MAX)
+}
+
+/// As [`wait_for_decoder`], for somebody who can do without: not when the decoder does not get on, and not for
+/// long, since others wait for him.
+pub fn let_decoder_finish(lsn: Lsn) {
+    let gets_on =
+        |it: &Slot| it.decoder_pid().is_some() && it.stuck_since().is_none() && !it.is_lost();
+    if own_slot().is_some_and(gets_on) {
+        _ = wait_until_decoded(lsn, SHORT_PATIENCE);
+    }
+}
+
+/// Gives up after so many microseconds, if not before.
+fn wait_until_decoded(lsn: Lsn, longest: i64) -> Result<(), NotDecoded> {
     let Some(slot) = own_slot() else { return Err(NotDecoded::NoDecoder) };
     let wait = Wait::new(c"PgStreamDecoding");
     let began = time::now();
@@ -97,22 +114,14 @@ pub fn wait_for_decoder(lsn: Lsn) -> Result<(), NotDecoded> {
         if slot.is_lost() {
             return Err(NotDecoded::Lost);
         }
-        if slot.stuck_since().is_some_and(|it| now - it > PATIENCE) && now - began > RETRY {
+        let is_stuck = slot.stuck_since().is_some_and(|it| now - it > PATIENCE);
+        if is_stuck && now - began > RETRY || now - began > longest {
             return Err(NotDecoded::Stuck);
         }
         slot.ask_to_decode(lsn);
         wait.nap();
     }
     Ok(())
-}
-
-/// As [`wait_for_decoder`], for somebody who can do without: not when the decoder does not get on.
-pub fn let_decoder_finish(lsn: Lsn) {
-    let gets_on =
-        |it: &Slot| it.decoder_pid().is_some() && it.stuck_since().is_none() && !it.is_lost();
-    if own_slot().is_some_and(gets_on) {
-        _ = wait_for_decoder(lsn);
-    }
 }
 
 /// The slot of this database, if it has one.

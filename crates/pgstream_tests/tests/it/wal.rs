@@ -1133,6 +1133,32 @@ fn the_scheduler_follows_decoded_changes() {
     session.wait_until("SELECT count(*) = (SELECT count(*) FROM t) FROM mixed");
 }
 
+/// A decoder that is far behind or does nothing.
+#[test]
+fn a_creation_holds_up_writers_for_no_decoder() {
+    let database = database();
+    let (mut session, mut writer) = (database.session(), database.session());
+    let all = three_tables(&mut session);
+    session.run("ALTER TABLE t ADD COLUMN more int DEFAULT 1");
+    let pid = decoder(&mut session);
+    stop(&pid, "STOP");
+    session.run("INSERT INTO t VALUES (100, 1, 1)");
+    let mut creator = database.session();
+    creator.run("SET statement_timeout = '20s'");
+    let creating = thread::spawn(move || creator.create("another", "SELECT id, more FROM t"));
+    writer.run("SET lock_timeout = '4s'");
+    while !creating.is_finished() {
+        writer.run("INSERT INTO t VALUES (101, 1, 1); DELETE FROM t WHERE id = 101");
+        thread::park_timeout(Duration::from_millis(50));
+    }
+    creating.join().expect("it ends");
+    stop(&pid, "CONT");
+    all.iter().for_each(|it| it.refresh_and_compare(&mut session, "INSERT"));
+    session.refresh("another");
+    let wrong = difference(&mut session, "another", "SELECT id, more FROM t", Comparison::Text);
+    assert!(wrong.expect("comparable").is_none());
+}
+
 /// What a trigger on one table writes is visible at once to those that are refreshed with it, and will be
 /// decoded later.
 #[test]
