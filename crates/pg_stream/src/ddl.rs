@@ -88,6 +88,7 @@ fn react(command: &Command, is_restoring: bool) -> Result<(), ErrorReport> {
             replaced::changed(command)
         }
         // Names that statements were made with may mean something else now.
+        Class::Schema if command.tag == "CREATE SCHEMA" => Ok(()),
         Class::Schema | Class::Extension => {
             stream_table::note_all_names();
             Ok(())
@@ -122,7 +123,7 @@ fn on_sql_drop() -> Result<(), ErrorReport> {
     drop::dropped(&event::dropped(), is_restoring)
 }
 
-/// The event trigger `pgstream_on_trigger`, after CREATE TRIGGER and ALTER TRIGGER. When a trigger is
+/// The event trigger `pgstream_on_trigger`, after CREATE TRIGGER, ALTER TRIGGER and CREATE SCHEMA. When a trigger is
 /// dropped, its name is all that tells what it was, so nobody else may use ours.
 #[pg_extern(sql = false)]
 fn on_trigger() -> Result<(), ErrorReport> {

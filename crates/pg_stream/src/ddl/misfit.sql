@@ -1,7 +1,7 @@
 -- What is wrong with stream table $1, whose query is in view $2; NULL if nothing is.
 WITH columns AS (
     SELECT c.attrelid, c.attnum, c.attname, c.atttypid, c.atttypmod, c.attcollation, c.attnotnull,
-           c.attrelid = $1 AND c.attname IN ('__pgs_row_id', '__pgs_count') AS is_hidden
+           c.attidentity, c.attrelid = $1 AND c.attname IN ('__pgs_row_id', '__pgs_count') AS is_hidden
     FROM pg_catalog.pg_attribute AS c
     WHERE c.attrelid IN ($1, $2) AND c.attnum > 0 AND NOT c.attisdropped
 ),
@@ -13,6 +13,9 @@ visible AS (
 SELECT CASE
     WHEN NOT EXISTS (SELECT FROM columns WHERE is_hidden AND attname = '__pgs_row_id')
       OR EXISTS (SELECT FROM columns WHERE is_hidden AND (atttypid <> 'bigint'::regtype OR NOT attnotnull))
+      -- A refresh could not write them, and what happens to the type would happen to them.
+      OR EXISTS (SELECT FROM columns WHERE attidentity <> '')
+      OR EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = $1 AND reloftype <> 0)
       OR EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = $2)
          AND (SELECT columns FROM visible WHERE attrelid = $1)
              IS DISTINCT FROM (SELECT columns FROM visible WHERE attrelid = $2)

@@ -421,6 +421,33 @@ fn partitions_are_attached_and_detached() {
     }
 }
 
+/// Commands within CREATE SCHEMA are told of at its end.
+#[test]
+fn tables_are_made_with_a_schema() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE n (a int); INSERT INTO n VALUES (1);
+         CREATE TABLE p (a int) PARTITION BY RANGE (a); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); INSERT INTO p VALUES (1)",
+    );
+    session.create("of_n", "SELECT sum(a) AS s FROM n");
+    session.create("of_p", "SELECT sum(a) AS s FROM p");
+    for change in [
+        "CREATE SCHEMA s CREATE TABLE c () INHERITS (public.n) CREATE TABLE p2 PARTITION OF public.p FOR VALUES FROM (10) TO (20)",
+        "INSERT INTO s.c VALUES (5); INSERT INTO s.p2 VALUES (15); UPDATE n SET a = a + 1; UPDATE p SET a = a + 1",
+        "CREATE SCHEMA s2 CREATE TABLE c () INHERITS (public.n) CREATE TABLE p2 PARTITION OF public.p FOR VALUES FROM (20) TO (30);
+         INSERT INTO s2.c VALUES (6); INSERT INTO s2.p2 VALUES (26); UPDATE n SET a = a + 1; UPDATE p SET a = a + 1; DROP TABLE s2.c; ALTER TABLE p DETACH PARTITION s2.p2",
+        "UPDATE n SET a = a + 1; UPDATE p SET a = a + 1",
+    ] {
+        session.run(change);
+        for (name, table) in [("of_n", "n"), ("of_p", "p")] {
+            session.refresh(name);
+            let query = format!("SELECT sum(a) AS s FROM {table}");
+            compare_with(&mut session, name, &query, change);
+        }
+    }
+}
+
 /// `before`, a stream table over `query`, `change`, and then rows: the stream table follows, after
 /// a rebuild that has a reason.
 #[track_caller]
