@@ -75,7 +75,10 @@ fn react(command: &Command, is_restoring: bool) -> Result<(), ErrorReport> {
             }
             // A composite type.
             Some('c') => replaced::changed(command),
-            _ => relation_changed(command.object, command),
+            _ => {
+                relation_changed(command.object, command)?;
+                replaced::columns_changed(command.object, command)
+            }
         },
         Class::Trigger => match table_of_trigger(command.object) {
             Some(table) => relation_changed(table, command),
@@ -123,8 +126,8 @@ fn on_sql_drop() -> Result<(), ErrorReport> {
     drop::dropped(&event::dropped(), is_restoring)
 }
 
-/// The event trigger `pgstream_on_trigger`, after CREATE TRIGGER, ALTER TRIGGER and CREATE SCHEMA. When a trigger is
-/// dropped, its name is all that tells what it was, so nobody else may use ours.
+/// The event trigger `pgstream_on_trigger`, after commands that make or alter triggers. When a trigger
+/// is dropped, its name is all that tells what it was, so nobody else may use ours.
 #[pg_extern(sql = false)]
 fn on_trigger() -> Result<(), ErrorReport> {
     let _superuser = Identity::superuser();

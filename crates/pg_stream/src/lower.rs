@@ -34,7 +34,7 @@ use crate::pg::portable::portable;
 use crate::pg::query::{self, NotSelect};
 use crate::pg::relation;
 use crate::pg::security::{Identity, LocalSettings};
-use crate::pg::types::{self, Oid};
+use crate::pg::types::{self, Oid, RowTypes};
 
 pub use inventory::{Relation, RelationKind};
 pub use refusal::Refusal;
@@ -83,6 +83,8 @@ pub struct Lowered {
     /// Whether the plan can be another one for reasons that no source tells: who has which rights,
     /// and what the owner is called.
     pub depends_on_role: bool,
+    /// The row types of which it makes or reads values: it shows what their fields are called.
+    pub row_types: RowTypes,
 }
 
 /// Analyzes a user's text, and refuses what no mode can take.
@@ -190,6 +192,7 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
         readers,
         depends_on_role: depends_on_role || barriers.exist || inventory.names_user,
         permissions: inventory.permissions,
+        row_types: inventory.row_types,
     })
 }
 

@@ -1,9 +1,9 @@
--- The stream tables whose queries depend on an object ($1 its catalog, $2 the object), however they
+-- The stream tables whose queries depend on objects ($1 their catalog, $2 the objects), however they
 -- do: through views, operators, aggregates, types, or columns of these types. Bodies of functions
 -- are text that PostgreSQL does not look into, so a function that mentions the name of another one
 -- is taken to use it.
 WITH RECURSIVE above(classid, objid) AS (
-    SELECT $1::oid, $2::oid
+    SELECT $1::oid, unnest($2::oid[])
     UNION
     SELECT up.classid, up.objid
     FROM above AS a,
@@ -26,7 +26,7 @@ WITH RECURSIVE above(classid, objid) AS (
         UNION ALL
         SELECT 'pg_catalog.pg_type'::regclass, c.reltype
         FROM pg_catalog.pg_class AS c
-        WHERE a.classid = 'pg_catalog.pg_class'::regclass AND c.oid = a.objid AND c.relkind = 'c'
+        WHERE a.classid = 'pg_catalog.pg_class'::regclass AND c.oid = a.objid
         UNION ALL
         SELECT 'pg_catalog.pg_proc'::regclass, user_function.oid
         FROM pg_catalog.pg_proc AS used

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use crate::pg::access::Permission;
 use crate::pg::node::{EntryKind, Kind, Node, Query, Step, SubLinkKind};
 use crate::pg::table;
-use crate::pg::types::{self, Oid, Volatility};
+use crate::pg::types::{self, Oid, RowTypes, Volatility};
 
 /// A relation that a query refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,9 @@ pub struct Inventory {
     pub has_unordered_array: bool,
     /// Whether a value in it is of a type that no column of a table can have, such as an anonymous row.
     pub has_unstorable: bool,
+    /// The row types of which it makes or reads values, and those of what is in them.
+    pub row_types: RowTypes,
+    types: HashSet<Oid>,
     functions: HashSet<Oid>,
     session_values: bool,
 }
@@ -126,6 +129,7 @@ pub fn take(query: Query<'_>) -> Inventory {
         } else {
             note_columns(&mut inventory, node);
             note_functions(&mut inventory, node);
+            note_row_types(&mut inventory, node);
             inventory.has_unstorable = inventory.has_unstorable || is_unstorable(node);
         }
         Step::Into
@@ -191,6 +195,12 @@ fn note_columns(inventory: &mut Inventory, node: Node<'_>) {
         && let Some(name) = table::unstable_column(column.attribute)
     {
         inventory.unstable_column.get_or_insert((name, node.location()));
+    }
+}
+
+fn note_row_types(inventory: &mut Inventory, node: Node<'_>) {
+    if let Some(ty) = node.made_type().filter(|it| inventory.types.insert(*it)) {
+        types::collect_row_types(ty, &mut inventory.row_types);
     }
 }
 

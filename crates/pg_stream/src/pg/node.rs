@@ -233,6 +233,30 @@ impl<'a> Node<'a> {
         unsafe { pg_sys::exprType(self.as_ptr()) }
     }
 
+    /// The type of the value that the node makes, if it can be another one than those of its parts.
+    pub fn made_type(self) -> Option<Oid> {
+        let makes_one = matches!(
+            self.tag(),
+            NodeTag::T_Var
+                | NodeTag::T_Const
+                | NodeTag::T_Param
+                | NodeTag::T_Aggref
+                | NodeTag::T_WindowFunc
+                | NodeTag::T_FuncExpr
+                | NodeTag::T_OpExpr
+                | NodeTag::T_SubscriptingRef
+                | NodeTag::T_FieldSelect
+                | NodeTag::T_RelabelType
+                | NodeTag::T_CoerceViaIO
+                | NodeTag::T_ArrayCoerceExpr
+                | NodeTag::T_ConvertRowtypeExpr
+                | NodeTag::T_CoerceToDomain
+                | NodeTag::T_RowExpr
+                | NodeTag::T_JsonExpr
+        );
+        makes_one.then(|| self.type_oid())
+    }
+
     /// The expression's type modifier, or -1.
     pub fn typmod(self) -> i32 {
         // SAFETY: the node is an expression tree.

@@ -1,12 +1,15 @@
 //! What lowering asks of the catalog about types, operators and functions.
 
-use pgrx::pg_sys;
+use std::collections::BTreeMap;
+
+use pgrx::{name_data_to_str, pg_sys};
 use pgstream_ivm::scalar::Type;
 
 use super::deparse::quote;
 use super::node::text;
+use super::tuple::attribute;
 
-pub use pgrx::pg_sys::Oid;
+pub use pgrx::pg_sys::{Oid, TypeRelationId as CATALOG};
 
 /// The type as the algebra keeps it.
 pub fn describe(oid: Oid, typmod: i32, collation: Oid) -> Type {
@@ -171,6 +174,60 @@ pub fn is_row(oid: Oid) -> bool {
 pub fn row_type(table: Oid) -> Oid {
     // SAFETY: a look-up by OID.
     unsafe { pg_sys::get_rel_type_id(table) }
+}
+
+/// What a value of a row type is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowType {
+    /// The table, view or composite type.
+    pub relation: Oid,
+    /// Names, types and type modifiers of the fields, by their numbers.
+    pub fields: Vec<(usize, String, Oid, i32)>,
+}
+
+/// Row types by their OIDs.
+pub type RowTypes = BTreeMap<u32, RowType>;
+
+/// Adds the row types whose values are in a value of the type.
+pub fn collect_row_types(oid: Oid, found: &mut RowTypes) {
+    // SAFETY: look-ups in the catalog.
+    let (kind, element) =
+        unsafe { (pg_sys::get_typtype(oid) as u8, pg_sys::get_element_type(oid)) };
+    match kind {
+        // SAFETY: look-ups in the catalog, each for its kind of type.
+        pg_sys::TYPTYPE_DOMAIN => collect_row_types(unsafe { pg_sys::getBaseType(oid) }, found),
+        pg_sys::TYPTYPE_RANGE => collect_row_types(unsafe { pg_sys::get_range_subtype(oid) }, found),
+        pg_sys::TYPTYPE_MULTIRANGE => {
+            collect_row_types(unsafe { pg_sys::get_multirange_range(oid) }, found);
+        }
+        pg_sys::TYPTYPE_COMPOSITE if !found.contains_key(&oid.to_u32()) => {
+            let row_type = look_at_row_type(oid);
+            let fields: Vec<Oid> = row_type.fields.iter().map(|it| it.2).collect();
+            found.insert(oid.to_u32(), row_type);
+            fields.into_iter().for_each(|it| collect_row_types(it, found));
+        }
+        _ if element != pg_sys::InvalidOid => collect_row_types(element, found),
+        _ => {}
+    }
+}
+
+fn look_at_row_type(oid: Oid) -> RowType {
+    // SAFETY: the type is a composite one; its descriptor is released after its last use.
+    unsafe {
+        let descriptor = pg_sys::lookup_rowtype_tupdesc(oid, -1);
+        let count = usize::try_from((*descriptor).natts).expect("a count");
+        let fields = (0..count)
+            .map(|at| (at, &*attribute(descriptor, at)))
+            .filter(|(_, it)| !it.attisdropped)
+            .map(|(at, it)| {
+                (at, name_data_to_str(&it.attname).to_owned(), it.atttypid, it.atttypmod)
+            })
+            .collect();
+        if (*descriptor).tdrefcount >= 0 {
+            pg_sys::DecrTupleDescRefCount(descriptor);
+        }
+        RowType { relation: pg_sys::get_typ_typrelid(oid), fields }
+    }
 }
 
 /// Whether a table can have columns of the type: not of anonymous rows, for one.

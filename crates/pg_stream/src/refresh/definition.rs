@@ -28,6 +28,7 @@ use crate::{
         security::LocalSettings,
         spi,
         store::StoreColumn,
+        types::RowTypes,
     },
     refresh::{delta, seal, statements::Statements},
     settings,
@@ -50,6 +51,8 @@ pub struct Definition {
     pub locked: Vec<Oid>,
     /// The same with their partitions and children.
     pub with_partitions: Vec<Oid>,
+    /// What has the row types whose values the query makes or reads, and shows their fields' names.
+    pub with_row_types: Vec<Oid>,
     /// What lowering found that the query reads.
     pub dependencies: Vec<Relation>,
     /// Whether unique indexes of users restrict the rows.
@@ -231,6 +234,7 @@ impl Definition {
         let tells = |it: &&Oid| relation::kind(**it) == Some('p') || !relation::is_partition(**it);
         watched.extend(self.with_partitions.iter().filter(tells));
         watched.push(self.view);
+        watched.extend(&self.with_row_types);
         watched.extend(self.tables());
         watched
     }
@@ -261,6 +265,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
     let columns = relation::column_names(view);
     let table = quote_qualified(&schema, &name);
     let dependencies;
+    let mut row_types = RowTypes::default();
     let (differential, locked): (_, Vec<Oid>) = if is_full {
         dependencies = lower::relations_of_view(view);
         (None, relation::tables_below(view))
@@ -270,8 +275,16 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
             settings.clear();
         }
         let name = lowered.depends_on_role.then(|| name::of_role(relation::owner(relation)));
-        let mut differential =
-            differential(pgs_id, &table, &columns, lowered.plan, lowered.depends_on_moment, name);
+        row_types = lowered.row_types;
+        let mut differential = differential(
+            pgs_id,
+            &table,
+            &columns,
+            lowered.plan,
+            lowered.depends_on_moment,
+            name,
+            &row_types,
+        );
         differential.parts = lowered.parts;
         differential.permissions = lowered.permissions;
         differential.readers = lowered.readers;
@@ -291,6 +304,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         settings,
         differential,
         locked,
+        with_row_types: row_types.values().map(|it| it.relation).collect(),
         dependencies,
         has_unique_indexes: relation::has_unique_indexes(relation),
         statements: RefCell::default(),
@@ -311,6 +325,7 @@ fn differential(
     plan: pgstream_ivm::plan::Plan,
     depends_on_moment: bool,
     owner: Option<String>,
+    row_types: &RowTypes,
 ) -> Differential {
     let mut pipeline = stage::stage(plan);
     let last = pipeline.stages.len() - 1;
@@ -335,9 +350,9 @@ fn differential(
         })
         .collect();
     let sources = tracked_sources(&pipeline);
-    // Renaming something does not change what is stored.
+    // Renaming something does not change what is stored, but for fields of values that are rows.
     let stored: Vec<_> = storages.iter().map(|it| (&it.columns, &it.state, it.counted)).collect();
-    let layout = format!("3 {:?} {stored:?} {owner:?}", pipeline.without_names());
+    let layout = format!("3 {:?} {stored:?} {owner:?} {row_types:?}", pipeline.without_names());
     let fingerprint = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(layout.as_bytes()));
     // What is stored does not depend on the indexes that there are.
     look_up::indexed(&mut pipeline, &|order| has_index(order, &storages));

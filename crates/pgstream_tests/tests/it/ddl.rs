@@ -582,6 +582,87 @@ fn a_type_that_a_query_uses_is_changed() {
     );
 }
 
+/// Names in the value of a row are those of its type's fields.
+#[test]
+fn columns_of_whole_rows_are_renamed() {
+    for query in [
+        "SELECT to_jsonb(t) AS j FROM t",
+        "SELECT row_to_json(x)::text AS j FROM (SELECT t.* FROM t) AS y, LATERAL (SELECT y.id) AS x, t WHERE t.id = y.id AND to_jsonb(t) ? 'v'",
+        "SELECT jsonb_agg(t ORDER BY id) AS j FROM t",
+        "SELECT id, k FROM t, LATERAL jsonb_object_keys(to_jsonb(t)) AS k",
+        "SELECT to_jsonb(ARRAY[t]) AS j FROM t",
+    ] {
+        is_rebuilt("", query, "ALTER TABLE t RENAME v TO w");
+        is_rebuilt("CREATE TABLE c () INHERITS (t)", query, "ALTER TABLE t RENAME v TO w");
+        is_rebuilt("", query, "ALTER TABLE t ADD COLUMN w int DEFAULT 7");
+    }
+    is_rebuilt(
+        "CREATE VIEW w AS SELECT id, v FROM t",
+        "SELECT to_jsonb(w) AS j FROM w",
+        "ALTER VIEW w RENAME v TO x",
+    );
+    is_rebuilt(
+        "CREATE VIEW w AS SELECT id, t AS r FROM t",
+        "SELECT to_jsonb(r) AS j FROM w",
+        "ALTER TABLE t RENAME v TO x",
+    );
+    is_rebuilt(
+        "CREATE FUNCTION f(t) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT to_jsonb($1)::text'",
+        "SELECT f(t) AS j FROM t",
+        "ALTER TABLE t RENAME v TO x",
+    );
+}
+
+/// Through stream tables, by names that were changed while nobody looked.
+#[test]
+fn columns_of_whole_rows_are_renamed_without_event_triggers() {
+    let database = Database::new();
+    let (mut session, mut other) = (database.session(), database.session());
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1);
+                 CREATE TABLE a (x int); CREATE TABLE b (id int PRIMARY KEY, r a); INSERT INTO b VALUES (1, ROW(1))");
+    let queries = [
+        ("of_t", "SELECT to_jsonb(t) AS j FROM t"),
+        ("of_b", "SELECT id, r::text AS r, to_jsonb(b) AS j FROM b"),
+    ];
+    for (name, query) in queries {
+        session.create(name, query);
+        other.refresh(name);
+    }
+    session.run("SET event_triggers = off; ALTER TABLE t RENAME v TO w; ALTER TABLE a ADD COLUMN y int; ALTER TABLE a RENAME x TO z");
+    for (name, query) in queries {
+        other.refresh(name);
+        compare_with(&mut session, name, query, "renaming");
+    }
+}
+
+#[test]
+fn a_table_whose_rows_are_values_elsewhere_is_altered() {
+    let before = "CREATE TABLE a (x int); ALTER TABLE t ADD COLUMN r a DEFAULT '(1)'";
+    let query = "SELECT id, r::text = '(1)' AS f, to_jsonb(r) AS j FROM t";
+    is_rebuilt(before, query, "ALTER TABLE a ADD COLUMN y int");
+    is_rebuilt(before, query, "ALTER TABLE a RENAME x TO y");
+    is_rebuilt(
+        "CREATE TABLE parent (x int); CREATE TABLE a () INHERITS (parent); ALTER TABLE t ADD COLUMN r a DEFAULT '(1)'",
+        query,
+        "ALTER TABLE parent ADD COLUMN y int",
+    );
+    is_rebuilt(
+        "CREATE TABLE a (x int)",
+        "SELECT id, to_jsonb(jsonb_populate_record(NULL::a, jsonb_build_object('x', v, 'y', v))) AS j FROM t",
+        "ALTER TABLE a ADD COLUMN y int",
+    );
+    is_rebuilt(
+        "CREATE MATERIALIZED VIEW a AS SELECT 1 AS x; ALTER TABLE t ADD COLUMN r a DEFAULT '(1)'",
+        query,
+        "ALTER MATERIALIZED VIEW a RENAME x TO y",
+    );
+    is_rebuilt(
+        "CREATE TABLE a (x int); CREATE TABLE outer_a (a a); ALTER TABLE t ADD COLUMN r outer_a DEFAULT '(\"(1)\")'",
+        query,
+        "ALTER TABLE a RENAME x TO y",
+    );
+}
+
 #[test]
 fn a_function_becomes_volatile() {
     let database = Database::new();
