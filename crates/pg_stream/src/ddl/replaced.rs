@@ -37,11 +37,9 @@ pub fn columns_changed(table: Oid, command: &Command) -> Result<(), ErrorReport>
 
 fn readers(class: Class, objects: &[Oid]) -> Vec<i64> {
     let mut readers = Vec::new();
-    spi::ask(
-        include_str!("readers.sql"),
-        &[class.oid().into(), objects.to_vec().into()],
-        |row| readers.extend(row.get::<i64>(0)),
-    );
+    spi::ask(include_str!("readers.sql"), &[class.oid().into(), objects.to_vec().into()], |row| {
+        readers.extend(row.get::<i64>(0))
+    });
     readers
 }
 

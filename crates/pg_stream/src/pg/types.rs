@@ -196,7 +196,9 @@ pub fn collect_row_types(oid: Oid, found: &mut RowTypes) {
     match kind {
         // SAFETY: look-ups in the catalog, each for its kind of type.
         pg_sys::TYPTYPE_DOMAIN => collect_row_types(unsafe { pg_sys::getBaseType(oid) }, found),
-        pg_sys::TYPTYPE_RANGE => collect_row_types(unsafe { pg_sys::get_range_subtype(oid) }, found),
+        pg_sys::TYPTYPE_RANGE => {
+            collect_row_types(unsafe { pg_sys::get_range_subtype(oid) }, found)
+        }
         pg_sys::TYPTYPE_MULTIRANGE => {
             collect_row_types(unsafe { pg_sys::get_multirange_range(oid) }, found);
         }

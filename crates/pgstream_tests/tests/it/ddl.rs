@@ -522,6 +522,45 @@ fn what_a_query_uses_is_replaced() {
         "SELECT id, g(v) AS g FROM t",
         f2,
     );
+    // Names without quotes are in any case.
+    for (name, mentioned) in [("tax_rate", "public.Tax_RATE"), ("\"A\"\"B\"", "public.\"A\"\"B\"")]
+    {
+        let define = |body: &str| {
+            format!(
+                "CREATE OR REPLACE FUNCTION {name}(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 {body}'"
+            )
+        };
+        for language in [
+            "plpgsql IMMUTABLE AS 'BEGIN RETURN NAME($1); END'",
+            "sql IMMUTABLE AS 'SELECT NAME($1)'",
+        ] {
+            let language = language.replace("NAME", mentioned);
+            is_rebuilt(
+                &format!(
+                    "{}; CREATE FUNCTION g(int) RETURNS int LANGUAGE {language}",
+                    define("+ 1")
+                ),
+                "SELECT id, g(v) AS g FROM t",
+                &define("* 10"),
+            );
+        }
+    }
+    let same = |text| {
+        format!(
+            "CREATE OR REPLACE FUNCTION same(text, text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT {text}'"
+        )
+    };
+    is_rebuilt(
+        &format!("{}; CREATE OPERATOR === (LEFTARG = text, RIGHTARG = text, FUNCTION = same);
+                  CREATE FUNCTION g(text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 OPERATOR(public.===) ''A''; END'", same("lower($1) = lower($2)")),
+        "SELECT id, g(s) AS g FROM t",
+        &same("true"),
+    );
+    is_rebuilt(
+        "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE FUNCTION g(int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN (enum_range(NULL::public.Mood))[$1]; END'",
+        "SELECT id, g(v) AS g FROM t",
+        "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",
+    );
     is_rebuilt(
         &format!(
             "{f}; CREATE FUNCTION g(int) RETURNS int LANGUAGE sql IMMUTABLE BEGIN ATOMIC SELECT f($1); END"
@@ -544,6 +583,37 @@ fn what_a_query_uses_is_replaced() {
         "SELECT agg(v) AS f FROM t",
         "CREATE OR REPLACE AGGREGATE agg(int) (SFUNC = f, STYPE = int, INITCOND = 100)",
     );
+}
+
+#[test]
+fn what_a_policy_uses_is_replaced() {
+    let database = Database::new();
+    let mut session = database.session();
+    let role = format!("reader_{}", database.name());
+    let f = |allowed| {
+        format!(
+            "CREATE OR REPLACE FUNCTION allowed(text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1 = ''{allowed}'''"
+        )
+    };
+    session.run(&format!(
+        "CREATE TABLE q (id int PRIMARY KEY, o text); INSERT INTO q VALUES (1, 'x'), (2, 'y'); {};
+         CREATE FUNCTION by_text(text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN public.allowed($1); END';
+         CREATE ROLE {role}; GRANT SELECT ON q TO {role}; CREATE SCHEMA s AUTHORIZATION {role};
+         SET ROLE {role}; SELECT pgstream.create_stream_table('s.st', 'SELECT id, o FROM q', '1d'); RESET ROLE;
+         ALTER TABLE q ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON q USING (allowed(o))", f("x")
+    ));
+    let mut other = database.session();
+    for (policy, allowed) in [("allowed(o)", "y"), ("by_text(o)", "x"), ("by_text(o)", "y")] {
+        session.run(&format!("ALTER POLICY p ON q USING ({policy})"));
+        other.refresh("s.st");
+        session.run(&f(allowed));
+        assert_eq!(session.value("SELECT needs_reinit FROM pgstream.pgs_stream_tables"), "t");
+        session.run("INSERT INTO q SELECT max(id) + 1, 'x' FROM q; INSERT INTO q SELECT max(id) + 1, 'y' FROM q");
+        other.refresh("s.st");
+        let query = format!("SELECT id, o FROM q WHERE o = '{allowed}'");
+        compare_with(&mut session, "s.st", &query, policy);
+    }
+    session.run(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"));
 }
 
 #[test]
