@@ -51,7 +51,7 @@ CREATE TABLE pgstream.pgs_stream_tables (
     fingerprint        text,
     -- Digest of the triggers that protect it: see src/refresh/seal.rs.
     seal               text,
-    -- Settings that STABLE functions follow, as they were at creation: the result must not depend
+    -- Settings that functions and conversions follow, as they were at creation: the result must not depend
     -- on who refreshes. Names and values alternate.
     settings           text[] NOT NULL DEFAULT ARRAY[
         'TimeZone', pg_catalog.current_setting('TimeZone'),
@@ -59,6 +59,10 @@ CREATE TABLE pgstream.pgs_stream_tables (
         'IntervalStyle', pg_catalog.current_setting('IntervalStyle'),
         'extra_float_digits', pg_catalog.current_setting('extra_float_digits'),
         'bytea_output', pg_catalog.current_setting('bytea_output'),
+        'timezone_abbreviations', pg_catalog.current_setting('timezone_abbreviations'),
+        'array_nulls', pg_catalog.current_setting('array_nulls'),
+        'transform_null_equals', pg_catalog.current_setting('transform_null_equals'),
+        'xmloption', pg_catalog.current_setting('xmloption'),
         'xmlbinary', pg_catalog.current_setting('xmlbinary'),
         'lc_monetary', pg_catalog.current_setting('lc_monetary'),
         'lc_numeric', pg_catalog.current_setting('lc_numeric'),

@@ -69,6 +69,8 @@ pub struct Lowered {
     pub functions_used: Vec<String>,
     /// Whether a function in it is STABLE.
     pub uses_stable: bool,
+    /// Whether the result may depend on settings.
+    pub follows_settings: bool,
     /// Whether the result can change although no source does.
     pub depends_on_moment: bool,
     /// The constructs whose result depends on an order that the query leaves open.
@@ -186,6 +188,7 @@ fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
         dependencies: lowering.tables.into_values().chain(views).collect(),
         functions_used: inventory.functions_used(),
         uses_stable: inventory.uses_stable(),
+        follows_settings: inventory.follows_settings(),
         depends_on_moment: inventory.depends_on_moment(),
         open: lowering.open.into_iter().collect(),
         parts: lowering.parts.into_iter().map(Oid::from).collect(),

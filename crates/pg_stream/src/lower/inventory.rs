@@ -58,6 +58,7 @@ pub struct Inventory {
     types: HashSet<Oid>,
     functions: HashSet<Oid>,
     session_values: bool,
+    converts: bool,
 }
 
 impl Inventory {
@@ -73,6 +74,13 @@ impl Inventory {
         self.session_values
             || self.names_user
             || self.functions.iter().any(|it| types::volatility(*it) == Volatility::Stable)
+    }
+
+    /// Whether the result may depend on settings. What users call IMMUTABLE often does.
+    pub fn follows_settings(&self) -> bool {
+        self.uses_stable()
+            || self.converts
+            || self.functions.iter().any(|it| !types::is_builtin(*it))
     }
 }
 
@@ -210,6 +218,7 @@ fn note_functions(inventory: &mut Inventory, node: Node<'_>) {
             link.kind == SubLinkKind::Array && link.query.order().is_empty();
     }
     inventory.names_user |= node.is_current_user();
+    inventory.converts |= node.converts();
     inventory.session_values |= node.is_session_value() && !node.is_current_user();
     if node.is_next_value() && inventory.volatile.is_none() {
         inventory.volatile = Some(("nextval".to_owned(), node.location()));

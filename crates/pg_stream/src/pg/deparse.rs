@@ -7,12 +7,13 @@ use pgrx::pg_sys;
 use super::node::{Node, Query, text};
 
 /// Settings that decide what a text means or how a literal is written.
-const PORTABLE: [(&CStr, &CStr); 8] = [
+const PORTABLE: [(&CStr, &CStr); 9] = [
     STANDARD_STRINGS,
     PLAIN_NAMES,
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"extra_float_digits", c"3"),
     (c"DateStyle", c"ISO, YMD"),
+    (c"TimeZone", c"UTC"),
     (c"IntervalStyle", c"postgres"),
     (c"bytea_output", c"hex"),
     (c"xmloption", c"content"),

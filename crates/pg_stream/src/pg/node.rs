@@ -556,6 +556,19 @@ impl<'a> Node<'a> {
             )
     }
 
+    /// Whether the node reads or writes values by the functions of their types, or as these would.
+    /// Some look at settings although they are IMMUTABLE.
+    pub fn converts(self) -> bool {
+        matches!(
+            self.tag(),
+            NodeTag::T_CoerceViaIO
+                | NodeTag::T_JsonConstructorExpr
+                | NodeTag::T_JsonExpr
+                | NodeTag::T_XmlExpr
+                | NodeTag::T_TableFunc
+        )
+    }
+
     /// A digest of the tree, the same for equal trees.
     pub fn digest(self) -> u64 {
         // SAFETY: a valid node in, a C string out.

@@ -1,6 +1,6 @@
 //! Running as another role, with a search path that nobody can prepare.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, Oid};
 
@@ -64,6 +64,11 @@ impl LocalSettings {
         unsafe {
             let guc_level = pg_sys::NewGUCNestLevel();
             for (name, value) in settings {
+                // To set one can be dear: some read files.
+                let current = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+                if !current.is_null() && CStr::from_ptr(current) == value.as_c_str() {
+                    continue;
+                }
                 pg_sys::set_config_option(
                     name.as_ptr(),
                     value.as_ptr(),

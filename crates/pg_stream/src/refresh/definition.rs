@@ -203,6 +203,8 @@ impl Definition {
             (c"jit".to_owned(), c"off".to_owned()),
             (c"row_security".to_owned(), c"on".to_owned()),
             (c"random_page_cost".to_owned(), c"1.1".to_owned()),
+            // It makes PostgreSQL find some of the rows only.
+            (c"gin_fuzzy_search_limit".to_owned(), c"0".to_owned()),
             (c"work_mem".to_owned(), work_mem.expect("a number has no NUL")),
         ];
         settings.extend(self.settings.iter().cloned());
@@ -271,7 +273,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         (None, relation::tables_below(view))
     } else {
         let lowered = lower::lower_view(view)?;
-        if !lowered.uses_stable {
+        if !lowered.follows_settings {
             settings.clear();
         }
         let name = lowered.depends_on_role.then(|| name::of_role(relation::owner(relation)));

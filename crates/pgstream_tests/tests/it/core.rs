@@ -277,6 +277,91 @@ fn stable_values_of_the_session_do_not_leak_into_the_query() {
     });
 }
 
+/// Rows that another session has added look like those that were there.
+#[test]
+fn a_query_follows_the_settings_at_creation() {
+    const TABLES: &str = "
+        CREATE TABLE t (id int PRIMARY KEY, s text, f float8, b bytea, z timestamptz);
+        CREATE FUNCTION is_null(text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT ($1 = NULL) IS NOT NULL';
+        CREATE FUNCTION utc(timestamptz) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1::text; END'";
+    let row = |id| {
+        format!(
+            "INSERT INTO t VALUES ({id}, 'NULL', 0.1::float8 + 0.2, '\\x41ff', '2020-06-01 00:00Z')"
+        )
+    };
+    let refreshed = |setting: &str, query: &str, first_row: &str| {
+        let database = Database::new();
+        let (mut session, mut other) = (database.session(), database.session());
+        session.run(&format!("SET TimeZone = 'UTC'; {TABLES}; {}", row(1)));
+        session.create("st", query);
+        other.run(&format!("SET {setting}"));
+        other.run(&row(2));
+        other.refresh("st");
+        let action = session.value("SELECT action FROM pgstream.get_refresh_history('st', 1)");
+        let rows = session.rows("SELECT count(*), x FROM st GROUP BY x");
+        let is_same = action == "DIFFERENTIAL" && rows == [format!("2|{first_row}")];
+        (!is_same).then(|| format!("{setting}: {query}: {action} {rows:?}"))
+    };
+    let mut wrong = Vec::new();
+    for (setting, expression, value) in [
+        (
+            "timezone_abbreviations = 'India'",
+            "('2020-01-01 00:00 IST' || left(s, 0))::timestamptz AT TIME ZONE 'UTC'",
+            "2019-12-31 22:00:00",
+        ),
+        ("array_nulls = off", "(('{a,' || s || '}')::text[])[2] IS NULL", "t"),
+        ("transform_null_equals = on", "is_null(s)", "f"),
+        ("TimeZone = 'Asia/Tokyo'", "utc(z)", "2020-06-01 00:00:00+00"),
+        (
+            "TimeZone = 'Asia/Tokyo'",
+            "JSON_OBJECT('a': z RETURNING text)",
+            "{\"a\" : \"2020-06-01T00:00:00+00:00\"}",
+        ),
+        (
+            "TimeZone = 'Asia/Tokyo'",
+            "JSON_ARRAY(z RETURNING text)",
+            "[\"2020-06-01T00:00:00+00:00\"]",
+        ),
+        ("TimeZone = 'Asia/Tokyo'", "JSON_SCALAR(z)::text", "\"2020-06-01T00:00:00+00:00\""),
+        (
+            "TimeZone = 'Asia/Tokyo'",
+            "JSON_VALUE(to_json(left(s, 0) || '2020-06-01 00:00')::jsonb, '$' RETURNING timestamptz) = '2020-06-01 00:00Z'",
+            "t",
+        ),
+        ("bytea_output = escape", "b::text", "\\x41ff"),
+        ("bytea_output = escape", "s || b::text", "NULL\\x41ff"),
+        ("extra_float_digits = -10", "f::text", "0.30000000000000004"),
+        ("extra_float_digits = -10", "ARRAY[f]::text[]", "{0.30000000000000004}"),
+        (
+            "extra_float_digits = -10",
+            "point(f, f)::text",
+            "(0.30000000000000004,0.30000000000000004)",
+        ),
+    ] {
+        wrong.extend(refreshed(setting, &format!("SELECT id, {expression} AS x FROM t"), value));
+    }
+    wrong.extend(refreshed(
+        "TimeZone = 'Asia/Tokyo'",
+        "SELECT id, x = '2020-06-01 00:00Z' AS x FROM t, JSON_TABLE('\"2020-06-01 00:00\"'::jsonb, '$' COLUMNS (x timestamptz PATH '$'))",
+        "t",
+    ));
+    assert_eq!(wrong, [""; 0]);
+}
+
+/// A limit by which PostgreSQL answers with some of the rows.
+#[test]
+fn a_refresh_finds_all_that_an_index_has() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int, a int[]); CREATE INDEX ON t USING gin (a); CREATE TABLE d (k int[])");
+    session.run("INSERT INTO t SELECT i, ARRAY[1] FROM generate_series(1, 20000) AS i");
+    session.run("VACUUM ANALYZE t");
+    session.run("SELECT pgstream.create_stream_table('st', 'SELECT id FROM t WHERE a @> ARRAY[1]', '1d', 'FULL')");
+    session.run("SET gin_fuzzy_search_limit = 10; SET enable_seqscan = off");
+    session.refresh("st");
+    assert_eq!(session.value("SELECT count(*) FROM st"), "20000");
+}
+
 #[test]
 fn how_a_session_writes_names_and_values_changes_nothing() {
     let database = Database::new();
