@@ -99,10 +99,18 @@ pub fn consumers(source: Oid) -> Vec<i64> {
     consumers
 }
 
-/// Whether a table has joined or left `source`, with its rows, since the triggers were made right.
+/// Whether a table has joined or left `source`, with its rows, since the triggers were made right, or
+/// `source` has joined another one, through which it is changed without firing its statement triggers.
 pub fn has_other_members(source: Oid) -> bool {
+    let has_new_parent = || {
+        let fires_by_statement = |it: &Trigger| it.name == trigger_name(source, "_upd");
+        source::has_parent(source)
+            && own_triggers(&Source::open(source, Lock::None), source)
+                .iter()
+                .any(fires_by_statement)
+    };
     // Again, since that may have been committed between the two looks.
-    differ(source) && differ(source)
+    differ(source) && differ(source) || has_new_parent()
 }
 
 fn differ(source: Oid) -> bool {

@@ -32,6 +32,11 @@ struct Mapping {
     unfit: bool,
     /// The relation was taken out of the inheritance tree of the source, and kept the trigger.
     stray: bool,
+    /// The relation has joined the source unnoticed, and may leave it so with what was captured of it.
+    unnoticed: bool,
+    /// The source has children, whose rows are in its transition tables, although it had none when
+    /// its triggers were made.
+    has_children: bool,
 }
 
 thread_local! {
@@ -54,8 +59,9 @@ unsafe extern "C-unwind" fn forget_mapping(_argument: Datum, relation: Oid) {
 impl Mapping {
     /// # Safety
     ///
-    /// `relation` must be open.
-    unsafe fn find(relation: pg_sys::Relation, source: Oid, buffer: &Buffer) -> Rc<Self> {
+    /// `data` must describe the running trigger.
+    unsafe fn find(data: &pg_sys::TriggerData, source: Oid, buffer: &Buffer) -> Rc<Self> {
+        let relation = data.tg_relation;
         if !REGISTERED.replace(true) {
             // SAFETY: registered once in this backend; the callback only forgets.
             unsafe {
@@ -68,8 +74,9 @@ impl Mapping {
         if let Some(mapping) = known.filter(|it| Rc::ptr_eq(&it.layout, buffer.layout())) {
             return mapping;
         }
-        // SAFETY: the relation is open.
-        let mapping = Rc::new(unsafe { Self::make(relation, source, buffer) });
+        // SAFETY: the relation is open, and the trigger is live.
+        let mapping =
+            Rc::new(unsafe { Self::make(relation, source, buffer, (*data.tg_trigger).tgfoid) });
         MAPPINGS.with_borrow_mut(|mappings| mappings.insert(key, Rc::clone(&mapping)));
         mapping
     }
@@ -77,7 +84,12 @@ impl Mapping {
     /// # Safety
     ///
     /// `relation` must be open.
-    unsafe fn make(relation: pg_sys::Relation, source: Oid, buffer: &Buffer) -> Self {
+    unsafe fn make(
+        relation: pg_sys::Relation,
+        source: Oid,
+        buffer: &Buffer,
+        function: Oid,
+    ) -> Self {
         let mut columns = Vec::new();
         let mut unfit = false;
         for (position, number) in buffer.columns().iter().enumerate() {
@@ -104,7 +116,32 @@ impl Mapping {
             (*relation).rd_id != source
                 && !source::members(source, Lock::None).contains(&(*relation).rd_id)
         };
-        Self { layout: Rc::clone(buffer.layout()), columns, width, unfit, stray }
+        // SAFETY: the relation is open.
+        let (unnoticed, has_children) = unsafe {
+            let is_source = (*relation).rd_id == source;
+            let has_children = (*(*relation).rd_rel).relhassubclass
+                && source::members(source, Lock::None).len() > 1;
+            (!is_source && !has_own_trigger(relation, source, function), is_source && has_children)
+        };
+        let layout = Rc::clone(buffer.layout());
+        Self { layout, columns, width, unfit, stray, unnoticed, has_children }
+    }
+}
+
+/// Whether a relation that belongs to `source` has a trigger that was made for it, as each has for
+/// TRUNCATE, and not only what PostgreSQL copies to partitions.
+///
+/// # Safety
+///
+/// `relation` must be open.
+unsafe fn has_own_trigger(relation: pg_sys::Relation, source: Oid, function: Oid) -> bool {
+    // SAFETY: the description of triggers is NULL or complete.
+    unsafe {
+        let Some(triggers) = (*relation).trigdesc.as_ref() else { return false };
+        let count = usize::try_from(triggers.numtriggers).expect("a count");
+        std::slice::from_raw_parts(triggers.triggers, count)
+            .iter()
+            .any(|it| !it.tgisclone && it.tgfoid == function && captured(it) == source)
     }
 }
 
@@ -154,14 +191,16 @@ unsafe fn capture(data: &pg_sys::TriggerData) {
         let source = captured(&*data.tg_trigger);
         // Without a buffer nobody is interested.
         let Some(buffer) = Buffer::open(source, Lock::RowExclusive) else { return };
-        let mapping = Mapping::find(data.tg_relation, source, &buffer);
+        let mapping = Mapping::find(data, source, &buffer);
         if mapping.stray {
             return;
         }
         let mut writer = Writer::new(buffer);
         match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
             pg_sys::TRIGGER_EVENT_TRUNCATE => writer.push(Action::Truncate, None, None),
-            _ if mapping.unfit => writer.push(Action::Truncate, None, None),
+            _ if mapping.unfit || mapping.unnoticed || (!per_row && mapping.has_children) => {
+                writer.push(Action::Truncate, None, None);
+            }
             event if per_row => capture_row(data, event, &mapping, &mut writer),
             _ => capture_statement(data, &mapping, &mut writer),
         }

@@ -203,6 +203,55 @@ fn children_leave_without_event_triggers() {
     }
 }
 
+/// Between two refreshes, so that none sees them.
+#[test]
+fn members_come_and_go_without_event_triggers() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE n (a int); INSERT INTO n VALUES (1); CREATE TABLE m (a int); CREATE TABLE m1 () INHERITS (m); INSERT INTO m VALUES (1);
+         CREATE TABLE p (a int) PARTITION BY RANGE (a); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100); INSERT INTO p VALUES (1)",
+    );
+    for table in ["n", "m", "p"] {
+        session.create(&format!("of_{table}"), &format!("SELECT sum(a) AS s FROM {table}"));
+    }
+    let mut other = database.session();
+    other.run(WITHOUT_EVENT_TRIGGERS);
+    for (number, write, leave) in [
+        (1, "UPDATE TABLE SET a = a + 1", "DROP TABLE c"),
+        (2, "DELETE FROM TABLE WHERE a > 1", "DROP TABLE c"),
+        (3, "INSERT INTO TABLE VALUES (250), (350)", "ALTER TABLE c LEAVE"),
+    ] {
+        for (table, join, left) in [
+            ("n", "INHERITS (n)", "NO INHERIT n"),
+            ("m", "INHERITS (m)", "NO INHERIT m"),
+            ("p", "PARTITION OF p DEFAULT", ""),
+        ] {
+            let columns = if table == "p" { "" } else { "()" };
+            other.run(&format!(
+                "CREATE TABLE c {columns} {join}; INSERT INTO c VALUES ({number}00)"
+            ));
+            other.run(&write.replace("TABLE", table));
+            if table == "p" && leave.contains("LEAVE") {
+                other.run("ALTER TABLE p DETACH PARTITION c");
+            } else {
+                other.run(&leave.replace("LEAVE", left));
+            }
+            other.run("DROP TABLE IF EXISTS c");
+            session.refresh(&format!("of_{table}"));
+            let query = format!("SELECT sum(a) AS s FROM {table}");
+            compare(&mut session, &format!("of_{table}"), &query, write);
+            session.run(&format!("INSERT INTO {table} VALUES (2); UPDATE {table} SET a = a + 1"));
+            session.refresh(&format!("of_{table}"));
+            compare(&mut session, &format!("of_{table}"), &query, "changes after that");
+        }
+    }
+    session.run("CREATE TABLE parent (a int)");
+    other.run("ALTER TABLE n INHERIT parent; UPDATE parent SET a = a + 1");
+    session.refresh("of_n");
+    compare(&mut session, "of_n", "SELECT sum(a) AS s FROM n", "a new parent");
+}
+
 /// Manual refreshes under settings of the database, which suit what users do.
 #[test]
 fn settings_of_a_database_do_not_change_what_a_refresh_does() {
