@@ -395,7 +395,7 @@ fn give_up_columns(source: Oid) {
             |it: &usize| buffer.columns()[*it] > 0 && buffer.fits(*it, source) != Some(true);
         positions.filter(is_unfit).collect::<Vec<_>>()
     };
-    if !Buffer::open(source, Lock::AccessShare).is_some_and(|it| !unfit(&it).is_empty()) {
+    if Buffer::open(source, Lock::AccessShare).is_none_or(|it| unfit(&it).is_empty()) {
         return;
     }
     Decoding::of(source).let_finish();

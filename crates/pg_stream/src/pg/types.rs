@@ -190,26 +190,23 @@ pub type RowTypes = BTreeMap<u32, RowType>;
 
 /// Adds the row types whose values are in a value of the type.
 pub fn collect_row_types(oid: Oid, found: &mut RowTypes) {
-    // SAFETY: look-ups in the catalog.
-    let (kind, element) =
-        unsafe { (pg_sys::get_typtype(oid) as u8, pg_sys::get_element_type(oid)) };
-    match kind {
-        // SAFETY: look-ups in the catalog, each for its kind of type.
-        pg_sys::TYPTYPE_DOMAIN => collect_row_types(unsafe { pg_sys::getBaseType(oid) }, found),
-        pg_sys::TYPTYPE_RANGE => {
-            collect_row_types(unsafe { pg_sys::get_range_subtype(oid) }, found)
+    // SAFETY: look-ups in the catalog, each for its kind of type.
+    let inner = unsafe {
+        match pg_sys::get_typtype(oid) as u8 {
+            pg_sys::TYPTYPE_DOMAIN => pg_sys::getBaseType(oid),
+            pg_sys::TYPTYPE_RANGE => pg_sys::get_range_subtype(oid),
+            pg_sys::TYPTYPE_MULTIRANGE => pg_sys::get_multirange_range(oid),
+            pg_sys::TYPTYPE_COMPOSITE => pg_sys::InvalidOid,
+            _ => pg_sys::get_element_type(oid),
         }
-        pg_sys::TYPTYPE_MULTIRANGE => {
-            collect_row_types(unsafe { pg_sys::get_multirange_range(oid) }, found);
-        }
-        pg_sys::TYPTYPE_COMPOSITE if !found.contains_key(&oid.to_u32()) => {
-            let row_type = look_at_row_type(oid);
-            let fields: Vec<Oid> = row_type.fields.iter().map(|it| it.2).collect();
-            found.insert(oid.to_u32(), row_type);
-            fields.into_iter().for_each(|it| collect_row_types(it, found));
-        }
-        _ if element != pg_sys::InvalidOid => collect_row_types(element, found),
-        _ => {}
+    };
+    if inner != pg_sys::InvalidOid {
+        collect_row_types(inner, found);
+    } else if is_row(oid) && !is_record(oid) && !found.contains_key(&oid.to_u32()) {
+        let row_type = look_at_row_type(oid);
+        let fields: Vec<Oid> = row_type.fields.iter().map(|it| it.2).collect();
+        found.insert(oid.to_u32(), row_type);
+        fields.into_iter().for_each(|it| collect_row_types(it, found));
     }
 }
 
