@@ -133,6 +133,12 @@ pub fn commit_asynchronously() {
     set(c"synchronous_commit", c"off");
 }
 
+/// The commit of this transaction is waited for to be on disk, whatever the settings.
+pub fn commit_durably() {
+    // SAFETY: sets a variable that the end of the transaction sets back.
+    unsafe { pg_sys::ForceSyncCommit() };
+}
+
 /// What this process spills to disk is not limited.
 pub fn spill_freely() {
     set(c"temp_file_limit", c"-1");

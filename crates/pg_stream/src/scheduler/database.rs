@@ -318,21 +318,15 @@ impl Scheduler {
 /// refreshes now.
 fn recover() {
     let result = worker::transaction(c"pg_stream: recovering", || {
-        let mut running: Vec<(i64, i64)> = Vec::new();
+        let mut running: Vec<i64> = Vec::new();
         spi::run(
-            "SELECT refresh_id, pgs_id FROM pgstream.pgs_refresh_history WHERE status = 'RUNNING'",
+            "SELECT DISTINCT pgs_id FROM pgstream.pgs_refresh_history WHERE status = 'RUNNING'",
             &[],
-            |row| running.extend(row.get(0).zip(row.get(1))),
+            |row| running.extend(row.get::<i64>(0)),
         );
-        for (refresh, table) in running {
+        for table in running {
             if relation::try_lock_stream_table(table) {
-                spi::run(
-                    "UPDATE pgstream.pgs_refresh_history SET status = 'FAILED', \
-                     end_time = clock_timestamp(), error_message = 'interrupted by a restart' \
-                     WHERE refresh_id = $1 AND status = 'RUNNING'",
-                    &[refresh.into()],
-                    |_| {},
-                );
+                unit::record_interruption(table);
             }
         }
     });

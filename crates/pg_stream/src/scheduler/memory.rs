@@ -28,6 +28,8 @@ struct Entry {
     last: Micros,
     /// Whether changes of its sources are decoded, and so known some time after they were committed.
     is_decoded: bool,
+    /// Whether its last refresh failed.
+    has_failed: bool,
     /// How long it took to compute it anew: the most that a refresh is expected to take.
     full_took: Micros,
 }
@@ -64,6 +66,7 @@ fn read() -> (Vec<Table>, HashMap<i64, Entry>) {
             last: row.get(8).map_or(0, time::to_epoch),
             relations,
             is_decoded: row.get(10).unwrap_or(false),
+            has_failed: row.get::<i32>(4) > Some(0),
             full_took: row.get::<f64>(11).map_or(0, |it| (it * 1000.0) as Micros),
         };
         relation::watch(&entry.relations);
@@ -96,11 +99,12 @@ struct Run {
 }
 
 impl Seen {
-    /// Nothing yet.
-    fn new(entry: &Entry) -> Self {
+    /// Nothing yet. When a refresh failed before, the pause after it begins now: nobody knows when that
+    /// was, and it may be what has just crashed the server.
+    fn new(entry: &Entry, now: Micros) -> Self {
         Self {
             ran_at: entry.last,
-            checked_at: entry.last,
+            checked_at: if entry.has_failed { now } else { entry.last },
             changes: None,
             verified_at: None,
             detours: 0,
@@ -140,10 +144,10 @@ impl Memory {
         let (tables, entries) = read();
         self.seen.retain(|id, it| entries.contains_key(id) || it.running.is_some());
         for (id, entry) in &entries {
-            let seen = self.seen.entry(*id).or_insert_with(|| Seen::new(entry));
+            let seen = self.seen.entry(*id).or_insert_with(|| Seen::new(entry, now));
             if self.entries.get(id).is_some_and(|old| !old.is_about_the_same_as(entry)) {
                 seen.doubt();
-                *seen = Seen { running: seen.running, ..Seen::new(entry) };
+                *seen = Seen { running: seen.running, ..Seen::new(entry, now) };
             }
         }
         self.schedules = Schedules::new(tables);

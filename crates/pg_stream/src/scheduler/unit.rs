@@ -166,6 +166,9 @@ fn announce(tables: &[i64]) -> Prospects {
                 prospects.announced.insert(*table, row);
             }
         }
+        if !prospects.announced.is_empty() {
+            worker::commit_durably();
+        }
         prospects
     });
     result.unwrap_or_default()
@@ -549,6 +552,26 @@ impl Blame {
             }
             _ => Self::Table,
         }
+    }
+}
+
+/// Records that a restart interrupted the refresh of a table, if one was: nobody refreshes it now. One
+/// that crashes the server must not be tried again at once. Of several tables that ran nobody knows
+/// which it was.
+pub fn record_interruption(table: i64) {
+    let interrupted = Failure {
+        code: PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN,
+        message: "interrupted by a restart".to_owned(),
+    };
+    let mut rows = Vec::new();
+    spi::run(
+        "SELECT refresh_id FROM pgstream.pgs_refresh_history \
+         WHERE pgs_id = $1 AND status = 'RUNNING'",
+        &[table.into()],
+        |row| rows.extend(row.get::<i64>(0)),
+    );
+    for row in rows {
+        record(table, Some(row), time::current(), &interrupted, false);
     }
 }
 

@@ -760,6 +760,47 @@ fn a_crash_of_the_server_leaves_a_failure_behind() {
     assert_eq!(session.value(RUNNING), "0");
 }
 
+/// Otherwise nobody could connect, to do something about it.
+#[test]
+fn a_refresh_that_crashes_the_server_is_tried_again_after_growing_pauses() {
+    let database = database();
+    let mut session = database.session();
+    two_tables(&mut session);
+    // What was committed so is lost when the server crashes soon after.
+    session.run("ALTER SYSTEM SET synchronous_commit = off");
+    session.run("ALTER SYSTEM SET pg_stream.inject_fault = 'rows-inserted'");
+    session.run("ALTER SYSTEM SET pg_stream.inject_fault_action = crash");
+    session.run("SELECT pg_reload_conf()");
+    session.run("SET synchronous_commit = on; INSERT INTO t VALUES (1, 1)");
+    let failures = "SELECT count(*) FROM pgstream.get_refresh_history('a')
+        WHERE status = 'FAILED' AND error_message = 'interrupted by a restart'";
+    let has_enough = || {
+        let found = database.try_session().and_then(|mut it| it.try_rows(failures));
+        found.is_ok_and(|it| it[0].parse::<i32>().is_ok_and(|it| it >= 3))
+    };
+    let mut tries = 0;
+    while !has_enough() {
+        tries += 1;
+        assert!(tries < 300, "no failures are written down");
+        thread::park_timeout(Duration::from_millis(100));
+    }
+    let mut session = database.session_after_crash();
+    session.run("ALTER SYSTEM RESET pg_stream.inject_fault");
+    session.run("SELECT pg_reload_conf()");
+    let pauses = "SELECT count(*), bool_and(pause >= interval '0.9 s' * 2 ^ (number - 2)) FROM (
+        SELECT row_number() OVER w AS number, start_time - lag(end_time) OVER w AS pause
+        FROM pgstream.get_refresh_history('a', 100) WHERE status = 'FAILED' WINDOW w AS (ORDER BY refresh_id)
+    ) AS q WHERE number > 1";
+    let found = session.value(pauses);
+    assert!(found == "2|t" || found == "3|t", "{found}");
+    assert_eq!(
+        session.value("SELECT status FROM pgstream.pgs_status() WHERE name = 'public.a'"),
+        "ACTIVE"
+    );
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    eventually(&mut session, "SELECT sum(consecutive_errors) FROM pgstream.pgs_status()", "0");
+}
+
 #[test]
 fn it_can_be_switched_off_and_on() {
     let database = database();
