@@ -16,7 +16,7 @@ use crate::{
         event::OwnCommands,
         lock::Lock,
         name,
-        own::{OwnRow, OwnTable, Value},
+        own::{self, OwnRow, OwnTable, Value},
         relation,
         security::Identity,
         snapshot::Snapshot,
@@ -283,9 +283,10 @@ pub struct New<'a> {
 pub fn insert(new: &New<'_>) -> Result<i64, Error> {
     let id = spi::get_one(
         "INSERT INTO pgstream.pgs_stream_tables \
-         (pgs_schema, pgs_name, defining_query, schedule, refresh_mode) \
-         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (pgs_schema, pgs_name) DO NOTHING RETURNING pgs_id",
+         (pgs_id, pgs_schema, pgs_name, defining_query, schedule, refresh_mode) \
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (pgs_schema, pgs_name) DO NOTHING RETURNING pgs_id",
         &[
+            next_id().into(),
             new.name.schema.clone().into(),
             new.name.name.clone().into(),
             new.query.to_owned().into(),
@@ -294,6 +295,16 @@ pub fn insert(new: &New<'_>) -> Result<i64, Error> {
         ],
     );
     id.ok_or_else(|| Error::Exists(new.name.clone()))
+}
+
+/// A number that no stream table has, whatever a dump has made of the sequence.
+fn next_id() -> i64 {
+    loop {
+        let id = own::next_value(c"pgs_stream_tables_pgs_id_seq");
+        if by_id(id).is_none() {
+            return id;
+        }
+    }
 }
 
 pub fn set_view(id: i64, view: Oid) {

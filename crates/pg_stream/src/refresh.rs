@@ -50,7 +50,7 @@ use self::{
     delta::Counts,
 };
 pub use self::{
-    advance::{Reader, clean_buffer, readers},
+    advance::{Reader, clean_buffer, is_numbered, next_refresh_id, readers},
     explain::explain,
     seal::resealed,
     storage::{create, protect},

@@ -197,17 +197,19 @@ fn on_restored_row<'a>(
     let Some(row) = trigger.new() else { return Ok(None) };
     let mut row = row.into_owned();
     if let Some(refresh) = row.get_by_name::<i64>("refresh_id").ok().flatten() {
+        if !is_restoring {
+            // The number comes from the sequence, which a dump may have set back.
+            if refresh::is_numbered(refresh) {
+                row.set_by_name("refresh_id", refresh::next_refresh_id())?;
+            }
+            return Ok(Some(row));
+        }
         // A number may belong to another stream table here, which has a history of its own.
         let is_known = spi::run(
             "SELECT FROM pgstream.pgs_refresh_history WHERE refresh_id = $1 UNION ALL \
              SELECT FROM pgstream.pgs_stream_tables \
-             WHERE pgs_id = $2 AND $4 AND reinit_reason IS DISTINCT FROM $3",
-            &[
-                refresh.into(),
-                row.get_by_name::<i64>("pgs_id")?.into(),
-                RESTORED.into(),
-                is_restoring.into(),
-            ],
+             WHERE pgs_id = $2 AND reinit_reason IS DISTINCT FROM $3",
+            &[refresh.into(), row.get_by_name::<i64>("pgs_id")?.into(), RESTORED.into()],
             |_| {},
         ) > 0;
         return Ok((!is_known).then_some(row));

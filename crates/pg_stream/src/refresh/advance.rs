@@ -255,8 +255,22 @@ pub fn announce(pgs_id: i64, action: Action) -> i64 {
     id
 }
 
-fn next_refresh_id() -> i64 {
-    own::next_value(c"pgs_refresh_history_refresh_id_seq")
+/// A number that no refresh has, whatever a dump has made of the sequence.
+pub fn next_refresh_id() -> i64 {
+    loop {
+        let id = own::next_value(c"pgs_refresh_history_refresh_id_seq");
+        if !is_numbered(id) {
+            return id;
+        }
+    }
+}
+
+/// Whether a refresh in the history has this number.
+pub fn is_numbered(id: i64) -> bool {
+    let mut is_there = false;
+    let history = OwnTable::open(HISTORY, Lock::AccessShare);
+    history.find(HISTORY_KEY, ("refresh_id", id), &Snapshot::latest(), |_| is_there = true);
+    is_there
 }
 
 /// The frontier as JSON: the snapshot, and for each source the position in the WAL.

@@ -611,6 +611,50 @@ fn a_dump_of_all_comes_to_other_stream_tables() {
     session.create("fresh", "SELECT count(*) FROM t");
 }
 
+/// A dump sets the sequence back.
+#[test]
+fn refreshes_are_numbered_on_whatever_a_dump_makes_of_the_sequence() {
+    let source = filled();
+    let (name, file) = (source.name(), format!("{}.numbers", source.name()));
+    source.server().program("pg_dump", &["-Fc", "-f", &file, name]);
+    let schema = format!("{name}.numbers.schema");
+    source.server().program("pg_dump", &["--schema-only", "-Fc", "-f", &schema, name]);
+    for (before, how) in
+        [(None, &[][..]), (Some(&schema), &["--data-only", "--disable-triggers"][..])]
+    {
+        let target =
+            if before.is_some() { Database::empty(Server::shared()) } else { Database::new() };
+        if let Some(before) = before {
+            target.server().program("pg_restore", &["-d", target.name(), before]);
+        }
+        let mut session = target.session();
+        session.run("CREATE TABLE u (id int PRIMARY KEY, v int)");
+        session.create("other", "SELECT v, count(*) AS n FROM u GROUP BY v");
+        for _ in 0..60 {
+            session.run("INSERT INTO u SELECT count(*), 1 FROM u");
+            session.refresh("other");
+        }
+        // Of hidden views with the same number.
+        let arguments = [how, &["-d", target.name(), &file]].concat();
+        let _errors = target.server().try_program("pg_restore", &arguments);
+        let last = "SELECT count(*), max(refresh_id) > 60 FROM pgstream.pgs_refresh_history
+                    WHERE pgs_id = (SELECT pgs_id FROM pgstream.pgs_stream_tables WHERE pgs_name = 'other')";
+        assert_eq!(session.value(last), "61|t");
+        let sequence = "SELECT last_value < 30 FROM pgstream.pgs_refresh_history_refresh_id_seq";
+        assert_eq!(session.value(sequence), "t");
+        // As the scheduler writes down what it skips.
+        session.run("INSERT INTO pgstream.pgs_refresh_history (pgs_id, start_time, action, status, initiated_by)
+                     SELECT pgs_id, now(), 'SKIP', 'SKIPPED', 'SCHEDULER' FROM pgstream.pgs_stream_tables WHERE pgs_name = 'other'");
+        assert_eq!(session.value(last), "62|t");
+        session.run("INSERT INTO u SELECT count(*), 1 FROM u");
+        session.refresh("other");
+        assert_eq!(session.value("SELECT n FROM other"), "61");
+        assert_eq!(session.value(last), "63|t");
+        refresh_and_compare(&mut session, "restoring");
+        session.create("fresh", "SELECT v FROM u");
+    }
+}
+
 #[test]
 fn sources_may_be_renamed_before_they_are_dumped() {
     let source = Database::new();
