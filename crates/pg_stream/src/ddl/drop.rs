@@ -104,8 +104,11 @@ pub fn forget_missing(name: &QualifiedName) -> bool {
 
 fn column_dropped(column: &Dropped) -> Result<(), ErrorReport> {
     match catalog::by_relation(column.object) {
-        Some(found) => Err(stream_table::refusal(&found, "columns")),
-        None => Ok(()),
+        // With its type, say, the query has gone as well.
+        Some(found) if found.view.is_some_and(relation::exists) => {
+            Err(stream_table::refusal(&found, "columns"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -25,11 +25,12 @@ pub fn release(table: &str) {
     command_done();
 }
 
-/// Drops a table that belongs to the extension.
+/// Drops a table that belongs to the extension. A view that somebody has made on it goes, too: else he
+/// could keep others from dropping what is theirs.
 pub fn drop_table(table: &str) {
     let _own = OwnCommands::begin();
     release(table);
-    spi::run(&format!("DROP TABLE {table}"), &[], |_| {});
+    spi::run(&format!("DROP TABLE {table} CASCADE"), &[], |_| {});
     command_done();
 }
 
