@@ -9,11 +9,12 @@ CREATE FUNCTION pgstream.on_table_rewrite()
     RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'on_table_rewrite_wrapper';
 
 CREATE EVENT TRIGGER pgstream_on_ddl_start ON ddl_command_start
-    WHEN TAG IN ('ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER TYPE')
+    WHEN TAG IN ('ALTER TABLE', 'ALTER FOREIGN TABLE', 'ALTER TYPE', 'DROP OWNED')
     EXECUTE FUNCTION pgstream.on_ddl_start();
 -- CREATE SCHEMA and IMPORT FOREIGN SCHEMA can have other commands within, which are told of at their end.
 CREATE EVENT TRIGGER pgstream_on_ddl_end ON ddl_command_end
-    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE',
+    -- A schema may come with tables.
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA',
                  'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
                  'CREATE VIEW', 'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER SCHEMA', 'ALTER EXTENSION',
                  'CREATE SCHEMA', 'IMPORT FOREIGN SCHEMA',

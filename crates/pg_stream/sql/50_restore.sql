@@ -41,15 +41,3 @@ CREATE FUNCTION pgstream.keep_own_triggers()
 CREATE EVENT TRIGGER pgstream_keep_own_triggers ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION pgstream.keep_own_triggers();
 ALTER EVENT TRIGGER pgstream_keep_own_triggers ENABLE ALWAYS;
-
--- Hidden state belongs to the extension, which keeps DROP OWNED from dropping it.
-CREATE FUNCTION pgstream.before_drop_owned()
-    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'before_drop_owned_wrapper';
-CREATE FUNCTION pgstream.after_drop_owned()
-    RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'after_drop_owned_wrapper';
-CREATE EVENT TRIGGER pgstream_before_drop_owned ON ddl_command_start
-    WHEN TAG IN ('DROP OWNED') EXECUTE FUNCTION pgstream.before_drop_owned();
-ALTER EVENT TRIGGER pgstream_before_drop_owned ENABLE ALWAYS;
-CREATE EVENT TRIGGER pgstream_after_drop_owned ON ddl_command_end
-    WHEN TAG IN ('DROP OWNED') EXECUTE FUNCTION pgstream.after_drop_owned();
-ALTER EVENT TRIGGER pgstream_after_drop_owned ENABLE ALWAYS;

@@ -2,6 +2,5 @@
 REVOKE ALL ON FUNCTION
     pgstream.on_sql_drop(), pgstream.on_ddl_start(), pgstream.on_ddl_end(),
     pgstream.on_table_rewrite(), pgstream.on_trigger(),
-    pgstream.on_create_trigger(), pgstream.before_drop_owned(), pgstream.after_drop_owned(),
-    pgstream.announce_reinitialize(), pgstream.keep_own_triggers()
+    pgstream.on_create_trigger(), pgstream.announce_reinitialize(), pgstream.keep_own_triggers()
 FROM PUBLIC;

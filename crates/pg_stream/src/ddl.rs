@@ -23,18 +23,30 @@ use pgrx::{
     prelude::*,
 };
 
-pub use self::{column_type::before as before_type_change, stream_table::misfit};
+pub use self::stream_table::misfit;
 use crate::{
     catalog,
     pg::{
         dump,
-        event::{self, Class, Command},
+        event::{self, Class, Command, Start},
         relation,
         security::Identity,
         spi,
     },
     restore,
 };
+
+/// Before a command for which something has to be out of the way.
+pub fn before(start: Start) -> Result<(), ErrorReport> {
+    match start {
+        Start::TypeChange(change) => column_type::before(change),
+        Start::DropOwned(roles) => {
+            let _superuser = Identity::superuser();
+            drop::release_stages(&roles);
+            Ok(())
+        }
+    }
+}
 
 /// The event trigger `pgstream_on_ddl_end`.
 #[pg_extern(sql = false)]
@@ -68,9 +80,7 @@ fn react(command: &Command, is_restoring: bool) -> Result<(), ErrorReport> {
     match command.class {
         Class::Relation => match relation::kind(command.object) {
             Some('v') => {
-                if !is_restoring || !restore::is_same_query(command.object) {
-                    stream_table::check_query(command.object)?;
-                }
+                query_changed(command.object, is_restoring)?;
                 replaced::changed(command)
             }
             // A composite type.
@@ -87,9 +97,12 @@ fn react(command: &Command, is_restoring: bool) -> Result<(), ErrorReport> {
         Class::Rule => {
             if let Some(table) = table_of_rule(command.object) {
                 stream_table::check(table)?;
+                query_changed(table, is_restoring)?;
             }
             replaced::changed(command)
         }
+        // No statement was made with its name.
+        Class::Schema if command.tag == "CREATE SCHEMA" => Ok(()),
         // Names that statements were made with may mean something else now.
         Class::Schema if command.tag == "CREATE SCHEMA" => Ok(()),
         Class::Schema | Class::Extension => {
@@ -98,6 +111,14 @@ fn react(command: &Command, is_restoring: bool) -> Result<(), ErrorReport> {
         }
         Class::Other(_) => replaced::changed(command),
     }
+}
+
+/// After a command about what may be a hidden view.
+fn query_changed(view: Oid, is_restoring: bool) -> Result<(), ErrorReport> {
+    if is_restoring && restore::is_same_query(view) {
+        return Ok(());
+    }
+    stream_table::check_query(view)
 }
 
 fn relation_changed(table: Oid, command: &Command) -> Result<(), ErrorReport> {
@@ -157,5 +178,5 @@ fn table_of_rule(rule: Oid) -> Option<Oid> {
     spi::ask("SELECT ev_class FROM pg_catalog.pg_rewrite WHERE oid = $1", &[rule.into()], |row| {
         table = row.get(0)
     });
-    table.filter(|it| catalog::by_relation(*it).is_some())
+    table
 }

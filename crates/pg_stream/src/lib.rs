@@ -29,7 +29,8 @@ pub extern "C-unwind" fn _PG_init() {
     pg::hide_backtraces();
     settings::define();
     pg::access::install();
-    pg::event::before_type_change(ddl::before_type_change);
+    pg::member::protect_extension();
+    pg::event::before_ddl(ddl::before);
     pg::label::define(restore::check_label);
     if pg::is_preloading() {
         scheduler::install();

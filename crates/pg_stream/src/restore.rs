@@ -134,7 +134,9 @@ pub fn check_label(table: Oid, label: Option<&str>) -> Result<(), ErrorReport> {
         .set_hint("Use pgstream.alter_stream_table."));
     }
     let is_fit = label.is_none_or(|it| Description::parse(it).is_some());
-    if is_fit && (label.is_none() || relation::kind(table) == Some('r')) {
+    // Hidden state is none.
+    let may_be_one = relation::kind(table) == Some('r') && !member::is_own(table);
+    if is_fit && (label.is_none() || may_be_one) {
         return Ok(());
     }
     Err(ErrorReport::new(
@@ -502,30 +504,4 @@ fn keep_own_triggers() {
         Source::open(table, Lock::ShareRowExclusive).set_trigger(&trigger, b'A');
         command_done();
     }
-}
-
-/// The event trigger `pgstream_before_drop_owned`: what belongs to the extension could not be dropped.
-#[pg_extern(sql = false)]
-fn before_drop_owned() {
-    let _superuser = Identity::superuser();
-    hidden_state().iter().for_each(|it| member::release(it));
-}
-
-/// The event trigger `pgstream_after_drop_owned`.
-#[pg_extern(sql = false)]
-fn after_drop_owned() {
-    let _superuser = Identity::superuser();
-    hidden_state().iter().for_each(|it| member::adopt(it));
-}
-
-/// The tables of inner stages.
-fn hidden_state() -> Vec<String> {
-    let mut tables = Vec::new();
-    spi::run(
-        "SELECT oid::pg_catalog.regclass::text FROM pg_catalog.pg_class \
-         WHERE relnamespace = 'pgstream_state'::pg_catalog.regnamespace AND relkind = 'r'",
-        &[],
-        |row| tables.extend(row.get::<String>(0)),
-    );
-    tables
 }

@@ -9,6 +9,7 @@ use pgrx::{
     prelude::*,
 };
 use pgstream_core::{name::QualifiedName, status::Status};
+use pgstream_ivm::sql::quote_qualified;
 
 use crate::{
     capture, catalog,
@@ -16,7 +17,8 @@ use crate::{
     fault::{self, Step},
     pg::{
         event::{Class, Dropped},
-        member, relation, wake,
+        lock::{self, Lock},
+        member, relation, spi, wake,
     },
     settings,
 };
@@ -32,7 +34,7 @@ pub fn dropped(dropped: &[Dropped], is_restoring: bool) -> Result<(), ErrorRepor
         }
     }
     for it in relations {
-        gone |= relation_dropped(it, dropped)?;
+        gone |= relation_dropped(it, dropped, is_restoring)?;
     }
     for it in dropped {
         match it.class {
@@ -48,8 +50,15 @@ pub fn dropped(dropped: &[Dropped], is_restoring: bool) -> Result<(), ErrorRepor
 }
 
 /// Whether it concerned a stream table.
-fn relation_dropped(relation: &Dropped, all: &[Dropped]) -> Result<bool, ErrorReport> {
+fn relation_dropped(
+    relation: &Dropped,
+    all: &[Dropped],
+    is_restoring: bool,
+) -> Result<bool, ErrorReport> {
     if let Some(stream_table) = catalog::by_view(relation.object) {
+        if relation.is_original && !is_restoring {
+            return Err(stream_table::refusal(&stream_table, "query"));
+        }
         query_dropped(stream_table.id, all)?;
         return Ok(true);
     }
@@ -169,4 +178,22 @@ pub fn drop_stages(id: i64) {
         member::drop_table(&stage);
     }
     fault::point(Step::StateDropped);
+}
+
+/// Before DROP OWNED: what belongs to the extension could not be dropped. Who drops the same waits.
+pub fn release_stages(owners: &[Oid]) {
+    let mut stages = Vec::new();
+    spi::ask(
+        "SELECT oid FROM pg_catalog.pg_class WHERE relkind = 'r' AND relowner = ANY ($1) \
+         AND relnamespace = 'pgstream_state'::pg_catalog.regnamespace ORDER BY oid",
+        &[owners.to_vec().into()],
+        |row| stages.extend(row.get::<Oid>(0)),
+    );
+    for stage in stages {
+        lock::relation(stage, Lock::ShareUpdateExclusive);
+        if relation::exists(stage) {
+            let (schema, name) = relation::name(stage);
+            member::release(&quote_qualified(&schema, &name));
+        }
+    }
 }

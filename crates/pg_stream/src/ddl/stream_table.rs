@@ -10,7 +10,7 @@ use pgstream_ivm::sql::quote_qualified;
 use crate::{
     catalog::{self, StreamTable},
     ddl::outdate,
-    pg::{event::OwnCommands, lock::Lock, name, relation, source::Source, spi},
+    pg::{event::OwnCommands, lock::Lock, member, name, relation, source::Source, spi},
 };
 
 const GUARD: &str = "pg_stream_guard";
@@ -20,11 +20,13 @@ pub fn check(table: Oid) -> Result<(), ErrorReport> {
     if let Some(stream_table) = catalog::by_relation(table) {
         return check_stream_table(&stream_table);
     }
+    check_hidden(table)?;
     let mut related = Vec::new();
     spi::ask(include_str!("relatives.sql"), &[table.into()], |row| {
         related.extend(row.get::<Oid>(0).map(|it| (it, row.get::<String>(1))));
     });
     for (other, problem) in related {
+        check_hidden(other)?;
         if let Some(stream_table) = catalog::by_relation(other) {
             return Err(refusal(&stream_table, problem.as_deref().unwrap_or_default()));
         }
@@ -69,6 +71,24 @@ pub fn misfit(table: Oid, view: Option<Oid>) -> Option<String> {
 pub fn check_query(view: Oid) -> Result<(), ErrorReport> {
     let Some(stream_table) = catalog::by_view(view) else { return Ok(()) };
     Err(refusal(&stream_table, "query"))
+}
+
+/// The tables of inner stages and the change buffers belong to the extension, wherever they are now. It
+/// would be dropped with whatever they come to depend on.
+fn check_hidden(table: Oid) -> Result<(), ErrorReport> {
+    // The others are the catalog, which dumps alter.
+    if !member::is_own(table) || relation::name(table).0 == "pgstream" {
+        return Ok(());
+    }
+    let name = relation::display_name(table);
+    let report = ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+        format!("cannot alter table {name} because extension pg_stream requires it"),
+        "check_hidden",
+    );
+    Err(report
+        .set_detail("It holds hidden state of stream tables.")
+        .set_hint("Use pgstream.alter_stream_table or pgstream.drop_stream_table instead."))
 }
 
 /// What belongs to a stream table goes to its new owner, with whose rights it is refreshed.

@@ -4,7 +4,7 @@ use std::{cell::Cell, sync::OnceLock};
 
 use pgrx::pg_sys::{self, Datum, NodeTag, Oid};
 
-use super::{relation::text, spi};
+use super::{relation::text, security, spi};
 
 /// The sorts of objects that a command can be about, as far as they are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,9 +147,10 @@ impl Drop for OwnCommands {
     }
 }
 
-/// Whether the running DDL command is our own.
+/// Whether the running DDL command is our own. Those that change what is ours alone run as the superuser;
+/// what runs as anybody else may be a function that a query of his calls on the way.
 pub fn is_own() -> bool {
-    OWN.get()
+    OWN.get() && security::is_superuser()
 }
 
 /// The types of columns are about to change. The current user owns the table.
@@ -159,12 +160,20 @@ pub struct TypeChange {
     pub columns: Vec<String>,
 }
 
-type Handler = fn(TypeChange) -> Result<(), pg_sys::panic::ErrorReport>;
+/// What is going to happen.
+#[derive(Clone, Debug)]
+pub enum Start {
+    TypeChange(TypeChange),
+    /// What these roles own is about to be dropped. The current user may do that.
+    DropOwned(Vec<Oid>),
+}
+
+type Handler = fn(Start) -> Result<(), pg_sys::panic::ErrorReport>;
 
 static HANDLER: OnceLock<Handler> = OnceLock::new();
 
-/// `handler` is called before each ALTER TABLE that changes types of columns.
-pub fn before_type_change(handler: Handler) {
+/// `handler` is called before each ALTER TABLE that changes types of columns, and each DROP OWNED.
+pub fn before_ddl(handler: Handler) {
     HANDLER.get_or_init(|| handler);
 }
 
@@ -183,7 +192,7 @@ pub extern "C" fn pg_finfo_pg_stream_on_ddl_start() -> &'static pg_sys::Pg_finfo
 #[pgrx::pg_guard]
 pub unsafe extern "C-unwind" fn pg_stream_on_ddl_start(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
     // SAFETY: the context of a call as an event trigger is an `EventTriggerData`.
-    let change = unsafe {
+    let start = unsafe {
         let context = (*fcinfo).context;
         if context.is_null() || (*context).type_ != NodeTag::T_EventTriggerData {
             pgrx::ereport!(
@@ -192,14 +201,32 @@ pub unsafe extern "C-unwind" fn pg_stream_on_ddl_start(fcinfo: pg_sys::FunctionC
                 "this function can only be called as an event trigger"
             );
         }
-        type_change((*context.cast::<pg_sys::EventTriggerData>()).parsetree)
+        let statement = (*context.cast::<pg_sys::EventTriggerData>()).parsetree;
+        drop_owned(statement).or_else(|| type_change(statement).map(Start::TypeChange))
     };
-    if let (Some(change), Some(handler)) = (change.filter(|_| !is_own()), HANDLER.get())
-        && let Err(report) = handler(change)
+    if let (Some(start), Some(handler)) = (start.filter(|_| !is_own()), HANDLER.get())
+        && let Err(report) = handler(start)
     {
         report.report(pgrx::PgLogLevel::ERROR);
     }
     Datum::from(0)
+}
+
+/// # Safety
+///
+/// `statement` must be a parse tree.
+unsafe fn drop_owned(statement: *mut pg_sys::Node) -> Option<Start> {
+    // SAFETY: the tag says which struct it is; elements of a list lie one after the other.
+    unsafe {
+        if statement.is_null() || (*statement).type_ != NodeTag::T_DropOwnedStmt {
+            return None;
+        }
+        let roles = pg_sys::roleSpecsToIds((*statement.cast::<pg_sys::DropOwnedStmt>()).roles);
+        let count = usize::try_from((*roles).length).unwrap_or(0);
+        let roles = (0..count).map(|it| (*(*roles).elements.add(it)).oid_value);
+        let may = |it: &Oid| pg_sys::has_privs_of_role(pg_sys::GetUserId(), *it);
+        Some(Start::DropOwned(roles.filter(may).collect()))
+    }
 }
 
 /// # Safety

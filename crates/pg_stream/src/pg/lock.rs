@@ -13,6 +13,8 @@ pub enum Lock {
     None,
     AccessShare,
     RowExclusive,
+    /// Waits for those who alter or drop it, and for nobody else.
+    ShareUpdateExclusive,
     /// Waits for open writers and keeps new ones out; readers go on.
     ShareRowExclusive,
     AccessExclusive,
@@ -24,6 +26,7 @@ impl Lock {
             Self::None => pg_sys::NoLock,
             Self::AccessShare => pg_sys::AccessShareLock,
             Self::RowExclusive => pg_sys::RowExclusiveLock,
+            Self::ShareUpdateExclusive => pg_sys::ShareUpdateExclusiveLock,
             Self::ShareRowExclusive => pg_sys::ShareRowExclusiveLock,
             Self::AccessExclusive => pg_sys::AccessExclusiveLock,
         };

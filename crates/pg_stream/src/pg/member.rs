@@ -4,6 +4,8 @@
 //! Such a table must not depend on anything that is dropped by itself: PostgreSQL would want to drop
 //! the extension with it. Names are quoted.
 
+use std::ffi::{c_int, c_void};
+
 use pgrx::pg_sys::{self, Oid};
 
 use super::{event::OwnCommands, name, source::command_done, spi};
@@ -50,4 +52,51 @@ pub fn extension() -> Option<Oid> {
     // SAFETY: a look-up in a catalog.
     let found = unsafe { pg_sys::get_extension_oid(c"pg_stream".as_ptr(), true) };
     (found != Oid::INVALID).then_some(found)
+}
+
+static mut NEXT: pg_sys::object_access_hook_type = None;
+
+/// Whatever comes to be dropped: the extension with all stream tables is not, on the way, by others
+/// than its owner. To be called once, when the library is loaded.
+pub fn protect_extension() {
+    // SAFETY: libraries are loaded while the process has one thread.
+    unsafe {
+        NEXT = pg_sys::object_access_hook;
+        pg_sys::object_access_hook = Some(object_accessed);
+    }
+}
+
+/// Holds nothing that would have to be dropped when an error jumps over it.
+unsafe extern "C-unwind" fn object_accessed(
+    access: pg_sys::ObjectAccessType::Type,
+    class: Oid,
+    object: Oid,
+    part: c_int,
+    argument: *mut c_void,
+) {
+    // SAFETY: the arguments are passed on as they came.
+    unsafe {
+        if let Some(next) = NEXT {
+            next(access, class, object, part, argument);
+        }
+    }
+    if access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::ExtensionRelationId {
+        before_drop(object);
+    }
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn before_drop(dropped: Oid) {
+    // SAFETY: a look-up by OID, and the error that PostgreSQL raises for DROP EXTENSION.
+    unsafe {
+        if extension() == Some(dropped)
+            && !pg_sys::object_ownercheck(pg_sys::ExtensionRelationId, dropped, pg_sys::GetUserId())
+        {
+            pg_sys::aclcheck_error(
+                pg_sys::AclResult::ACLCHECK_NOT_OWNER,
+                pg_sys::ObjectType::OBJECT_EXTENSION,
+                c"pg_stream".as_ptr(),
+            );
+        }
+    }
 }

@@ -53,6 +53,12 @@ impl Drop for Identity {
     }
 }
 
+/// Whether the code runs as a superuser just now.
+pub fn is_superuser() -> bool {
+    // SAFETY: a look-up of a role.
+    unsafe { pg_sys::superuser_arg(pg_sys::GetUserId()) }
+}
+
 /// Settings changed for as long as this lives.
 pub struct LocalSettings {
     guc_level: i32,

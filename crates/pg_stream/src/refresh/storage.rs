@@ -30,7 +30,7 @@ use crate::{
 pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     let clock = Stopwatch::start();
     let _superuser = Identity::superuser();
-    let _own = OwnCommands::begin();
+    let own = OwnCommands::begin();
     relation::lock_stream_table(pgs_id);
     let relation = create_table(pgs_id, owner)?;
     fault::point(Step::TableCreated);
@@ -49,6 +49,8 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         &[pgs_id.into(), fingerprint.into()],
         |_| {},
     );
+    // What the query calls is not ours.
+    drop(own);
     if initialize {
         for source in &definition.locked {
             relation::lock_for_reading(*source);
@@ -71,6 +73,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         };
         advance::store(&definition, &outcome, &frontier, (&occasion, None), &clock, &snapshot);
     }
+    let _own = OwnCommands::begin();
     let tables = definition.differential.iter().flat_map(|it| &it.storages);
     let tables = tables.filter(|it| it.inline.is_none());
     let tables: Vec<&str> = tables.map(|it| it.table.as_str()).collect();

@@ -1007,6 +1007,10 @@ fn a_new_partition_is_no_reason_for_a_rebuild() {
     session.run("ALTER TABLE p ADD COLUMN w int; CREATE INDEX ON p (id); ALTER TABLE p2 SET (fillfactor = 50)");
     assert_eq!(session.error("ALTER TABLE p DETACH PARTITION p1").code, "2BP01");
     session.run("INSERT INTO p2 VALUES (12, 12)");
+    session.run(
+        "CREATE SCHEMA more CREATE TABLE p3 PARTITION OF public.p FOR VALUES FROM (20) TO (30)",
+    );
+    session.run("INSERT INTO more.p3 VALUES (21, 21)");
     session.refresh("st");
     compare_with(&mut session, "st", "SELECT id, v FROM p", "a new partition");
     assert_eq!(

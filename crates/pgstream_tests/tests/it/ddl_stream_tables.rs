@@ -79,6 +79,12 @@ fn what_changes_its_columns_or_rows_is_refused() {
             "CREATE OR REPLACE VIEW pgstream_state.query_1 AS SELECT 1 AS id, 2 AS g, 3 AS v",
             "0A000",
         ),
+        ("DROP VIEW pgstream_state.query_1", "0A000"),
+        ("DROP VIEW pgstream_state.query_1 CASCADE", "0A000"),
+        (
+            "CREATE OR REPLACE RULE \"_RETURN\" AS ON SELECT TO pgstream_state.query_1 DO INSTEAD SELECT 1 AS id, 2 AS g, 3 AS v",
+            "0A000",
+        ),
         ("INSERT INTO st SELECT * FROM st", "42809"),
         ("UPDATE st SET v = 1", "42809"),
         ("DELETE FROM st", "42809"),

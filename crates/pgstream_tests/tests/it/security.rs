@@ -1,6 +1,8 @@
 //! Who may do what, tried as an attacker would.
 
-use pgstream_tests::{Comparison, Database, Server, Session, Watched, difference};
+use pgstream_tests::{
+    Comparison, Database, Server, Session, Sessions, Watched, difference, orphans,
+};
 
 /// Roles are shared by all databases of the server, so their names carry that of the database.
 struct Roles {
@@ -1234,4 +1236,217 @@ fn what_was_planted_before_the_extension_came_is_not_used_by_it() {
     ] {
         place.admin.run(&format!("SELECT * FROM {report}"));
     }
+}
+
+/// Two roles, each with a schema; the second one has a stream table with an inner stage. Its stage.
+fn with_stage() -> (Place, [String; 2], String) {
+    let mut place = Place::new();
+    let (vic, mal) = (place.role("vic"), place.role("mal"));
+    let mut session = place.session(&vic);
+    session.run(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY, g int); INSERT INTO t SELECT i, i % 3 FROM generate_series(1, 9) i;
+         GRANT USAGE ON SCHEMA {vic} TO {mal}; GRANT SELECT ON t TO {mal}"
+    ));
+    let mut session = place.session(&mal);
+    let query = format!("SELECT count(*) FROM (SELECT DISTINCT g FROM {vic}.t) AS x");
+    session.create("st", &query);
+    let stage = place.admin.value(
+        "SELECT oid::regclass FROM pg_class
+         WHERE relnamespace = 'pgstream_state'::regnamespace AND relkind = 'r'",
+    );
+    (place, [vic, mal], stage)
+}
+
+const EXTENSION: &str = "SELECT count(*) FROM pg_extension WHERE extname = 'pg_stream'";
+
+/// What belongs to the extension takes it along when it is dropped.
+#[test]
+fn hidden_tables_come_to_depend_on_nothing_of_a_user() {
+    let (mut place, [_, mal], stage) = with_stage();
+    let buffer =
+        place.admin.value("SELECT buffer_relid::regclass FROM pgstream.pgs_change_tracking");
+    place.admin.run(&format!(
+        "DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO {mal}', current_database()); END $$"
+    ));
+    let mut session = place.session(&mal);
+    session.run(&format!(
+        "CREATE TABLE heir (LIKE {stage}); CREATE TABLE part (LIKE {stage}) PARTITION BY RANGE (__pgs_row_id);
+         CREATE TYPE row_type AS (a int); CREATE TABLE ref (a bigint PRIMARY KEY); INSERT INTO ref SELECT __pgs_row_id FROM {stage};
+         CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    ));
+    let shape = session.value(&format!(
+        "SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum)
+         FROM pg_attribute WHERE attrelid = '{stage}'::regclass AND attnum > 0"
+    ));
+    session.run(&format!("CREATE TYPE shape AS ({shape})"));
+    for ddl in [
+        format!("ALTER TABLE {stage} SET SCHEMA {mal}"),
+        format!("ALTER TABLE {stage} RENAME COLUMN c0 TO x"),
+        format!("ALTER TABLE {stage} INHERIT heir"),
+        format!("ALTER TABLE heir INHERIT {stage}"),
+        format!("CREATE TABLE child () INHERITS ({stage})"),
+        format!("CREATE SCHEMA {mal}_more CREATE TABLE child () INHERITS ({stage})"),
+        format!("ALTER TABLE part ATTACH PARTITION {stage} DEFAULT"),
+        format!("ALTER TABLE {stage} OF shape"),
+        format!("ALTER TABLE {stage} ADD COLUMN x row_type"),
+        format!("ALTER TABLE {stage} ADD FOREIGN KEY (__pgs_row_id) REFERENCES ref"),
+        format!("ALTER TABLE {stage} ADD CHECK (true)"),
+        format!("ALTER TABLE {stage} SET UNLOGGED"),
+        format!("ALTER TABLE {stage} DISABLE TRIGGER ALL"),
+        format!("ALTER TABLE {stage} OWNER TO CURRENT_USER, ALTER c0 SET DEFAULT 1"),
+        format!(
+            "CREATE TRIGGER mine BEFORE INSERT ON {stage} FOR EACH ROW EXECUTE FUNCTION nothing()"
+        ),
+        format!("CREATE RULE mine AS ON INSERT TO {stage} DO INSTEAD NOTHING"),
+        format!("DROP TABLE {stage}"),
+        format!("DROP TABLE {stage} CASCADE"),
+        format!(
+            "SET search_path = ''; SET check_function_bodies = off; ALTER TABLE {stage} SET SCHEMA {mal}"
+        ),
+    ] {
+        let error = session.error(&ddl);
+        assert_eq!(error.code, "2BP01", "{ddl}: {error}");
+        session.run(&format!("RESET check_function_bodies; SET search_path = {mal}"));
+    }
+    // Nor that of superusers, who can switch event triggers off.
+    for ddl in [
+        format!("ALTER TABLE {buffer} SET SCHEMA {mal}"),
+        format!("ALTER TABLE {stage} SET SCHEMA {mal}"),
+    ] {
+        assert_eq!(place.admin.error(&ddl).code, "2BP01", "{ddl}");
+    }
+    place.admin.run(&format!("DROP SCHEMA {mal} CASCADE"));
+    assert_eq!(place.admin.value(EXTENSION), "1");
+}
+
+/// Functions of the query run while the extension lays tables out.
+#[test]
+fn what_a_query_calls_while_it_is_created_alters_no_hidden_table() {
+    for mode in ["FULL", "DIFFERENTIAL"] {
+        let (mut place, [vic, mal], stage) = with_stage();
+        let mut session = place.session(&mal);
+        session.run(&format!(
+            "CREATE FUNCTION alter() RETURNS void LANGUAGE plpgsql AS $$
+             BEGIN EXECUTE 'ALTER TABLE {stage} SET SCHEMA {mal}'; END $$;
+             CREATE FUNCTION trick(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+             BEGIN PERFORM {mal}.alter(); RETURN $1; END $$"
+        ));
+        let create = format!(
+            "SELECT pgstream.create_stream_table('tricked', 'SELECT {mal}.trick(g) FROM {vic}.t', '1d', '{mode}')"
+        );
+        assert_eq!(session.error(&create).code, "2BP01", "{mode}");
+    }
+}
+
+/// Whatever comes to depend on something of another's.
+#[test]
+fn nobody_but_its_owner_drops_the_extension_on_the_way() {
+    let (mut place, [_, mal], stage) = with_stage();
+    place.admin.run(&format!("SET event_triggers = off; ALTER TABLE {stage} SET SCHEMA {mal}"));
+    let mut session = place.session(&mal);
+    assert_eq!(session.error(&format!("DROP SCHEMA {mal} CASCADE")).code, DENIED);
+    assert_eq!(place.admin.value(EXTENSION), "1");
+    place.admin.run(&format!(
+        "ALTER TABLE {mal}.{} SET SCHEMA pgstream_state",
+        stage.replace("pgstream_state.", "")
+    ));
+    session.run(&format!("DROP SCHEMA {mal} CASCADE"));
+    assert_eq!(place.admin.value("SELECT count(*) FROM pgstream.pgs_stream_tables"), "0");
+}
+
+/// It would have the state of a stream table for its rows.
+#[test]
+fn hidden_state_becomes_no_stream_table() {
+    let (mut place, [_, mal], stage) = with_stage();
+    let label = place.admin.value("SELECT label FROM pg_seclabel WHERE provider = 'pg_stream'");
+    let mut session = place.session(&mal);
+    let ddl =
+        format!("SECURITY LABEL FOR pg_stream ON TABLE {stage} IS '{}'", label.replace('\'', "''"));
+    assert_eq!(session.error(&ddl).code, "22023");
+}
+
+#[test]
+fn what_depends_on_hidden_state_stands_in_nobodys_way() {
+    for (ddl, is_dropped) in [
+        ("DROP TABLE {vic}.t CASCADE", false),
+        ("DROP OWNED BY {vic} CASCADE", false),
+        ("DROP TABLE {mal}.st", true),
+        ("SELECT pgstream.drop_stream_table('{mal}.st')", true),
+    ] {
+        let (mut place, [vic, mal], stage) = with_stage();
+        let mut session = place.session(&mal);
+        session.run(&format!(
+            "CREATE VIEW vv AS SELECT * FROM {stage}; CREATE TABLE held (x {stage})"
+        ));
+        let role = if is_dropped { &mal } else { &vic };
+        let mut session = place.session(role);
+        session.run(&ddl.replace("{vic}", &vic).replace("{mal}", &mal));
+        let status = place.admin.rows("SELECT status FROM pgstream.pgs_stream_tables");
+        assert_eq!(status, if is_dropped { &[][..] } else { &["ERROR"] }, "{ddl}");
+        assert_eq!(place.admin.value("SELECT count(*) FROM pg_class WHERE relname = 'vv'"), "0");
+        place.admin.run(&format!("DROP OWNED BY {mal}, {vic} CASCADE"));
+    }
+}
+
+#[test]
+fn a_stream_table_with_a_column_of_anothers_type_stands_in_nobodys_way() {
+    for ddl in [
+        "DROP TYPE e CASCADE",
+        "DROP SCHEMA {vic} CASCADE",
+        "DROP OWNED BY {vic} CASCADE",
+        "DROP DOMAIN dom CASCADE",
+    ] {
+        for query in [
+            "SELECT id, e, dom FROM {vic}.u",
+            "SELECT e, dom, count(*) AS n FROM (SELECT DISTINCT e, dom, g FROM {vic}.u) AS q GROUP BY e, dom",
+        ] {
+            let mut place = Place::new();
+            let (vic, mal) = (place.role("vic"), place.role("mal"));
+            let mut owner = place.session(&vic);
+            owner.run(&format!(
+                "CREATE TYPE e AS ENUM ('a', 'b'); CREATE DOMAIN dom AS int; CREATE TABLE u (id int PRIMARY KEY, e e, dom dom, g int);
+                 INSERT INTO u VALUES (1, 'a', 1, 1), (2, 'b', 2, 1); GRANT USAGE ON SCHEMA {vic} TO {mal}; GRANT SELECT ON u TO {mal}"
+            ));
+            let mut session = place.session(&mal);
+            session.create("st", &query.replace("{vic}", &vic));
+            session.create("upon", "SELECT e, count(*) FROM st GROUP BY e");
+            let ddl = ddl.replace("{vic}", &vic);
+            assert_eq!(owner.error(&ddl.replace("CASCADE", "RESTRICT")).code, "2BP01", "{ddl}");
+            owner.run(&ddl);
+            let status =
+                "SELECT DISTINCT status FROM pgstream.pgs_stream_tables WHERE pgs_name = 'st'";
+            assert_eq!(place.admin.rows(status), ["ERROR"], "{ddl}");
+            assert_eq!(session.value("SELECT count(*) FROM st"), "2");
+            assert_eq!(session.error("SELECT pgstream.refresh_stream_table('st')").code, "55000");
+            session.run("DROP TABLE upon; SELECT pgstream.drop_stream_table('st')");
+            assert_eq!(orphans(&mut place.admin).expect("readable"), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn objects_of_a_role_are_dropped_beside_those_of_another() {
+    let (mut place, [vic, mal], _) = with_stage();
+    let nobody = place.role("nobody");
+    let mut session = place.session(&mal);
+    for open in
+        [format!("DROP OWNED BY {mal}"), "SELECT pgstream.drop_stream_table('st')".to_owned()]
+    {
+        session.run(&format!("BEGIN; {open}"));
+        let mut other = place.session(&nobody);
+        other.run(&format!(
+            "SET lock_timeout = '2s'; DROP OWNED BY {nobody} CASCADE; RESET lock_timeout"
+        ));
+        session.run("ROLLBACK");
+        assert_eq!(session.value("SELECT count(*) FROM st"), "1");
+    }
+    let mut s = Sessions::new(&place.database, &["a", "b"]);
+    s.run("a", &format!("BEGIN; SET ROLE {mal}; SELECT pgstream.drop_stream_table('{mal}.st')"));
+    s.blocks("b", &format!("DROP OWNED BY {mal}"));
+    s.run("a", "COMMIT");
+    assert_eq!(s.finish("b"), Ok(()));
+    drop(s);
+    assert_eq!(place.admin.value("SELECT count(*) FROM pgstream.pgs_stream_tables"), "0");
+    place.admin.run(&format!("DROP OWNED BY {mal}, {vic}, {nobody} CASCADE"));
+    assert_eq!(orphans(&mut place.admin).expect("readable"), [""; 0]);
 }
