@@ -1450,3 +1450,27 @@ fn objects_of_a_role_are_dropped_beside_those_of_another() {
     place.admin.run(&format!("DROP OWNED BY {mal}, {vic}, {nobody} CASCADE"));
     assert_eq!(orphans(&mut place.admin).expect("readable"), [""; 0]);
 }
+
+/// It calls what a user made for his type, and a buffer is not his.
+#[test]
+fn nothing_of_a_user_runs_as_the_superuser_when_a_buffer_is_analyzed() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    session.run(SPY);
+    session.run(&format!(
+        "CREATE FUNCTION distance(int, int) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN {alice}.spy($1 - $2); END';
+         CREATE TYPE span AS RANGE (SUBTYPE = int4, SUBTYPE_DIFF = distance);
+         CREATE TABLE spans (id int PRIMARY KEY, x span)"
+    ));
+    session.create("st", "SELECT id, x FROM spans");
+    session.create(
+        "nested",
+        "SELECT x, count(*) AS n FROM (SELECT DISTINCT id, x FROM spans) AS q GROUP BY x",
+    );
+    session.run("INSERT INTO spans SELECT i, span(i, i + 5) FROM generate_series(1, 300) AS i");
+    place.admin.run("ANALYZE");
+    session.refresh("st");
+    session.refresh("nested");
+    place.admin.run("ANALYZE");
+}
