@@ -13,8 +13,7 @@ CREATE EVENT TRIGGER pgstream_on_ddl_start ON ddl_command_start
     EXECUTE FUNCTION pgstream.on_ddl_start();
 -- CREATE SCHEMA and IMPORT FOREIGN SCHEMA can have other commands within, which are told of at their end.
 CREATE EVENT TRIGGER pgstream_on_ddl_end ON ddl_command_end
-    -- A schema may come with tables.
-    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA',
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE',
                  'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE RULE', 'ALTER RULE',
                  'CREATE VIEW', 'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER SCHEMA', 'ALTER EXTENSION',
                  'CREATE SCHEMA', 'IMPORT FOREIGN SCHEMA',

@@ -104,7 +104,6 @@ fn react(command: &Command, is_restoring: bool) -> Result<(), ErrorReport> {
         // No statement was made with its name.
         Class::Schema if command.tag == "CREATE SCHEMA" => Ok(()),
         // Names that statements were made with may mean something else now.
-        Class::Schema if command.tag == "CREATE SCHEMA" => Ok(()),
         Class::Schema | Class::Extension => {
             stream_table::note_all_names();
             Ok(())
