@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use pgrx::pg_sys;
+use pgrx::{datum::TimestampWithTimeZone, pg_sys};
 use pgstream_core::{
     decide::{Decision, Unit},
     schedule::{Micros, SECOND},
@@ -71,13 +71,15 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
         argument: argument.value(),
     };
     let mut watch = Watch::default();
-    recover();
+    let started = time::current();
+    let mut has_recovered = recover(started);
     // Those that were prepared before a restart.
     slot.note_prepared(true);
     loop {
         let milliseconds = scheduler.pass();
         let now = time::since_epoch();
         let until_watch = (watch.pass(now) - now) / 1000 + 1;
+        has_recovered = has_recovered || recover(started);
         worker::sleep(milliseconds.min(until_watch), wait);
     }
 }
@@ -316,23 +318,25 @@ impl Scheduler {
 
 /// After a crash, refreshes that were running are known to have failed: those of tables that nobody
 /// refreshes now.
-fn recover() {
+/// Returns whether that is done for all that began before this process.
+fn recover(before: TimestampWithTimeZone) -> bool {
     let result = worker::transaction(c"pg_stream: recovering", || {
         let mut running: Vec<i64> = Vec::new();
         spi::run(
-            "SELECT DISTINCT pgs_id FROM pgstream.pgs_refresh_history WHERE status = 'RUNNING'",
-            &[],
+            "SELECT DISTINCT pgs_id FROM pgstream.pgs_refresh_history \
+             WHERE status = 'RUNNING' AND start_time < $1",
+            &[before.into()],
             |row| running.extend(row.get::<i64>(0)),
         );
-        for table in running {
-            if relation::try_lock_stream_table(table) {
-                unit::record_interruption(table);
-            }
-        }
+        let is_free = |it: &i64| relation::try_lock_stream_table(*it);
+        let (free, busy): (Vec<i64>, Vec<i64>) = running.into_iter().partition(is_free);
+        free.into_iter().for_each(|it| unit::record_interruption(it, before));
+        busy.is_empty()
     });
-    if let Err(failure) = result {
+    result.unwrap_or_else(|failure| {
         pgrx::warning!("pg_stream scheduler cannot recover: {}", failure.message);
-    }
+        true
+    })
 }
 
 fn prune() {

@@ -555,10 +555,10 @@ impl Blame {
     }
 }
 
-/// Records that a restart interrupted the refresh of a table, if one was: nobody refreshes it now. One
+/// Records that a restart interrupted the refresh of a table that began before, if one was: nobody refreshes it now. One
 /// that crashes the server must not be tried again at once. Of several tables that ran nobody knows
 /// which it was.
-pub fn record_interruption(table: i64) {
+pub fn record_interruption(table: i64, before: TimestampWithTimeZone) {
     let interrupted = Failure {
         code: PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN,
         message: "interrupted by a restart".to_owned(),
@@ -566,8 +566,8 @@ pub fn record_interruption(table: i64) {
     let mut rows = Vec::new();
     spi::run(
         "SELECT refresh_id FROM pgstream.pgs_refresh_history \
-         WHERE pgs_id = $1 AND status = 'RUNNING'",
-        &[table.into()],
+         WHERE pgs_id = $1 AND status = 'RUNNING' AND start_time < $2",
+        &[table.into(), before.into()],
         |row| rows.extend(row.get::<i64>(0)),
     );
     for row in rows {

@@ -481,6 +481,35 @@ fn a_diamond_is_not_torn_by_a_side_that_fails() {
 }
 
 #[test]
+fn a_refresh_that_outlives_its_scheduler_and_is_terminated_is_not_left_running() {
+    let database = database();
+    let (mut gatekeeper, mut session) = (database.session(), database.session());
+    two_tables(&mut session);
+    gate(&mut session, "a", 1);
+    gatekeeper.run("SELECT pg_advisory_lock(1)");
+    session.run("INSERT INTO t VALUES (1, 1)");
+    eventually(&mut session, WAITING, "1");
+    let worker = session.value("SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory'");
+    let scheduler = "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler'
+                     AND wait_event = 'PgStreamSchedulerMain' AND datname = current_database()";
+    let first = session.value(scheduler);
+    session.run(&format!("SELECT pg_terminate_backend({first})"));
+    eventually(&mut session, &format!("SELECT ({scheduler}) NOT IN (0, {first})"), "t");
+    // It has looked for what was interrupted when it refreshes something.
+    session.run("INSERT INTO u VALUES (1, 1)");
+    eventually(&mut session, "SELECT count(*) FROM b", "1");
+    session.run(&format!("SELECT pg_terminate_backend({worker})"));
+    eventually(
+        &mut session,
+        &format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {worker}"),
+        "0",
+    );
+    gatekeeper.run("SELECT pg_advisory_unlock(1)");
+    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    eventually(&mut session, RUNNING, "0");
+}
+
+#[test]
 fn a_locked_catalog_is_waited_for() {
     let database = database();
     let (mut locker, mut session) = (database.session(), database.session());
