@@ -20,13 +20,19 @@ pub fn check(table: Oid) -> Result<(), ErrorReport> {
     if let Some(stream_table) = catalog::by_relation(table) {
         return check_stream_table(&stream_table);
     }
-    check_hidden(table)?;
+    if is_hidden(table) {
+        let mut is_misfit = None;
+        spi::ask(include_str!("hidden_misfit.sql"), &[table.into()], |row| is_misfit = row.get(0));
+        return if is_misfit == Some(false) { Ok(()) } else { Err(refusal_of_hidden(table)) };
+    }
     let mut related = Vec::new();
     spi::ask(include_str!("relatives.sql"), &[table.into()], |row| {
         related.extend(row.get::<Oid>(0).map(|it| (it, row.get::<String>(1))));
     });
     for (other, problem) in related {
-        check_hidden(other)?;
+        if is_hidden(other) {
+            return Err(refusal_of_hidden(other));
+        }
         if let Some(stream_table) = catalog::by_relation(other) {
             return Err(refusal(&stream_table, problem.as_deref().unwrap_or_default()));
         }
@@ -75,20 +81,21 @@ pub fn check_query(view: Oid) -> Result<(), ErrorReport> {
 
 /// The tables of inner stages and the change buffers belong to the extension, wherever they are now. It
 /// would be dropped with whatever they come to depend on.
-fn check_hidden(table: Oid) -> Result<(), ErrorReport> {
+fn is_hidden(table: Oid) -> bool {
     // The others are the catalog, which dumps alter.
-    if !member::is_own(table) || relation::name(table).0 == "pgstream" {
-        return Ok(());
-    }
+    member::is_own(table) && relation::name(table).0 != "pgstream"
+}
+
+fn refusal_of_hidden(table: Oid) -> ErrorReport {
     let name = relation::display_name(table);
     let report = ErrorReport::new(
         PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
         format!("cannot alter table {name} because extension pg_stream requires it"),
-        "check_hidden",
+        "refusal_of_hidden",
     );
-    Err(report
+    report
         .set_detail("It holds hidden state of stream tables.")
-        .set_hint("Use pgstream.alter_stream_table or pgstream.drop_stream_table instead."))
+        .set_hint("Use pgstream.alter_stream_table or pgstream.drop_stream_table instead.")
 }
 
 /// What belongs to a stream table goes to its new owner, with whose rights it is refreshed.
