@@ -131,33 +131,56 @@ extern "C-unwind" fn after_create_database() {
     wake::launcher_at_commit();
 }
 
-/// The database that nobody may be connected to while `command` runs.
+/// The database that nobody may be connected to while `command` runs, if this role may have that.
 ///
 /// # Safety
 ///
 /// `command` is the parse tree of a utility command.
 unsafe fn disturbed_database(command: *mut pg_sys::Node) -> Option<Oid> {
     // SAFETY: the tag says which struct it is.
-    unsafe {
-        let name = match (*command).type_ {
-            NodeTag::T_CreatedbStmt => template((*command.cast::<pg_sys::CreatedbStmt>()).options)?,
-            NodeTag::T_DropdbStmt => (*command.cast::<pg_sys::DropdbStmt>()).dbname,
-            NodeTag::T_AlterDatabaseStmt => (*command.cast::<pg_sys::AlterDatabaseStmt>()).dbname,
+    let (name, is_copied) = unsafe {
+        match (*command).type_ {
+            NodeTag::T_CreatedbStmt => {
+                (template((*command.cast::<pg_sys::CreatedbStmt>()).options)?, true)
+            }
+            NodeTag::T_DropdbStmt => ((*command.cast::<pg_sys::DropdbStmt>()).dbname, false),
+            NodeTag::T_AlterDatabaseStmt => {
+                ((*command.cast::<pg_sys::AlterDatabaseStmt>()).dbname, false)
+            }
             NodeTag::T_RenameStmt => {
                 let rename = command.cast::<pg_sys::RenameStmt>();
                 if (*rename).renameType != pg_sys::ObjectType::OBJECT_DATABASE {
                     return None;
                 }
-                (*rename).subname
+                ((*rename).subname, false)
             }
             _ => return None,
-        };
+        }
+    };
+    // SAFETY: look-ups in a transaction; the name is of the parse tree.
+    unsafe {
         let database = pg_sys::get_database_oid(name, true);
         let role = pg_sys::GetUserId();
         let may = database != Oid::INVALID
-            && (pg_sys::have_createdb_privilege()
-                || pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role));
+            && (pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role)
+                || is_copied && pg_sys::have_createdb_privilege() && is_template(database));
         may.then_some(database)
+    }
+}
+
+/// Whether everybody may copy a database who may create one.
+fn is_template(database: Oid) -> bool {
+    // SAFETY: a look-up in a transaction; the tuple is of this catalog, and released.
+    unsafe {
+        let key = pg_sys::SysCacheIdentifier::DATABASEOID as i32;
+        let tuple = pg_sys::SearchSysCache1(key, database.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
+        let is_template = (*row).datistemplate;
+        pg_sys::ReleaseSysCache(tuple);
+        is_template
     }
 }
 
