@@ -16,8 +16,8 @@ pub use super::subtransaction::Failure;
 
 /// SIGTERM came.
 static STOP: AtomicBool = AtomicBool::new(false);
-/// A transaction runs, which SIGTERM must interrupt.
-static IN_TRANSACTION: AtomicBool = AtomicBool::new(false);
+/// Something runs that SIGTERM must interrupt: a transaction, or connecting to a database.
+static IS_BUSY: AtomicBool = AtomicBool::new(false);
 
 /// Registers the worker that the server starts by itself, and starts again if it dies.
 pub fn register_launcher(name: &str, entry: &str) {
@@ -58,6 +58,12 @@ impl Started {
         )
     }
 
+    /// Ends it, or keeps it from being started.
+    pub fn terminate(self) {
+        // SAFETY: the handle lives until `forget`.
+        unsafe { pg_sys::TerminateBackgroundWorker(self.0) };
+    }
+
     /// Frees the handle.
     pub fn forget(self) {
         // SAFETY: allocated by PostgreSQL in `start`; the handle is consumed.
@@ -92,6 +98,8 @@ pub const PATIENCE: u32 = 500;
 
 /// The first thing a worker does: connects to a database, or only to the shared catalogs.
 pub fn begin(database: Option<Oid>, name: &CStr) {
+    // Somebody may keep the database for long.
+    IS_BUSY.store(true, SeqCst);
     // SAFETY: called once at the start of a worker; the handlers are safe to run at any time.
     unsafe {
         pg_sys::pqsignal_be(pg_sys::SIGHUP as c_int, Some(on_reload));
@@ -103,10 +111,15 @@ pub fn begin(database: Option<Oid>, name: &CStr) {
             0,
         );
     }
+    IS_BUSY.store(false, SeqCst);
     for (setting, value) in [
         (c"application_name", name),
         // What may have been set for the database suits sessions of users, not us, who are a superuser.
         (c"search_path", c"pg_catalog, pg_temp"),
+        (c"session_replication_role", c"origin"),
+        (c"event_triggers", c"on"),
+        (c"restrict_nonsystem_relation_kind", c""),
+        (c"exit_on_error", c"off"),
         (c"standard_conforming_strings", c"on"),
         (c"row_security", c"on"),
         (c"statement_timeout", c"0"),
@@ -120,6 +133,9 @@ pub fn begin(database: Option<Oid>, name: &CStr) {
         set(setting, value);
     }
     set_patience(PATIENCE);
+    if database.is_some() {
+        become_superuser();
+    }
 }
 
 /// How long this process waits for a lock of others from now on, in milliseconds.
@@ -147,6 +163,20 @@ pub fn spill_freely() {
 /// Whether somebody wants this process to end.
 pub fn is_terminated() -> bool {
     STOP.load(SeqCst)
+}
+
+/// Whoever the database's settings `session_authorization` and `role` have made of this process.
+fn become_superuser() {
+    let superuser = Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
+    let changed = transaction(c"pg_stream: starting", || {
+        // SAFETY: a look-up in a transaction; the name is used at once.
+        let name = unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(superuser, false)) };
+        set(c"session_authorization", name);
+        set(c"role", c"none");
+    });
+    if changed.is_err() {
+        end();
+    }
 }
 
 fn set(setting: &CStr, value: &CStr) {
@@ -200,7 +230,7 @@ unsafe extern "C-unwind" fn on_terminate(signal: c_int) {
     STOP.store(true, SeqCst);
     // SAFETY: both are made for signal handlers.
     unsafe {
-        if IN_TRANSACTION.load(SeqCst) {
+        if IS_BUSY.load(SeqCst) {
             pg_sys::die(signal);
         } else {
             pg_sys::SetLatch(pg_sys::MyLatch);
@@ -221,7 +251,7 @@ pub fn sleep(milliseconds: i64, wait: Wait) -> bool {
         }
         pg_sys::ResetLatch(pg_sys::MyLatch);
         if STOP.load(SeqCst) {
-            pg_sys::proc_exit(0);
+            stop();
         }
         pgrx::check_for_interrupts!();
         if pg_sys::ConfigReloadPending != 0 {
@@ -232,11 +262,33 @@ pub fn sleep(milliseconds: i64, wait: Wait) -> bool {
     }
 }
 
-/// Ends this process.
+/// Ends this process, for good.
 pub fn end() -> ! {
+    exit(0)
+}
+
+/// Ends this process because somebody has asked for it.
+fn stop() -> ! {
+    // SAFETY: set before a worker's function is called.
+    let restart_time = unsafe { (*pg_sys::MyBgworkerEntry).bgw_restart_time };
+    // PostgreSQL never again starts a worker that has ended with 0, and logs any other end.
+    exit(c_int::from(restart_time != pg_sys::BGW_NEVER_RESTART && !is_server_stopping()))
+}
+
+fn exit(status: c_int) -> ! {
     // SAFETY: runs the exit callbacks and does not return.
-    unsafe { pg_sys::proc_exit(0) };
+    unsafe { pg_sys::proc_exit(status) };
     unreachable!("proc_exit does not return")
+}
+
+/// PostgreSQL's `LOCK_FILE_LINE_PM_STATUS`, from 0.
+const STATUS_LINE: usize = 7;
+
+/// Whether it is the server that ends: only its lock file tells that to other processes.
+fn is_server_stopping() -> bool {
+    // Processes of the server work in its data directory.
+    std::fs::read_to_string("postmaster.pid")
+        .is_ok_and(|file| file.lines().nth(STATUS_LINE).is_some_and(|it| it.trim() == "stopping"))
 }
 
 /// Runs `at_exit` when this process ends for whatever reason.
@@ -250,9 +302,9 @@ pub fn at_exit(callback: pg_sys::pg_on_exit_callback, argument: usize) {
 pub fn transaction<T>(label: &CStr, work: impl FnOnce() -> T) -> Result<T, Failure> {
     // SAFETY: called from the main loop of a worker, outside of transactions.
     unsafe {
-        IN_TRANSACTION.store(true, SeqCst);
+        IS_BUSY.store(true, SeqCst);
         if STOP.load(SeqCst) {
-            pg_sys::proc_exit(0);
+            stop();
         }
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, label.as_ptr());
     }
@@ -264,7 +316,7 @@ pub fn transaction<T>(label: &CStr, work: impl FnOnce() -> T) -> Result<T, Failu
         if result.is_err() {
             pg_sys::AbortCurrentTransaction();
         }
-        IN_TRANSACTION.store(false, SeqCst);
+        IS_BUSY.store(false, SeqCst);
         pg_sys::MemoryContextReset(work_context());
         pg_sys::pgstat_report_stat(true);
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, ptr::null());
@@ -292,9 +344,9 @@ fn committed<T>(work: impl FnOnce() -> T) -> T {
 pub fn interruptible<T>(label: &CStr, work: impl FnOnce() -> T) -> T {
     // SAFETY: called from the main loop of a worker, outside of transactions. An error ends the process.
     unsafe {
-        IN_TRANSACTION.store(true, SeqCst);
+        IS_BUSY.store(true, SeqCst);
         if STOP.load(SeqCst) {
-            pg_sys::proc_exit(0);
+            stop();
         }
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, label.as_ptr());
         pg_sys::MemoryContextSwitchTo(work_context());
@@ -302,7 +354,7 @@ pub fn interruptible<T>(label: &CStr, work: impl FnOnce() -> T) -> T {
     let result = work();
     // SAFETY: nothing of what was allocated is used any more.
     unsafe {
-        IN_TRANSACTION.store(false, SeqCst);
+        IS_BUSY.store(false, SeqCst);
         pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         pg_sys::MemoryContextReset(work_context());
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, ptr::null());

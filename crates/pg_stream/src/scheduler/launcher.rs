@@ -3,9 +3,9 @@
 //! Only a process that is connected to a database can see its extensions, so a scheduler is
 //! started in each new database once and ends at once where it is not needed. CREATE EXTENSION
 //! asks for it again at commit. Schedulers start one at a time, so that looking around never takes
-//! all worker processes.
+//! all worker processes; but one that cannot get into its database does not hold up the others.
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap};
 
 use pgrx::pg_sys::{self, Oid};
 
@@ -22,35 +22,51 @@ use crate::{
 const PAUSE: i64 = 2_000_000;
 /// The same for one that could not even connect.
 const LONG_PAUSE: i64 = 30_000_000;
+/// How long others wait for one that starts, in microseconds.
+const TURN: i64 = 1_000_000;
+
+thread_local! {
+    static LAUNCHER: RefCell<Launcher> = RefCell::default();
+}
 
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_stream_launcher_main(_argument: pg_sys::Datum) {
+    worker::at_exit(Some(on_exit), 0);
     worker::begin(None, c"pg_stream launcher");
     let wait = Wait::new(c"PgStreamLauncherMain");
     shmem::announce_launcher();
-    let mut launcher = Launcher::default();
     loop {
-        let sleep = launcher.pass(time::now());
+        let databases =
+            worker::transaction(c"pg_stream: looking for databases", worker::databases).ok();
+        let sleep = LAUNCHER.with_borrow_mut(|it| it.pass(databases.as_deref(), time::now()));
         worker::sleep(sleep, wait);
     }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    LAUNCHER.with_borrow(Launcher::leave);
+}
+
+struct Child {
+    process: Started,
+    started_at: i64,
 }
 
 #[derive(Default)]
 struct Launcher {
     /// By slot.
-    children: HashMap<usize, Started>,
+    children: HashMap<usize, Child>,
     not_before: HashMap<usize, i64>,
     is_short_of_workers: bool,
 }
 
 impl Launcher {
     /// Looks after all databases; returns for how many milliseconds nothing else is to be done.
-    fn pass(&mut self, now: i64) -> i64 {
-        if let Ok(databases) =
-            worker::transaction(c"pg_stream: looking for databases", worker::databases)
-        {
-            self.update_slots(&databases);
+    fn pass(&mut self, databases: Option<&[Oid]>, now: i64) -> i64 {
+        if let Some(databases) = databases {
+            self.update_slots(databases);
         }
         self.bury(now);
         let mut next = now + LONGEST_SLEEP * 1000;
@@ -59,9 +75,10 @@ impl Launcher {
                 continue;
             }
             let time = slot.held_until().max(self.not_before.get(&index).copied().unwrap_or(0));
+            let time = time.max(self.next_turn(now));
             if time > now {
                 next = next.min(time);
-            } else if !self.is_starting() {
+            } else {
                 self.start(index, slot, now);
             }
         }
@@ -85,32 +102,49 @@ impl Launcher {
     /// Forgets schedulers that ended.
     fn bury(&mut self, now: i64) {
         self.children.retain(|index, child| {
-            if !child.has_ended() {
+            if !child.process.has_ended() {
                 return true;
             }
-            child.forget();
+            child.process.forget();
             let slot = shmem::slot(*index);
-            let pause = match slot.state() {
+            let (state, pause) = match slot.state() {
+                // Any transaction that was prepared may ask for it again.
+                State::Unneeded if slot.is_unsettled() => (State::Unneeded, PAUSE),
                 State::Unneeded => return false,
-                State::Ended => PAUSE,
-                State::Wanted | State::Starting | State::Running => LONG_PAUSE,
+                State::Ended => (State::Ended, PAUSE),
+                State::Wanted | State::Starting | State::Running => (State::Ended, LONG_PAUSE),
             };
-            slot.detach(State::Ended);
+            slot.detach(state);
             self.not_before.insert(*index, now + pause);
             false
         });
     }
 
-    fn is_starting(&self) -> bool {
-        self.children.keys().any(|index| shmem::slot(*index).state() == State::Starting)
+    /// Those of the schedulers that have not got into their database yet.
+    fn starting(&self) -> impl Iterator<Item = (&'static Slot, &Child)> {
+        let children = self.children.iter().map(|(index, child)| (shmem::slot(*index), child));
+        children.filter(|(slot, _)| slot.state() == State::Starting)
+    }
+
+    /// When the next one may start, if no other gets in before.
+    fn next_turn(&self, now: i64) -> i64 {
+        self.starting().map(|(_, child)| child.started_at + TURN).max().unwrap_or(now)
+    }
+
+    /// Nobody but this process would notice if one of them failed to start.
+    fn leave(&self) {
+        for (slot, child) in self.starting() {
+            child.process.terminate();
+            slot.set_state(State::Wanted);
+        }
     }
 
     fn start(&mut self, index: usize, slot: &Slot, now: i64) {
         slot.set_state(State::Starting);
         let started = worker::start("pg_stream scheduler", "pg_stream_scheduler_main", index);
         match started {
-            Some(child) => {
-                self.children.insert(index, child);
+            Some(process) => {
+                self.children.insert(index, Child { process, started_at: now });
                 self.is_short_of_workers = false;
             }
             None => {

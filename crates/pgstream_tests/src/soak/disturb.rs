@@ -158,6 +158,8 @@ pub fn sessions(soak: &Soak, end: Instant) {
             let patient = if function == "pg_cancel_backend" { 50 } else { 85 };
             let whom = if is_calm || random.chance(patient) {
                 "backend_type = 'client backend'"
+            } else if random.chance(5) {
+                "backend_type = 'pg_stream launcher'"
             } else {
                 "backend_type LIKE 'pg_stream%' AND backend_type <> 'pg_stream launcher'"
             };
