@@ -47,10 +47,12 @@ pub fn changes_prepared() {
     }
 }
 
-/// To be called after COMMIT PREPARED.
+/// To be called after COMMIT PREPARED, which may have created the extension.
 pub fn prepared_committed() {
-    if let Some(slot) = own_slot() {
+    if let Some(slot) = own_slot().filter(|it| it.is_unsettled()) {
         slot.note_commit_prepared();
+        shmem::want(slot.database());
+        shmem::wake_launcher();
     }
 }
 
@@ -158,10 +160,10 @@ unsafe extern "C-unwind" fn at_end(
     match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT => tell(PENDING.take()),
         pg_sys::XactEvent::XACT_EVENT_PREPARE => {
-            if PENDING.take().scheduler
-                && let Some(slot) = own_slot()
-            {
-                slot.note_prepared(true);
+            if PENDING.take().scheduler {
+                // SAFETY: reads a variable of this process.
+                shmem::want(unsafe { pg_sys::MyDatabaseId });
+                own_slot().into_iter().for_each(|it| it.note_prepared(true));
             }
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT => {

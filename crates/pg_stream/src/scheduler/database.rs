@@ -17,7 +17,7 @@ use crate::{
         job, member, relation,
         shmem::{self, Slot, State},
         spi, time,
-        worker::{self, Started, Wait},
+        worker::{self, Failure, Started, Wait},
     },
     scheduler::{
         LONGEST_SLEEP, decoder,
@@ -32,6 +32,8 @@ use crate::{
 
 /// How often old history is removed.
 const PRUNE_INTERVAL: Micros = 3600 * SECOND;
+/// The pause before the catalog is read again when it could not be, in milliseconds.
+const CATALOG_PAUSE: i64 = 1000;
 /// The pause before a decoder that ended is started again.
 const DECODER_PAUSE: Micros = 2 * SECOND;
 
@@ -46,10 +48,10 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
         slot.detach(State::Ended);
         worker::end();
     }
+    // Those that were prepared before a restart.
+    slot.note_prepared(true);
     slot.start_looking();
-    match worker::transaction(c"pg_stream: looking for the extension", || {
-        member::extension().is_some()
-    }) {
+    match has_extension(slot) {
         Ok(true) => {
             slot.set_state(State::Running);
             // It starts one scheduler at a time.
@@ -68,13 +70,12 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
         decoder: None,
         is_decoder_used: false,
         decoder_not_before: 0,
+        is_blind: false,
         argument: argument.value(),
     };
     let mut watch = Watch::default();
     let started = time::current();
     let mut has_recovered = recover(started);
-    // Those that were prepared before a restart.
-    slot.note_prepared(true);
     loop {
         let milliseconds = scheduler.pass();
         let now = time::since_epoch();
@@ -91,7 +92,36 @@ unsafe extern "C-unwind" fn on_exit(_code: std::ffi::c_int, argument: pg_sys::Da
     if slot.state() == State::Running {
         slot.detach(State::Ended);
     }
+    // PostgreSQL tells only the one that has started this process.
+    shmem::wake_launcher();
     job::dismiss_workers();
+}
+
+/// Whether the database has the extension. If no transaction is prepared that may have created it,
+/// only those matter from now on that are known to.
+fn has_extension(slot: &Slot) -> Result<bool, Failure> {
+    let prepared = slot.prepared();
+    let label = c"pg_stream: looking for the extension";
+    let has_prepared = worker::transaction(label, has_prepared)?;
+    // In a transaction of its own, which sees whatever was not prepared any more.
+    let has_extension = worker::transaction(label, || member::extension().is_some())?;
+    if !has_extension && !has_prepared {
+        slot.settle(prepared);
+    }
+    Ok(has_extension)
+}
+
+/// Whether a transaction of this database is prepared.
+fn has_prepared() -> bool {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts \
+               WHERE database = pg_catalog.current_database())";
+    spi::get_one::<bool>(sql, &[]) == Some(true)
+}
+
+/// Ends where the extension does not exist any more. Another look at it begins afresh.
+fn leave(slot: &Slot) -> ! {
+    shmem::want(slot.database());
+    retire(slot);
 }
 
 /// Ends where the extension does not exist, until somebody creates it.
@@ -110,6 +140,8 @@ struct Scheduler {
     /// As the catalog has it.
     is_decoder_used: bool,
     decoder_not_before: Micros,
+    /// Whether the catalog could not be read the last time.
+    is_blind: bool,
     /// What a worker of this database is started with.
     argument: usize,
 }
@@ -125,7 +157,11 @@ impl Scheduler {
         let has_catalog =
             if settings::enabled() { self.read_catalog(now) } else { self.look_at_decoder() };
         let until_decoder = self.keep_decoder(now);
-        if !settings::enabled() || !has_catalog {
+        if !has_catalog {
+            // No commit tells when it can be read again.
+            return CATALOG_PAUSE.min(until_decoder);
+        }
+        if !settings::enabled() {
             return LONGEST_SLEEP.min(until_decoder);
         }
         self.settle();
@@ -192,14 +228,11 @@ impl Scheduler {
         let used = worker::transaction(c"pg_stream: reading the catalog", || {
             member::extension().is_some().then(decoder::is_used)
         });
-        match used {
-            Ok(Some(is_used)) => self.is_decoder_used = is_used,
-            Ok(None) => retire(self.slot),
-            Err(failure) => {
-                pgrx::warning!("pg_stream scheduler cannot read its catalog: {}", failure.message);
-            }
-        }
-        false
+        let read = used.map(|it| {
+            self.is_decoder_used = it.unwrap_or(false);
+            it.is_some()
+        });
+        self.has_read(read)
     }
 
     /// Whether the catalog is known.
@@ -216,11 +249,22 @@ impl Scheduler {
             }
             has_extension
         });
+        self.has_read(read)
+    }
+
+    /// Whether the catalog could be read. Ends this process when the extension is gone.
+    fn has_read(&mut self, read: Result<bool, Failure>) -> bool {
+        let was_blind = std::mem::replace(&mut self.is_blind, read.is_err());
         match read {
             Ok(true) => true,
-            Ok(false) => retire(self.slot),
+            Ok(false) => leave(self.slot),
             Err(failure) => {
-                pgrx::warning!("pg_stream scheduler cannot read its catalog: {}", failure.message);
+                if !was_blind {
+                    pgrx::warning!(
+                        "pg_stream scheduler cannot read its catalog: {}",
+                        failure.message
+                    );
+                }
                 self.memory.forget_catalog();
                 false
             }
@@ -233,14 +277,9 @@ impl Scheduler {
             return;
         }
         let prepared = self.slot.prepared();
-        let has_prepared = worker::transaction(c"pg_stream: looking for transactions", || {
-            spi::get_one::<bool>(
-                "SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts \
-                 WHERE database = pg_catalog.current_database())",
-                &[],
-            )
-        });
-        if let Ok(Some(false)) = has_prepared {
+        let has_prepared =
+            worker::transaction(c"pg_stream: looking for transactions", has_prepared);
+        if let Ok(false) = has_prepared {
             self.slot.settle(prepared);
         }
     }

@@ -26,6 +26,7 @@ mod monitor;
 mod operations;
 mod outer_joins;
 mod parallel;
+mod processes;
 mod recursion;
 mod refusals;
 mod scheduler;
