@@ -20,7 +20,7 @@ use crate::{
         relation,
         security::Identity,
         snapshot::Snapshot,
-        spi, wake,
+        spi, text, wake,
     },
     restore,
 };
@@ -190,7 +190,7 @@ pub fn outdate(id: i64, reason: &str) -> Option<Outdated> {
     let is_new = row.get("needs_reinit") != Some(true);
     tables.update(
         &row,
-        &[Value::new("needs_reinit", true), Value::new("reinit_reason", reason.to_owned())],
+        &[Value::new("needs_reinit", true), Value::new("reinit_reason", text::shown(reason))],
     );
     let relation = row.get("pgs_relid").unwrap_or(Oid::INVALID);
     relation::exists(relation).then_some(Outdated { relation, is_new })
@@ -401,7 +401,7 @@ pub fn set_status(id: i64, status: Status, reason: Option<&str>) {
     spi::run(
         "UPDATE pgstream.pgs_stream_tables \
          SET status = $2, error_message = $3, updated_at = clock_timestamp() WHERE pgs_id = $1",
-        &[id.into(), status.as_str().to_owned().into(), reason.map(str::to_owned).into()],
+        &[id.into(), status.as_str().to_owned().into(), reason.map(text::shown).into()],
         |_| {},
     );
     fault::point(Step::StatusChanged);
@@ -412,7 +412,7 @@ pub fn mark_for_rebuild(id: i64, reason: &str) {
     spi::run(
         "UPDATE pgstream.pgs_stream_tables SET needs_reinit = true, reinit_reason = $2 \
          WHERE pgs_id = $1 AND NOT needs_reinit",
-        &[id.into(), reason.to_owned().into()],
+        &[id.into(), text::shown(reason).into()],
         |_| {},
     );
 }

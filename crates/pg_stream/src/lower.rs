@@ -22,7 +22,6 @@ mod sub_link;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
 
 use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::stage::stage;
@@ -34,6 +33,7 @@ use crate::pg::portable::portable;
 use crate::pg::query::{self, NotSelect};
 use crate::pg::relation;
 use crate::pg::security::{Identity, LocalSettings};
+use crate::pg::text::statement;
 use crate::pg::types::{self, Oid, RowTypes};
 
 pub use inventory::{Relation, RelationKind};
@@ -138,7 +138,7 @@ pub fn lower_text(text: &str) -> Result<Lowered, Refusal> {
 }
 
 fn analyzed<'a>(arena: &'a Arena, text: &str) -> Result<Query<'a>, Refusal> {
-    let c_text = CString::new(text).unwrap_or_default();
+    let c_text = statement(text);
     let query = query::analyze(arena, &c_text, &HIDDEN_COLUMNS);
     let shown = |it| portable(query::without_outputs(it, &HIDDEN_COLUMNS));
     query.map(shown).map_err(|it| {

@@ -35,6 +35,7 @@ pub mod spi;
 pub mod store;
 pub mod subtransaction;
 pub mod table;
+pub mod text;
 pub mod time;
 pub mod trigger;
 pub mod tuple;

@@ -10,19 +10,25 @@ use crate::{
     ddl::drop::drop_stages,
     error::Error,
     lower,
+    pg::text::Argument,
     pg::{name, original::OriginalErrors, relation, security::Identity, wake},
     restore,
 };
 
 #[pg_extern(sql = false)]
 fn alter_stream_table(
-    name: Option<&str>,
-    schedule: Option<&str>,
-    refresh_mode: Option<&str>,
-    status: Option<&str>,
+    name: Option<Argument>,
+    schedule: Option<Argument>,
+    refresh_mode: Option<Argument>,
+    status: Option<Argument>,
 ) -> Result<(), ErrorReport> {
     let _errors = OriginalErrors::keep();
-    Ok(alter(options::required(name, "name")?, schedule, refresh_mode, status)?)
+    Ok(alter(
+        options::required(name.as_deref(), "name")?,
+        schedule.as_deref(),
+        refresh_mode.as_deref(),
+        status.as_deref(),
+    )?)
 }
 
 /// Checks everything before it changes anything; `None` leaves alone.

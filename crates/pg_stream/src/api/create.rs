@@ -11,6 +11,7 @@ use crate::{
     error::Error,
     fault::{self, Step},
     lower::{self, Analyzed, Lowered, RelationKind},
+    pg::text::Argument,
     pg::{
         decode, deparse::PortableSettings, dump, event::OwnCommands, name,
         original::OriginalErrors, relation, security::Identity, spi, wake,
@@ -21,18 +22,18 @@ use crate::{
 
 #[pg_extern(sql = false)]
 fn create_stream_table(
-    name: Option<&str>,
-    query: Option<&str>,
-    schedule: Option<&str>,
-    refresh_mode: Option<&str>,
+    name: Option<Argument>,
+    query: Option<Argument>,
+    schedule: Option<Argument>,
+    refresh_mode: Option<Argument>,
     initialize: Option<bool>,
 ) -> Result<(), ErrorReport> {
     let _errors = OriginalErrors::keep();
     let new = Request {
-        name: options::required(name, "name")?,
-        query: options::required(query, "query")?,
-        schedule: options::schedule(schedule)?,
-        mode: options::mode(options::required(refresh_mode, "refresh_mode")?)?,
+        name: options::required(name.as_deref(), "name")?,
+        query: options::required(query.as_deref(), "query")?,
+        schedule: options::schedule(schedule.as_deref())?,
+        mode: options::mode(options::required(refresh_mode.as_deref(), "refresh_mode")?)?,
         initialize: initialize.unwrap_or(true),
     };
     Ok(create(&new)?)

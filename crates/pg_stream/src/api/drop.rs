@@ -9,12 +9,13 @@ use crate::{
     catalog,
     ddl::drop,
     error::Error,
+    pg::text::Argument,
     pg::{name, relation, security::Identity, spi},
 };
 
 #[pg_extern(sql = false)]
-fn drop_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
-    Ok(drop_by_name(options::required(name, "name")?)?)
+fn drop_stream_table(name: Option<Argument>) -> Result<(), ErrorReport> {
+    Ok(drop_by_name(options::required(name.as_deref(), "name")?)?)
 }
 
 /// Drops the table in the caller's name; the event trigger in `ddl::drop` removes everything else, as it does after a

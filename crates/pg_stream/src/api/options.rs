@@ -6,7 +6,7 @@ use pgstream_core::{
     schedule::{Schedule, duration},
 };
 
-use crate::{error::Error, settings};
+use crate::{error::Error, pg::text::Argument, settings};
 
 /// The schedule as the catalog stores it: `None` is CALCULATED.
 pub fn schedule(text: Option<&str>) -> Result<Option<&str>, Error> {
@@ -35,6 +35,6 @@ pub fn required<'a>(value: Option<&'a str>, argument: &'static str) -> Result<&'
 }
 
 #[pg_extern(sql = false)]
-fn parse_duration_seconds(input: &str) -> Option<i64> {
-    duration::parse(input)
+fn parse_duration_seconds(input: Argument) -> Option<i64> {
+    duration::parse(&input)
 }

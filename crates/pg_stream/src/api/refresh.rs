@@ -8,13 +8,14 @@ use crate::{
     catalog,
     error::Error,
     pg::original::OriginalErrors,
+    pg::text::Argument,
     refresh::{self, InitiatedBy},
 };
 
 #[pg_extern(sql = false)]
-fn refresh_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
+fn refresh_stream_table(name: Option<Argument>) -> Result<(), ErrorReport> {
     let _errors = OriginalErrors::keep();
-    Ok(refresh(options::required(name, "name")?)?)
+    Ok(refresh(options::required(name.as_deref(), "name")?)?)
 }
 
 fn refresh(name: &str) -> Result<(), Error> {

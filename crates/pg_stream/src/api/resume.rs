@@ -7,13 +7,15 @@ use crate::{
     api::options,
     catalog::{self, StreamTable},
     error::Error,
+    pg::text::Argument,
     pg::{security::Identity, wake},
     restore,
 };
 
 #[pg_extern(sql = false)]
-fn resume_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
-    let table = catalog::find_owned(options::required(name, "name")?).map_err(ErrorReport::from)?;
+fn resume_stream_table(name: Option<Argument>) -> Result<(), ErrorReport> {
+    let table = catalog::find_owned(options::required(name.as_deref(), "name")?)
+        .map_err(ErrorReport::from)?;
     Ok(resume(table)?)
 }
 

@@ -7,6 +7,7 @@ use crate::{
     catalog,
     error::Error,
     pg::original::OriginalErrors,
+    pg::text::Argument,
     refresh,
 };
 
@@ -22,9 +23,10 @@ type Differences = TableIterator<
 >;
 
 #[pg_extern(sql = false)]
-fn verify_stream_table(name: Option<&str>) -> Result<Differences, ErrorReport> {
+fn verify_stream_table(name: Option<Argument>) -> Result<Differences, ErrorReport> {
     let _errors = OriginalErrors::keep();
-    let table = catalog::find_owned(options::required(name, "name")?).map_err(ErrorReport::from)?;
+    let table = catalog::find_owned(options::required(name.as_deref(), "name")?)
+        .map_err(ErrorReport::from)?;
     let found = refresh::verify(table.id).map_err(ErrorReport::from)?;
     Ok(TableIterator::new(found.into_iter().map(|it| {
         let difference = if it.missing > 0 { "missing" } else { "unexpected" };
@@ -33,9 +35,9 @@ fn verify_stream_table(name: Option<&str>) -> Result<Differences, ErrorReport> {
 }
 
 #[pg_extern(sql = false)]
-fn repair_stream_table(name: Option<&str>) -> Result<(), ErrorReport> {
+fn repair_stream_table(name: Option<Argument>) -> Result<(), ErrorReport> {
     let _errors = OriginalErrors::keep();
-    Ok(repair(options::required(name, "name")?)?)
+    Ok(repair(options::required(name.as_deref(), "name")?)?)
 }
 
 /// Computes it anew, and lets it run again if it was suspended or in error.

@@ -1,7 +1,7 @@
 //! Security labels: what belongs to a table wherever a dump takes it, and only its owner can set.
 
 use std::{
-    ffi::{CStr, CString, c_char},
+    ffi::{CStr, c_char},
     sync::OnceLock,
 };
 
@@ -10,7 +10,7 @@ use pgrx::{
     pg_sys::{self, Oid, panic::ErrorReport},
 };
 
-use super::{member, source::command_done, spi};
+use super::{member, source::command_done, spi, text};
 
 const PROVIDER: &CStr = c"pg_stream";
 
@@ -59,7 +59,7 @@ unsafe extern "C-unwind" fn before_change(
 
 /// Writes the label of a relation, unchecked.
 pub fn set(relation: Oid, text: &str) {
-    let text = CString::new(text).expect("SQL text has no NUL");
+    let text = text::statement(text);
     let address = pg_sys::ObjectAddress {
         classId: pg_sys::RelationRelationId,
         objectId: relation,

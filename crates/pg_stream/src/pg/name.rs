@@ -1,10 +1,8 @@
 //! Names as users write them, roles and ownership.
 
-use std::ffi::CString;
-
 use pgrx::pg_sys::{self, Oid};
 
-use crate::pg::{relation, spi};
+use crate::pg::{relation, spi, text};
 
 /// Where a new relation would go.
 pub struct Target {
@@ -69,7 +67,7 @@ pub fn parts(text: &str) -> (Option<String>, String) {
 }
 
 fn range_var(text: &str) -> *mut pg_sys::RangeVar {
-    let text = CString::new(text).expect("SQL text has no NUL");
+    let text = text::statement(text);
     // SAFETY: both copy what they need; a malformed name is an ERROR.
     unsafe {
         let list = pg_sys::stringToQualifiedNameList(text.as_ptr(), std::ptr::null_mut());

@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 
 use pgrx::{
-    datum::{FromDatum, IntoDatum},
+    datum::IntoDatum,
     pg_sys::{self, Datum},
 };
 
@@ -16,6 +16,7 @@ use super::{
     lock::{self, Lock},
     relation,
     snapshot::Snapshot,
+    text,
     tuple::attribute,
 };
 
@@ -237,14 +238,14 @@ impl Drop for OwnTable {
 
 impl OwnRow {
     /// The value of a column, or `None` when it is NULL. Panics when the type does not fit.
-    pub fn get<T: FromDatum>(&self, column: &str) -> Option<T> {
+    pub fn get<T: text::Value>(&self, column: &str) -> Option<T> {
         let mut is_null = false;
         // SAFETY: the tuple is one of the descriptor, and the column one of its attributes.
         unsafe {
             let index = position(self.descriptor, column);
             let number = i32::from((*attribute(self.descriptor, index)).attnum);
             let datum = pg_sys::heap_getattr(self.tuple, number, self.descriptor, &mut is_null);
-            T::from_datum(datum, is_null)
+            T::read(datum, is_null)
         }
     }
 }

@@ -14,7 +14,12 @@ use pgrx::{
     pg_sys::{self, Datum, Oid, PgOid},
 };
 
-use super::{access, node::pointers, snapshot::Snapshot};
+use super::{
+    access,
+    node::pointers,
+    snapshot::Snapshot,
+    text::{self, Value},
+};
 
 /// A connection to the SPI, closed when dropped.
 pub struct Session {
@@ -67,9 +72,9 @@ pub struct Row<'row> {
 
 impl Row<'_> {
     /// The column at `position`, or `None` when it is NULL. Panics when the type does not fit.
-    pub fn get<T: pgrx::datum::FromDatum>(&self, position: usize) -> Option<T> {
+    pub fn get<T: Value>(&self, position: usize) -> Option<T> {
         // SAFETY: the executor filled in values and NULLs of the result's descriptor.
-        unsafe { T::from_datum(self.values[position], self.nulls[position]) }
+        unsafe { T::read(self.values[position], self.nulls[position]) }
     }
 
     pub fn datum(&self, position: usize) -> Option<Datum> {
@@ -89,7 +94,7 @@ impl Prepared {
     /// Parses and analyzes `sql`; needs an open [`Session`] with the same ephemeral relations that
     /// it will run with. `args` are the types of `$1`, `$2`, ….
     pub fn new(sql: &str, args: &[Oid]) -> Self {
-        let text = CString::new(sql).expect("SQL text has no NUL");
+        let text = text::statement(sql);
         let mut types = args.to_vec();
         // SAFETY: the text and the types outlive the call, which copies them.
         let plan = access::ours(text.as_ptr(), || unsafe {
@@ -289,7 +294,7 @@ impl Drop for Relation<'_> {
 /// Runs at a fresh snapshot where the isolation level allows one.
 pub fn run(sql: &str, args: &[Arg], mut each: impl FnMut(Row<'_>)) -> u64 {
     let _session = Session::open();
-    let text = CString::new(sql).expect("SQL text has no NUL");
+    let text = text::statement(sql);
     let mut types: Vec<Oid> = args.iter().map(|it| it.ty).collect();
     let mut values: Vec<Datum> = args.iter().map(|it| it.datum.unwrap_or(Datum::from(0))).collect();
     let nulls: Vec<std::ffi::c_char> = args
@@ -352,20 +357,20 @@ pub fn ask(sql: &'static str, args: &[Arg], each: impl FnMut(Row<'_>)) {
 
 /// The first column of the first row of [`run`], or `None` when there is no row or it is NULL.
 /// `T` must own its content.
-pub fn get_one<T: pgrx::datum::FromDatum>(sql: &str, args: &[Arg]) -> Option<T> {
+pub fn get_one<T: Value>(sql: &str, args: &[Arg]) -> Option<T> {
     let mut result = None;
     run(sql, args, first(&mut result));
     result
 }
 
 /// As [`get_one`], of [`ask`].
-pub fn ask_one<T: pgrx::datum::FromDatum>(sql: &'static str, args: &[Arg]) -> Option<T> {
+pub fn ask_one<T: Value>(sql: &'static str, args: &[Arg]) -> Option<T> {
     let mut result = None;
     ask(sql, args, first(&mut result));
     result
 }
 
-fn first<T: pgrx::datum::FromDatum>(result: &mut Option<T>) -> impl FnMut(Row<'_>) {
+fn first<T: Value>(result: &mut Option<T>) -> impl FnMut(Row<'_>) {
     |row| {
         if result.is_none() {
             *result = row.get(0);

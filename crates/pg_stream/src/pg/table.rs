@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use pgrx::{name_data_to_str, pg_sys};
+use pgrx::pg_sys;
 
 use super::deparse::quote;
 use super::lock::Lock;
@@ -73,7 +73,10 @@ pub fn look(oid: Oid) -> Table {
         let members =
             if form.relhassubclass { source::members(oid, Lock::None) } else { vec![oid] };
         Table {
-            sql: qualified(form.relnamespace, name_data_to_str(&form.relname)),
+            sql: qualified(
+                form.relnamespace,
+                &text(form.relname.data.as_ptr()).unwrap_or_default(),
+            ),
             key: key(relation.0, &columns),
             columns,
             is_partitioned,
@@ -174,7 +177,7 @@ unsafe fn columns(relation: pg_sys::Relation) -> Vec<Attribute> {
                 let (attribute, compact) = (&*full.add(index), &*compact.add(index));
                 (!attribute.attisdropped).then(|| Attribute {
                     number: attribute.attnum,
-                    name: name_data_to_str(&attribute.attname).to_owned(),
+                    name: text(attribute.attname.data.as_ptr()).unwrap_or_default(),
                     ty: attribute.atttypid,
                     typmod: attribute.atttypmod,
                     collation: attribute.attcollation,

@@ -14,6 +14,7 @@ mod ddl_stream_tables;
 mod distinct;
 mod distinct_on;
 mod dump;
+mod encodings;
 mod failures;
 mod faults;
 mod fuzz;
