@@ -160,7 +160,8 @@ unsafe extern "C-unwind" fn at_end(
     match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT => tell(PENDING.take()),
         pg_sys::XactEvent::XACT_EVENT_PREPARE => {
-            if PENDING.take().scheduler {
+            let pending = PENDING.take();
+            if pending.scheduler {
                 // SAFETY: reads a variable of this process.
                 shmem::want(unsafe { pg_sys::MyDatabaseId });
                 own_slot().into_iter().for_each(|it| it.note_prepared(true));
