@@ -302,7 +302,8 @@ pub fn at_exit(callback: pg_sys::pg_on_exit_callback, argument: usize) {
 pub fn transaction<T>(label: &CStr, work: impl FnOnce() -> T) -> Result<T, Failure> {
     // SAFETY: called from the main loop of a worker, outside of transactions.
     unsafe {
-        IS_BUSY.store(true, SeqCst);
+        // A look at the shared catalogs is soon over; interrupted, it would leave an error in the log.
+        IS_BUSY.store(pg_sys::MyDatabaseId != Oid::INVALID, SeqCst);
         if STOP.load(SeqCst) {
             stop();
         }
