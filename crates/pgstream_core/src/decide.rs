@@ -175,8 +175,7 @@ impl Schedules {
         let is_due =
             |it: &usize| due_at[*it].is_some_and(|moment| moment <= now) && !states[*it].is_running;
         let is_left_behind = |it: &usize| self.is_left_behind(*it, &states[*it]) && !is_due(it);
-        let left_behind = (0..self.tables.len()).filter(is_left_behind);
-        let held_up: BTreeSet<usize> = left_behind.flat_map(|it| self.torn_by(it)).collect();
+        let held_up = self.torn_by((0..self.tables.len()).filter(is_left_behind).collect());
         let due: Vec<usize> =
             (0..self.tables.len()).filter(is_due).filter(|it| !held_up.contains(it)).collect();
         let mut decided: BTreeSet<usize> = BTreeSet::new();
@@ -276,8 +275,17 @@ impl Schedules {
         table.status.is_scheduled() && pause(table, state).is_some()
     }
 
-    /// The tables that read one which is left behind, and see a source of it on another way too.
-    fn torn_by(&self, behind: usize) -> Vec<usize> {
+    /// The tables that read one which is left behind, and see a source of it on another way too. They are
+    /// left behind themselves then.
+    fn torn_by(&self, mut left_behind: Vec<usize>) -> BTreeSet<usize> {
+        let mut torn = BTreeSet::new();
+        while let Some(behind) = left_behind.pop() {
+            left_behind.extend(self.torn_by_one(behind).into_iter().filter(|it| torn.insert(*it)));
+        }
+        torn
+    }
+
+    fn torn_by_one(&self, behind: usize) -> Vec<usize> {
         let mut sources: BTreeSet<u32> = BTreeSet::new();
         let (mut open, mut seen) = (vec![behind], BTreeSet::from([behind]));
         while let Some(next) = open.pop() {

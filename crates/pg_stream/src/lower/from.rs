@@ -21,6 +21,7 @@ use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
 use super::sub_link::{self, Attaching, Domain};
 use super::{HIDDEN_COLUMNS, Lowering, Scope, recursion};
+use crate::pg::access;
 use crate::pg::deparse::quote;
 use crate::pg::member;
 use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Node, Query};
@@ -695,7 +696,8 @@ pub fn lower_table(
         attributes.iter().copied().chain(of_policy.iter().map(|it| it.attribute)).collect();
     // Neither keys nor NOT NULL hold for inheriting tables.
     let inherits = table.has_children && !table.is_partitioned;
-    let key = table.key.clone().filter(|_| !inherits);
+    // What its owner may not read does not get into a stream table, not even as the identity of rows.
+    let key = table.key.clone().filter(|key| !inherits && access::may_read(oid, key));
     let is_key = |number| key.iter().flatten().any(|it| *it == number);
     let is_whole = attributes.contains(&0);
     let is_asked = |it: &Attribute| is_whole || attributes.contains(&it.number);

@@ -97,6 +97,18 @@ pub fn sees_all(relation: Oid, role: Oid) -> bool {
         && row_security(relation, role) != RowSecurity::Applies
 }
 
+/// Whether the current user may read these columns of the table himself, not only through a view.
+pub fn may_read(relation: Oid, columns: &[i16]) -> bool {
+    let select = pg_sys::ACL_SELECT.into();
+    let ok = pg_sys::AclResult::ACLCHECK_OK;
+    // SAFETY: look-ups by OID.
+    unsafe {
+        let role = pg_sys::GetUserId();
+        let may_read = |it: &i16| pg_sys::pg_attribute_aclcheck(relation, *it, role, select) == ok;
+        pg_sys::pg_class_aclcheck(relation, role, select) == ok || columns.iter().all(may_read)
+    }
+}
+
 /// Reads in nobody's name: every row, whatever the rights.
 pub const ANYBODY: Oid = Oid::from_u32(pg_sys::BOOTSTRAP_SUPERUSERID);
 

@@ -372,14 +372,22 @@ impl Buffer {
         }
     }
 
-    /// Deletes rows, except those that somebody else is deleting or has deleted. Never waits.
+    /// Deletes rows, except those that somebody is deleting or has deleted: another session, or a refresh by
+    /// a trigger in this transaction. Never waits.
     pub fn delete(&self, places: &[Place]) {
         for place in places {
             let mut tid = place.0;
             let mut failure = pg_sys::TM_FailureData::default();
             // SAFETY: the relation is open with a lock for writing, and the row was seen by a
-            // snapshot of this transaction.
+            // snapshot of this transaction, so that it is still there, deleted or not.
             unsafe {
+                let mut tuple = pg_sys::HeapTupleData { t_self: tid, ..Default::default() };
+                let mut page = 0;
+                let now = &raw mut pg_sys::SnapshotSelfData;
+                if !pg_sys::heap_fetch(self.relation, now, &raw mut tuple, &raw mut page, false) {
+                    continue;
+                }
+                pg_sys::ReleaseBuffer(page);
                 pg_sys::heap_delete(
                     self.relation,
                     &raw mut tid,

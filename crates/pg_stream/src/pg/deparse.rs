@@ -7,9 +7,10 @@ use pgrx::pg_sys;
 use super::node::{Node, Query, text};
 
 /// Settings that decide what a text means or how a literal is written.
-const PORTABLE: [(&CStr, &CStr); 9] = [
+const PORTABLE: [(&CStr, &CStr); 10] = [
     STANDARD_STRINGS,
     PLAIN_NAMES,
+    ARRAY_NULLS,
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"extra_float_digits", c"3"),
     (c"DateStyle", c"ISO, YMD"),
@@ -21,6 +22,7 @@ const PORTABLE: [(&CStr, &CStr); 9] = [
 
 const STANDARD_STRINGS: (&CStr, &CStr) = (c"standard_conforming_strings", c"on");
 const PLAIN_NAMES: (&CStr, &CStr) = (c"quote_all_identifiers", c"off");
+const ARRAY_NULLS: (&CStr, &CStr) = (c"array_nulls", c"on");
 
 /// While this lives, settings are such that a text made now means the same in any session with the
 /// same search path that has `standard_conforming_strings` on.
@@ -42,13 +44,17 @@ impl PortableSettings {
 /// In the current nest level of settings, texts are read and written as ours are.
 pub fn use_standard_texts() {
     // SAFETY: reads settings.
-    let (is_standard, quotes_all) =
-        unsafe { (pg_sys::standard_conforming_strings, pg_sys::quote_all_identifiers) };
+    let (is_standard, quotes_all, has_nulls) = unsafe {
+        (pg_sys::standard_conforming_strings, pg_sys::quote_all_identifiers, pg_sys::Array_nulls)
+    };
     if !is_standard {
         set_locally(&STANDARD_STRINGS);
     }
     if quotes_all {
         set_locally(&PLAIN_NAMES);
+    }
+    if !has_nulls {
+        set_locally(&ARRAY_NULLS);
     }
 }
 

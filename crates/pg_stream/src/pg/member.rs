@@ -10,11 +10,27 @@ use pgrx::pg_sys::{self, Oid};
 
 use super::{event::OwnCommands, name, source::command_done, spi};
 
-/// Makes a table belong to the extension.
+/// Makes a table belong to the extension. Nobody but its owner has privileges on it, whatever default privileges
+/// say.
 pub fn adopt(table: &str) {
     let _own = OwnCommands::begin();
+    revoke_default_privileges(name::resolve(table));
     spi::run(&format!("ALTER EXTENSION pg_stream ADD TABLE {table}"), &[], |_| {});
     command_done();
+}
+
+/// At the end of CREATE EXTENSION.
+#[pgrx::pg_extern(sql = false)]
+fn protect_catalog() {
+    revoke_default_privileges(None);
+}
+
+fn revoke_default_privileges(relation: Option<Oid>) {
+    let mut commands: Vec<String> = Vec::new();
+    spi::run(include_str!("default_privileges.sql"), &[relation.into()], |row| {
+        commands.extend(row.get::<String>(0));
+    });
+    commands.iter().for_each(|it| _ = spi::run(it, &[], |_| {}));
 }
 
 /// Makes a table that belongs to the extension one that can be dropped.

@@ -145,6 +145,12 @@ unsafe fn has_own_trigger(relation: pg_sys::Relation, source: Oid, function: Oid
     }
 }
 
+/// How many triggers run, each within the one before.
+pub fn depth() -> i32 {
+    // SAFETY: it looks at no argument, and returns an integer.
+    unsafe { pg_sys::pg_trigger_depth(std::ptr::null_mut()).value() as i32 }
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_pg_stream_capture() -> &'static pg_sys::Pg_finfo_record {
     const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };

@@ -293,11 +293,10 @@ pub fn clean_buffers(
     cleaned: &mut HashSet<Oid>,
 ) {
     for source in definition.tracked_sources() {
-        // A row cannot be deleted twice in a transaction.
-        if !cleaned.insert(source) {
-            continue;
+        if cleaned.insert(source) {
+            let seen = seen.get(&source).map(Vec::as_slice);
+            clean(source, Some((definition.pgs_id, frontier)), seen);
         }
-        clean(source, Some((definition.pgs_id, frontier)), seen.get(&source).map(Vec::as_slice));
     }
 }
 

@@ -4,24 +4,34 @@ use std::cell::RefCell;
 
 use pgrx::{pg_sys::Oid, prelude::*};
 
-use crate::{pg::access::Roles, refresh::definition::Definition, restore};
+use crate::{
+    pg::{access::Roles, trigger},
+    refresh::definition::Definition,
+    restore,
+};
+
+/// What this backend's refresh is writing to.
+#[derive(Default)]
+struct Target {
+    tables: Vec<Oid>,
+    /// How many triggers deep the guard is when it fires for a statement of the refresh: what triggers of
+    /// users do to the tables meanwhile is none.
+    depth: i32,
+}
 
 thread_local! {
-    /// The tables that this backend's refresh is writing to.
-    static WRITING: RefCell<Vec<Oid>> = const { RefCell::new(Vec::new()) };
+    static WRITING: RefCell<Target> = const { RefCell::new(Target { tables: Vec::new(), depth: 0 }) };
 }
 
 /// Allows writing to one stream table and its hidden state while it lives.
 pub struct Writing {
-    previous: Vec<Oid>,
+    previous: Target,
     _roles: Roles,
 }
 
 pub fn writing(definition: &Definition) -> Writing {
-    Writing {
-        previous: WRITING.replace(definition.tables()),
-        _roles: Roles::enter(definition.roles()),
-    }
+    let target = Target { tables: definition.tables(), depth: trigger::depth() + 1 };
+    Writing { previous: WRITING.replace(target), _roles: Roles::enter(definition.roles()) }
 }
 
 impl Drop for Writing {
@@ -34,12 +44,11 @@ impl Drop for Writing {
 /// The trigger `pg_stream_guard` of every stream table and of every inner stage.
 #[pg_trigger(sql = false)]
 fn guard_stream_table<'a>(
-    trigger: &'a pgrx::PgTrigger<'a>,
+    fired: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::PgTriggerError> {
-    let relation = trigger.relid()?;
-    if !WRITING.with_borrow(|it| it.contains(&relation))
-        && !restore::accepts_write(relation, trigger.op()?)
-    {
+    let relation = fired.relid()?;
+    let is_of_refresh = |it: &Target| it.tables.contains(&relation) && it.depth == trigger::depth();
+    if !WRITING.with_borrow(is_of_refresh) && !restore::accepts_write(relation, fired.op()?) {
         let name = crate::pg::relation::display_name(relation);
         pgrx::pg_sys::panic::ErrorReport::new(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,

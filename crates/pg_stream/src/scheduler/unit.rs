@@ -337,16 +337,16 @@ impl Unit<'_> {
                 let reads = |some: &HashSet<i64>| {
                     sources.is_some_and(|it| it.iter().any(|it| some.contains(it)))
                 };
-                if reads(&postponed) || member.ready.as_ref().is_some_and(Ready::has_own_undecoded)
-                {
-                    self.postpone(index, member);
-                    postponed.insert(member.id);
-                    continue;
-                }
+                let has_own_undecoded =
+                    || member.ready.as_ref().is_some_and(Ready::has_own_undecoded);
                 if reads(&lost) {
                     self.hold_up(member, "a stream table that it reads could not be refreshed");
                 } else if member.ready.as_ref().is_some_and(Ready::is_overtaken) {
                     self.hold_up(member, "a trigger has just refreshed it");
+                } else if reads(&postponed) || has_own_undecoded() {
+                    self.postpone(index, member);
+                    postponed.insert(member.id);
+                    continue;
                 }
             }
             if member.report.is_some() {

@@ -248,6 +248,11 @@ fn the_tip_of_a_diamond_waits_for_a_failing_side() {
     let tip = reading(3, &[1, 2], &[1, 2]);
     assert_eq!(decided(&[tip.clone(), reading(4, &[3], &[3, 91])]), [[2]]);
     assert_eq!(decided(&[tip.clone(), reading(4, &[3], &[3, 93])]), [[2, 4]]);
+    // A tip that waits is behind with all that it reads.
+    let other = reading(5, &[], &[94]);
+    let tip_and_more = reading(3, &[1, 2], &[1, 2, 94]);
+    let top = reading(6, &[3, 5], &[3, 5]);
+    assert_eq!(decided(&[tip_and_more, other, top]), [[2, 5]]);
     // Both sides read one that fails: they agree.
     let (left, right) = (reading(3, &[1], &[1]), reading(4, &[1], &[1]));
     assert_eq!(decided(&[left, right, reading(5, &[3, 4], &[3, 4])]), [[2, 3, 4, 5]]);

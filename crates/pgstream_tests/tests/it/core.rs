@@ -279,6 +279,25 @@ fn stable_values_of_the_session_do_not_leak_into_the_query() {
 
 /// Rows that another session has added look like those that were there.
 #[test]
+fn constants_mean_what_they_meant_at_creation() {
+    let database = Database::new();
+    let (mut session, mut other) = (database.session(), database.session());
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, x int, a text[]); INSERT INTO t VALUES (1, 1, '{a}')",
+    );
+    let query = "SELECT id, x, a || '{p,NULL}'::text[] AS c, '{1,NULL}'::int[] AS d FROM t";
+    session.create("st", query);
+    other.run("SET array_nulls = off; INSERT INTO t VALUES (2, 2, '{x}')");
+    other.refresh("st");
+    // The hidden view is made again from its text.
+    other.run("ALTER TABLE t ALTER COLUMN x TYPE bigint; INSERT INTO t VALUES (3, 3, '{y}')");
+    other.refresh("st");
+    let wrong = pgstream_tests::difference(&mut session, "st", query, Comparison::Text)
+        .expect("comparable");
+    assert!(wrong.is_none(), "{}", wrong.expect("it is there"));
+}
+
+#[test]
 fn a_query_follows_the_settings_at_creation() {
     const TABLES: &str = "
         CREATE TABLE t (id int PRIMARY KEY, s text, f float8, b bytea, z timestamptz);

@@ -481,6 +481,42 @@ fn a_diamond_is_not_torn_by_a_side_that_fails() {
 }
 
 #[test]
+fn a_diamond_over_a_table_and_a_part_of_it_is_not_torn_by_a_side_that_fails() {
+    let database = database();
+    let mut session = database.session();
+    session.run("ALTER SYSTEM SET pg_stream.max_consecutive_errors = 100");
+    session.run("SELECT pg_reload_conf()");
+    session.run(
+        "CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100); INSERT INTO p VALUES (1, 1);
+         CREATE TABLE u (id int PRIMARY KEY, w int); INSERT INTO u VALUES (1, 1)",
+    );
+    for (name, query) in [
+        ("a", "SELECT id, 10 / v AS x, v FROM p"),
+        ("d", "SELECT id, w FROM u"),
+        (
+            "tip",
+            "SELECT id, a.v AS v1, p1.v AS v2, u.w FROM a JOIN p1 USING (id) JOIN u USING (id)",
+        ),
+        // It reads the tip, and a source of it on another way.
+        ("top", "SELECT id, tip.w AS w1, d.w AS w2 FROM tip JOIN d USING (id)"),
+    ] {
+        session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
+    }
+    session.run("UPDATE p SET v = 0; UPDATE u SET w = 2");
+    eventually(&mut session, "SELECT w FROM d", "2");
+    for errors in 1..4 {
+        let failures = format!(
+            "SELECT consecutive_errors >= {errors} FROM pgstream.pgs_status() WHERE name = 'public.a'"
+        );
+        eventually(&mut session, &failures, "t");
+        assert_eq!(session.value("SELECT v1, v2, w, w1, w2 FROM tip, top"), "1|1|1|1|1");
+    }
+    session.run("UPDATE p SET v = 5");
+    eventually(&mut session, "SELECT v1, v2, w, w1, w2 FROM tip, top", "5|5|2|2|2");
+}
+
+#[test]
 fn a_refresh_that_outlives_its_scheduler_and_is_terminated_is_not_left_running() {
     let database = database();
     let (mut gatekeeper, mut session) = (database.session(), database.session());

@@ -691,7 +691,27 @@ fn names_are_names_whatever_is_in_them() {
 
 #[test]
 fn nothing_of_ours_is_writable_by_others() {
+    is_closed_to(|_, _| {});
+}
+
+#[test]
+fn default_privileges_open_nothing_of_ours() {
+    is_closed_to(|admin, bob| {
+        admin.run("DROP EXTENSION pg_stream");
+        for what in ["TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"] {
+            for whom in [bob, "PUBLIC"] {
+                admin.run(&format!("ALTER DEFAULT PRIVILEGES GRANT ALL ON {what} TO {whom}"));
+            }
+        }
+        admin.run("CREATE EXTENSION pg_stream");
+    });
+}
+
+/// What is closed to everybody, after `prepare` has been told the superuser's session and a role.
+fn is_closed_to(prepare: impl Fn(&mut Session, &str)) {
     let mut place = Place::new();
+    let bob = place.role("bob");
+    prepare(&mut place.admin, &bob);
     place.admin.run(TABLE);
     let alice = place.role("alice");
     place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
@@ -732,7 +752,6 @@ fn nothing_of_ours_is_writable_by_others() {
     let query = place
         .admin
         .value("SELECT format('pgstream_state.query_%s', pgs_id) FROM pgstream.pgs_stream_tables");
-    let bob = place.role("bob");
     let mut other = place.session(&bob);
     for statement in [
         format!("SELECT * FROM {buffer}"),
@@ -752,6 +771,7 @@ fn nothing_of_ours_is_writable_by_others() {
         "CREATE TABLE pgstream_changes.changes_1 (i int)".to_owned(),
         "SELECT pgstream.announce_extension()".to_owned(),
         "SELECT pgstream.on_sql_drop()".to_owned(),
+        "SELECT pgstream.protect_catalog()".to_owned(),
         "CREATE TABLE mine (i int); CREATE TRIGGER x AFTER INSERT ON mine EXECUTE FUNCTION pgstream.capture('1')".to_owned(),
         "DROP EVENT TRIGGER pgstream_on_drop".to_owned(),
         "ALTER EVENT TRIGGER pgstream_on_drop DISABLE".to_owned(),
@@ -763,6 +783,93 @@ fn nothing_of_ours_is_writable_by_others() {
     // The owner of the stream table does not get to its sources' changes either.
     assert_eq!(session.error(&format!("SELECT * FROM {buffer}")).code, DENIED);
     assert_eq!(session.error(&format!("DELETE FROM {stage}")).code, "42809");
+}
+
+/// Neither in the hidden column that tells rows apart, nor in hidden state.
+#[test]
+fn keys_that_the_owner_may_not_read_are_stored_nowhere() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    place.admin.run(&format!(
+        "CREATE TABLE people (ssn bigint PRIMARY KEY, city int); INSERT INTO people VALUES (123456789, 1), (987654321, 2), (555555555, 1);
+         CREATE VIEW cities AS SELECT city FROM people; GRANT SELECT ON cities TO {alice};
+         CREATE TABLE acc (email text PRIMARY KEY, grp int, x int); INSERT INTO acc VALUES ('eve@corp', 1, 10), ('ann@corp', 1, 20);
+         GRANT SELECT (grp, x) ON acc TO {alice}"
+    ));
+    let mut session = place.session(&alice);
+    let queries = [
+        ("a", "SELECT city FROM cities"),
+        ("b", "SELECT c.city, acc.x FROM cities AS c JOIN acc ON acc.grp = c.city"),
+        ("c", "SELECT x, rank() OVER (PARTITION BY grp ORDER BY x) AS r FROM acc"),
+        ("d", "SELECT DISTINCT ON (grp) grp, x FROM acc ORDER BY grp, x"),
+    ];
+    queries.iter().for_each(|(name, query)| session.create(name, query));
+    place.admin.run("INSERT INTO people VALUES (444444444, 1); UPDATE people SET city = 2 WHERE ssn = 555555555; INSERT INTO acc VALUES ('bob@corp', 1, 15); DELETE FROM acc WHERE x = 20");
+    for (name, query) in queries {
+        session.refresh(name);
+        assert_right(
+            &mut session,
+            name,
+            &query.replace("acc", "public.acc").replace("public.acc.", "acc."),
+        );
+        assert_eq!(last_action(&mut session), "DIFFERENTIAL");
+    }
+    let tables = session.rows(
+        "SELECT oid::regclass FROM pg_class WHERE relkind = 'r' AND relowner = current_user::regrole",
+    );
+    assert!(tables.len() > 4, "with stages: {tables:?}");
+    for table in tables {
+        for row in session.rows(&format!("SELECT to_jsonb(q) FROM {table} AS q")) {
+            for secret in ["123456789", "987654321", "555555555", "444444444", "@corp"] {
+                assert!(!row.contains(secret), "{table}: {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn triggers_on_a_stream_table_write_neither_to_it_nor_to_its_state() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    session.run("CREATE TABLE t (id int PRIMARY KEY, x int); INSERT INTO t VALUES (1, 1)");
+    session.create(
+        "st",
+        "SELECT x, count(*) AS n FROM (SELECT DISTINCT x, id FROM t) AS q GROUP BY x",
+    );
+    session.create("other", "SELECT id, x FROM t");
+    for change in [
+        "INSERT INTO st SELECT * FROM st",
+        "DELETE FROM st",
+        "UPDATE st SET n = 0",
+        "DELETE FROM other",
+        "DELETE FROM pgstream_state.stage_1_0",
+    ] {
+        session.run(&format!(
+            "CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql SET search_path = {alice} AS
+               $$BEGIN {change}; RETURN NULL; END$$;
+             CREATE TRIGGER meddle AFTER INSERT ON st FOR EACH ROW EXECUTE FUNCTION meddle();
+             INSERT INTO t SELECT max(id) + 1, max(id) + 1 FROM t"
+        ));
+        assert_eq!(
+            session.error("SELECT pgstream.refresh_stream_table('st')").code,
+            "42809",
+            "{change}"
+        );
+        session.run("DROP FUNCTION meddle CASCADE");
+        session.refresh("st");
+        assert_right(&mut session, "st", "SELECT x, count(*) AS n FROM t GROUP BY x");
+    }
+    // A refresh of another one by a trigger writes there.
+    session.run(&format!(
+        "CREATE FUNCTION refresh() RETURNS trigger LANGUAGE plpgsql SET search_path = {alice}, public AS
+           $$BEGIN PERFORM pgstream.refresh_stream_table('{alice}.other'); RETURN NULL; END$$;
+         CREATE TRIGGER refresh AFTER INSERT ON st FOR EACH STATEMENT EXECUTE FUNCTION refresh();
+         INSERT INTO t VALUES (100, 100)"
+    ));
+    session.refresh("st");
+    assert_right(&mut session, "st", "SELECT x, count(*) AS n FROM t GROUP BY x");
+    assert_right(&mut session, "other", "SELECT id, x FROM t");
 }
 
 #[test]

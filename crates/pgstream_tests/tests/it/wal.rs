@@ -1204,6 +1204,43 @@ fn what_triggers_write_into_decoded_tables_counts_once() {
     assert_eq!(session.value(failed), "0");
 }
 
+/// One of a unit fails, and another is left to a second transaction.
+#[test]
+fn a_tip_over_a_failing_table_and_a_postponed_one_waits() {
+    let mut settings = SETTINGS.to_vec();
+    settings.extend(["pg_stream.min_schedule_seconds=1", "pg_stream.max_consecutive_errors=50"]);
+    settings.retain(|it| *it != "pg_stream.enabled=off");
+    let database = Database::on(Server::start(&settings));
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 1);
+         CREATE TABLE w (id int PRIMARY KEY, n int); ALTER TABLE w REPLICA IDENTITY FULL; INSERT INTO w VALUES (1, 0);
+         CREATE FUNCTION count_up() RETURNS trigger LANGUAGE plpgsql AS
+           $$BEGIN UPDATE public.w SET n = n + 1; RETURN NULL; END$$",
+    );
+    for (name, query) in [
+        ("a", "SELECT id, v FROM t"),
+        ("x", "SELECT id, v, 10 / v AS z FROM t"),
+        ("b", "SELECT t.id, t.v, w.n FROM t JOIN w USING (id)"),
+        ("d", "SELECT x.id, x.v AS xv, b.v AS bv, b.n FROM x JOIN b USING (id)"),
+    ] {
+        session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
+    }
+    session
+        .run("CREATE TRIGGER count_up AFTER UPDATE ON a FOR EACH ROW EXECUTE FUNCTION count_up()");
+    decoded(&mut session, &["t", "w"]);
+    session.run("UPDATE t SET v = 0");
+    session.wait_until("SELECT v = 0 AND n = 1 FROM b");
+    for errors in 1..4 {
+        session.wait_until(&format!(
+            "SELECT consecutive_errors >= {errors} FROM pgstream.pgs_status() WHERE name = 'public.x'"
+        ));
+        assert_eq!(session.value("SELECT xv, bv FROM d"), "1|1");
+    }
+    session.run("UPDATE t SET v = 5");
+    session.wait_until("SELECT xv = 5 AND bv = 5 FROM d");
+}
+
 #[test]
 fn a_large_transaction_is_decoded_from_disk() {
     let mut settings = SETTINGS.to_vec();
