@@ -7,6 +7,10 @@ CREATE TABLE pgstream.pgs_change_tracking (
     tracked_by_pgs_ids bigint[] NOT NULL,
     -- The table and those that inherit from it, for which there are triggers.
     members oid[],
+    -- A digest of the triggers on the others.
+    triggers text,
+    -- How often these were found to be others than noted: see seal.sql.
+    surprises bigint NOT NULL DEFAULT 0,
     cdc_mode text NOT NULL DEFAULT 'TRIGGER' CHECK (cdc_mode IN ('TRIGGER', 'TRANSITIONING', 'WAL')),
     -- What was committed behind this position in the write-ahead log is decoded from there, up to the
     -- other one once the source has gone back to triggers.

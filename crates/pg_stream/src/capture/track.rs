@@ -23,7 +23,7 @@ use crate::{
         event::OwnCommands,
         lock::{self, Lock},
         member,
-        own::{OwnTable, Value},
+        own::{OwnRow, OwnTable, Value},
         relation,
         security::Identity,
         snapshot::Snapshot,
@@ -47,10 +47,12 @@ pub fn track(source: Oid, columns: &[i16], consumer: i64) {
         for member in source::members(source, Lock::ShareRowExclusive) {
             lock::relation(member, Lock::ShareRowExclusive);
         }
+        note(source).tell_others(source);
         Triggers::of(source).make_right(source);
+        note(source);
     }
     register(source, consumer);
-    note_members(source);
+    note(source).tell_others(source);
     // It may have changed over since the dependency was noted.
     if decode::is_possible() {
         decoding::describe(source);
@@ -65,10 +67,12 @@ pub fn refit(source: Oid) -> Refit {
     // The decoder looks whether it may be decoded from now on.
     wake::scheduler_at_commit();
     let triggers = Triggers::of(source);
-    let has_changed = triggers.concern(source);
+    let found = note(source);
+    let has_changed = triggers.concern(source) || found.has_other_triggers;
     triggers.make_right(source);
     give_up_columns(source);
-    Refit { has_changed, moved: note_members(source) }
+    note(source);
+    Refit { has_changed, moved: found.moved }
 }
 
 /// Makes the triggers of a source fire as they should. It is locked against writers.
@@ -78,7 +82,7 @@ pub(super) fn make_right(source: Oid) {
 
 /// What [`refit`] found.
 pub struct Refit {
-    /// Whether the triggers on the source itself were not right.
+    /// Whether the triggers on the source itself were not right, or those on others were changed.
     pub has_changed: bool,
     /// The tables that came or went since the last time.
     pub moved: Vec<Oid>,
@@ -100,7 +104,8 @@ pub fn consumers(source: Oid) -> Vec<i64> {
 }
 
 /// Whether a table has joined or left `source`, with its rows, since the triggers were made right, or
-/// `source` has joined another one, through which it is changed without firing its statement triggers.
+/// its triggers were changed, or `source` has joined another one, through which it is changed without
+/// firing its statement triggers.
 pub fn has_other_members(source: Oid) -> bool {
     let has_new_parent = || {
         let fires_by_statement = |it: &Trigger| it.name == trigger_name(source, "_upd");
@@ -120,36 +125,115 @@ fn differ(source: Oid) -> bool {
         TRACKING_KEY,
         ("source_relid", source),
         &latest,
-        |row| noted = row.get::<Vec<Oid>>("members"),
+        |row| noted = Noted::read(row),
     );
     // A detached partition is gone for those who look after that, and not for others.
     let current = || latest.with_own_changes(|| source::members(source, Lock::None));
-    noted.is_some_and(|noted| noted != current())
+    noted.is_some_and(|noted| noted.members != current() || noted.has_other_triggers(source))
 }
 
-/// Notes which tables belong to `source`. Returns those that came or went since the last time.
-fn note_members(source: Oid) -> Vec<Oid> {
-    let current = source::members(source, Lock::None);
+/// What was known of the tables that belong to a source.
+struct Noted {
+    members: Vec<Oid>,
+    triggers: String,
+}
+
+impl Noted {
+    fn read(row: &OwnRow) -> Option<Self> {
+        Some(Self { members: row.get("members")?, triggers: row.get("triggers")? })
+    }
+
+    /// As it would have to be noted now.
+    fn current(source: Oid) -> Self {
+        let members = Snapshot::latest().with_own_changes(|| source::members(source, Lock::None));
+        let triggers = digest(source, &members);
+        Self { members, triggers }
+    }
+
+    fn has_other_triggers(&self, source: Oid) -> bool {
+        self.triggers != digest(source, &self.members)
+    }
+}
+
+/// A digest of the triggers that capture `source` on other tables, with the versions of their catalog
+/// rows: who switches one off and on again leaves another one.
+fn digest(source: Oid, members: &[Oid]) -> String {
+    if members == [source] {
+        return String::new();
+    }
+    spi::ask_one(
+        "SELECT pg_catalog.md5(pg_catalog.string_agg( \
+             pg_catalog.concat_ws(' ', oid, xmin, tgenabled), ',' ORDER BY oid)) \
+         FROM pg_catalog.pg_trigger \
+         WHERE tgrelid = ANY ($2) AND tgrelid <> $1 AND tgfoid = 'pgstream.capture'::pg_catalog.regproc \
+         AND pg_catalog.encode(tgargs, 'escape') = $1::text || '\\000'",
+        &[source.into(), members.to_vec().into()],
+    )
+    .unwrap_or_default()
+}
+
+/// How the tables that belong to a source differed from what was noted.
+#[derive(Default)]
+struct Found {
+    /// Those that came or went.
+    moved: Vec<Oid>,
+    /// Whether there were other triggers on those that were there before.
+    has_other_triggers: bool,
+}
+
+impl Found {
+    /// Has all that read `source` rebuilt, where that is the first to be seen of the change.
+    fn tell_others(&self, source: Oid) {
+        if self.moved.is_empty() && !self.has_other_triggers {
+            return;
+        }
+        spi::run(
+            "UPDATE pgstream.pgs_change_tracking SET surprises = surprises + 1 \
+             WHERE source_relid = $1",
+            &[source.into()],
+            |_| {},
+        );
+        command_done();
+    }
+}
+
+/// Notes which tables belong to `source`, and their triggers.
+fn note(source: Oid) -> Found {
+    let current = Noted::current(source);
     let tracking = OwnTable::open(TRACKING, Lock::RowExclusive);
     let mut noted = None;
     tracking.find(TRACKING_KEY, ("source_relid", source), &Snapshot::latest(), |row| {
-        noted = row.get::<Vec<Oid>>("members");
+        noted = Noted::read(row);
     });
-    if noted.as_ref() == Some(&current) {
-        return Vec::new();
+    if noted.is_some_and(|it| it.members == current.members && it.triggers == current.triggers) {
+        return Found::default();
     }
     let Some(row) = tracking.lock_newest(TRACKING_KEY, ("source_relid", source)) else {
-        return Vec::new();
+        return Found::default();
     };
     // Again, since somebody else may have been waited for.
-    let current = Snapshot::latest().with_own_changes(|| source::members(source, Lock::None));
-    let noted: Vec<Oid> = row.get("members").unwrap_or_default();
-    tracking.update(&row, &[Value::new("members", current.clone())]);
+    let current = Noted::current(source);
+    let noted = Noted::read(&row);
+    tracking.update(
+        &row,
+        &[
+            Value::new("members", current.members.clone()),
+            Value::new("triggers", current.triggers.clone()),
+        ],
+    );
     drop(tracking);
     command_done();
-    let came = current.iter().filter(|it| !noted.contains(it));
-    let went = noted.iter().filter(|it| !current.contains(it));
-    came.chain(went).copied().collect()
+    let Some(noted) = noted else { return Found::default() };
+    let came = current.members.iter().filter(|it| !noted.members.contains(it));
+    let went = noted.members.iter().filter(|it| !current.members.contains(it));
+    let moved: Vec<Oid> = came.chain(went).copied().collect();
+    // What was there before is compared. Where nothing moved, that is what is noted from now on.
+    let has_other_triggers = if moved.is_empty() {
+        noted.triggers != current.triggers
+    } else {
+        noted.has_other_triggers(source)
+    };
+    Found { moved, has_other_triggers }
 }
 
 /// As [`track`] for a stream table, whose refresh writes the buffer.

@@ -86,7 +86,7 @@ pub struct Differential {
     pub matches: Vec<Vec<Ordered>>,
     /// The seal of the tables as they were when this was loaded: see [`super::seal`].
     pub seal: Option<String>,
-    /// Whether a table has joined or left one of the sources, with its rows.
+    /// Whether a table has joined or left one of the sources, with its rows, or has other triggers.
     pub has_other_members: bool,
 }
 
@@ -146,12 +146,25 @@ thread_local! {
 
 /// The definition, if it is known and nothing that it was made from has changed.
 pub fn cached(pgs_id: i64) -> Option<Rc<Definition>> {
-    if relation::take_invalidations() {
-        CACHE.with(|cache| {
+    while relation::take_invalidations() {
+        let doubtful: Vec<_> = CACHE.with(|cache| {
             let is_valid = |it: &Definition| !relation::was_invalidated(&it.watched());
-            cache.borrow_mut().retain(|_, definition| is_valid(definition));
+            let is_doubtful = |it: &Definition| relation::was_invalidated(&it.with_partitions);
+            let mut cache = cache.borrow_mut();
+            cache.retain(|_, definition| is_valid(definition));
+            cache.extract_if(|_, definition| is_doubtful(definition)).collect()
         });
         relation::forget_invalidations();
+        for (id, definition) in doubtful {
+            // Somebody else may have noted the triggers as they are now, which changes the seal.
+            let is_same = |it: &Differential| {
+                !have_other_members(&it.sources)
+                    && it.seal == seal::current(definition.relation, it)
+            };
+            if definition.differential.as_ref().is_none_or(is_same) {
+                CACHE.with(|cache| cache.borrow_mut().insert(id, definition));
+            }
+        }
     }
     CACHE.with(|cache| cache.borrow().get(&pgs_id).cloned())
 }
@@ -163,6 +176,7 @@ pub fn of(pgs_id: i64) -> Result<Rc<Definition>, Error> {
     }
     let definition = Rc::new(load(pgs_id)?);
     relation::watch(&definition.watched());
+    relation::watch(&definition.with_partitions);
     CACHE.with(|cache| cache.borrow_mut().insert(pgs_id, Rc::clone(&definition)));
     Ok(definition)
 }
@@ -232,7 +246,7 @@ impl Definition {
     fn watched(&self) -> Vec<Oid> {
         let mut watched = self.locked.clone();
         // Partitions are watched through what they belong to, of which autovacuum does not speak all the
-        // time. Of a child that leaves, only it is told.
+        // time: of theirs only the triggers matter, see `cached`. Of a child that leaves, only it is told.
         let tells = |it: &&Oid| relation::kind(**it) == Some('p') || !relation::is_partition(**it);
         watched.extend(self.with_partitions.iter().filter(tells));
         watched.push(self.view);
@@ -360,7 +374,7 @@ fn differential(
     look_up::indexed(&mut pipeline, &|order| has_index(order, &storages));
     let mut matches = look_up::matches(&pipeline);
     matches.retain(|orders| orders.iter().any(|it| has_index(it, &storages)));
-    let has_other_members = sources.iter().any(|it| capture::has_other_members(it.relation));
+    let has_other_members = have_other_members(&sources);
     Differential {
         pipeline,
         storages,
@@ -375,6 +389,10 @@ fn differential(
         seal: None,
         has_other_members,
     }
+}
+
+fn have_other_members(sources: &[TrackedSource]) -> bool {
+    sources.iter().any(|it| capture::has_other_members(it.relation))
 }
 
 /// Whether an index finds the first rows in an order.

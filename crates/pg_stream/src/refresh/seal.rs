@@ -45,7 +45,8 @@ pub fn resealed<T>(tables: &[i64], work: impl FnOnce() -> T) -> T {
         definition::forget(*id);
         let Ok(definition) = definition::of(*id) else { return false };
         let Ok(state) = State::read(*id, &Snapshot::latest()) else { return false };
-        definition.differential.as_ref().is_some_and(|it| it.seal == state.seal)
+        let differential = definition.differential.as_ref();
+        differential.is_some_and(|it| it.seal == state.seal && !it.has_other_members)
     };
     let sealed: Vec<i64> = tables.iter().copied().filter(is_sealed).collect();
     let result = work();

@@ -414,3 +414,63 @@ fn what_is_laid_out_for_another_definition_is_verified_by_its_content() {
         assert_eq!(session.value(&verify), "0");
     }
 }
+
+/// What captures the rows of children and partitions is switched off and on, or dropped by their owner
+/// as a dump would: every stream table notices, also where another one has made it right before.
+#[test]
+fn capture_of_members_is_switched_off() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE h (id int, v int); CREATE TABLE h1 () INHERITS (h);
+         CREATE TABLE p (id int, v int) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100);
+         CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (100) TO (200);
+         INSERT INTO h VALUES (1, 1); INSERT INTO h1 VALUES (2, 2); INSERT INTO p SELECT i, i % 3 FROM generate_series(1, 150) i",
+    );
+    let query =
+        "SELECT v, count(*) AS n FROM (SELECT v FROM h UNION ALL SELECT v FROM p) q GROUP BY v";
+    let tables = ["st", "other"];
+    let watched = tables.map(|it| Watched::create(&mut session, it, query, Comparison::Text));
+    // What they know of the definitions is from before.
+    let mut sessions = tables.map(|_| database.session());
+    for (it, session) in watched.iter().zip(&mut sessions) {
+        it.refresh_and_compare(session, "nothing");
+    }
+    session.run("CREATE TABLE p3 PARTITION OF p FOR VALUES FROM (200) TO (300)");
+    let drop = "DO $$ DECLARE name text; BEGIN FOR name IN SELECT tgname FROM pg_catalog.pg_trigger
+            WHERE tgrelid = 'public.h1'::regclass AND tgname LIKE 'pg_stream_cdc%' LOOP
+            EXECUTE format('DROP TRIGGER %I ON public.h1', name); END LOOP; END $$";
+    let as_a_dump = "SET LOCAL check_function_bodies = off;
+            SELECT pg_catalog.set_config('search_path', '', true)";
+    let switched = |table: &str, change: &str| {
+        format!(
+            "BEGIN; SET LOCAL event_triggers = off; ALTER TABLE {table} DISABLE TRIGGER ALL; {change};
+             ALTER TABLE {table} ENABLE TRIGGER ALL; COMMIT"
+        )
+    };
+    let changes = [
+        switched("h1", "INSERT INTO h1 VALUES (3, 3)"),
+        switched("p1", "INSERT INTO p1 VALUES (10, 10)"),
+        switched("p3", "INSERT INTO p3 VALUES (210, 10)"),
+        format!("BEGIN; {as_a_dump}; {drop}; INSERT INTO public.h1 VALUES (7, 7); COMMIT"),
+        switched(
+            "p2",
+            "INSERT INTO p2 VALUES (110, 11); CREATE TABLE p4 PARTITION OF p FOR VALUES FROM (300) TO (400)",
+        ),
+    ];
+    for change in changes {
+        session.run(&change);
+        // A new one makes it right for itself.
+        session.create("new", "SELECT v FROM h UNION ALL SELECT v FROM p");
+        session.run("SELECT pgstream.drop_stream_table('new')");
+        for ((it, table), session) in watched.iter().zip(tables).zip(&mut sessions) {
+            session.refresh(table);
+            it.compare(session, &change);
+        }
+        session.run("INSERT INTO h1 VALUES (8, 8); UPDATE p SET v = v + 1 WHERE id IN (1, 110)");
+        for (it, session) in watched.iter().zip(&mut sessions) {
+            it.refresh_and_compare(session, "a change that is captured");
+        }
+    }
+}
