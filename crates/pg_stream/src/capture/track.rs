@@ -118,6 +118,8 @@ pub fn has_other_members(source: Oid) -> bool {
     differ(source) && differ(source) || has_new_parent()
 }
 
+/// A partition that is being detached differs until it is gone: what those write who do not see that
+/// yet counts as a change of the source, so each refresh meanwhile must rebuild, and the first one after.
 fn differ(source: Oid) -> bool {
     let mut noted = None;
     let latest = Snapshot::latest();
@@ -143,9 +145,11 @@ impl Noted {
         Some(Self { members: row.get("members")?, triggers: row.get("triggers")? })
     }
 
-    /// As it would have to be noted now.
+    /// As it would have to be noted now, with the partitions that are leaving.
     fn current(source: Oid) -> Self {
-        let members = Snapshot::latest().with_own_changes(|| source::members(source, Lock::None));
+        let mut members =
+            Snapshot::latest().with_own_changes(|| source::members(source, Lock::None));
+        members.append(&mut source::leaving(&members));
         let triggers = digest(source, &members);
         Self { members, triggers }
     }

@@ -194,6 +194,13 @@ unsafe extern "C-unwind" {
         lock: pg_sys::LOCKMODE,
         parents: *mut *mut pg_sys::List,
     ) -> *mut pg_sys::List;
+    fn find_inheritance_children_extended(
+        parent: Oid,
+        omit_detached: bool,
+        lock: pg_sys::LOCKMODE,
+        detached_exist: *mut bool,
+        detached_xmin: *mut pg_sys::TransactionId,
+    ) -> *mut pg_sys::List;
     fn has_superclass(relation: Oid) -> bool;
 }
 
@@ -238,8 +245,41 @@ pub fn members(source: Oid, lock: Lock) -> Vec<Oid> {
         let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
             find_all_inheritors(source, lock.mode(), std::ptr::null_mut())
         });
-        let count = usize::try_from((*list).length).expect("a count");
-        (0..count).map(|it| (*(*list).elements.add(it)).oid_value).collect()
+        oids(list)
+    }
+}
+
+/// The partitions of `members` that are being detached concurrently: who does not see that yet still
+/// writes to them as to parts of the table.
+pub fn leaving(members: &[Oid]) -> Vec<Oid> {
+    let children = |parent: &Oid| {
+        // SAFETY: as in `members`. The pointers may be NULL.
+        unsafe {
+            oids(pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                find_inheritance_children_extended(
+                    *parent,
+                    false,
+                    Lock::None.mode(),
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                )
+            }))
+        }
+    };
+    let all = members.iter().flat_map(children);
+    let here: std::collections::HashSet<Oid> = members.iter().copied().collect();
+    all.filter(|it| !here.contains(it)).collect()
+}
+
+/// # Safety
+///
+/// `list` must be empty or one of OIDs.
+unsafe fn oids(list: *const pg_sys::List) -> Vec<Oid> {
+    // SAFETY: as promised. The empty list is NULL.
+    unsafe {
+        let Some(list) = list.as_ref() else { return Vec::new() };
+        let count = usize::try_from(list.length).expect("a count");
+        (0..count).map(|it| (*list.elements.add(it)).oid_value).collect()
     }
 }
 

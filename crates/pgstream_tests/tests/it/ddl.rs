@@ -1100,3 +1100,35 @@ fn unrelated_ddl_of_others_is_not_disturbed() {
     s.run("refresher", "COMMIT");
     session.run(&format!("DROP ROLE {role}"));
 }
+
+/// Who still sees the partition writes to it as a part of the table, also after a rebuild without it.
+#[test]
+fn a_partition_is_written_while_it_is_detached() {
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["ddl", "writer", "refresher"]);
+    s.monitor().run(
+        "CREATE TABLE p (id int, k int, v int) PARTITION BY LIST (k);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2);
+         INSERT INTO p SELECT i, 1 + i % 2, i FROM generate_series(1, 4) i",
+    );
+    let query = "SELECT k, sum(v) AS s FROM p GROUP BY k";
+    s.monitor().create("st", query);
+    for event_triggers in ["on", "off"] {
+        s.run("ddl", &format!("SET event_triggers = {event_triggers}"));
+        s.run("writer", "BEGIN; INSERT INTO p VALUES (20, 1, 20)");
+        s.blocks("ddl", "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY");
+        for _ in 0..2 {
+            s.run("refresher", "SELECT pgstream.refresh_stream_table('st')");
+            s.compare("refresher", query);
+        }
+        s.run("writer", "COMMIT");
+        s.finish("ddl").expect("it ends");
+        for _ in 0..2 {
+            s.run("refresher", "SELECT pgstream.refresh_stream_table('st')");
+            s.compare("refresher", query);
+        }
+        s.run("ddl", "ALTER TABLE p ATTACH PARTITION p1 FOR VALUES IN (1)");
+        s.run("refresher", "SELECT pgstream.refresh_stream_table('st')");
+        s.compare("refresher", query);
+    }
+}
