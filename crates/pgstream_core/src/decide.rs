@@ -114,8 +114,6 @@ pub struct Schedules {
     /// For each table those that it reads.
     reads: Vec<Vec<usize>>,
     effective: Vec<Effective>,
-    /// For each table the CALCULATED ones that it reads.
-    calculated_sources: Vec<Vec<usize>>,
     component: Vec<usize>,
     family: Vec<usize>,
     /// For each table those that keep the same clock, itself among them.
@@ -139,22 +137,9 @@ impl Schedules {
         let effective = effective_schedules(&tables, &reads);
         let component = components(&reads);
         let family = families(&tables, &component);
-        let calculated = |it: &usize| tables[*it].schedule == Schedule::Calculated;
-        let calculated_sources =
-            reads.iter().map(|it| it.iter().copied().filter(calculated).collect()).collect();
         let (group, groups) = groups(&family, &effective);
         let fires = vec![Cell::new((Micros::MIN, None)); tables.len()];
-        Self {
-            tables,
-            reads,
-            effective,
-            calculated_sources,
-            component,
-            family,
-            groups,
-            group,
-            fires,
-        }
+        Self { tables, reads, effective, component, family, groups, group, fires }
     }
 
     /// The stream tables, each after those that it reads.
@@ -256,7 +241,8 @@ impl Schedules {
         let mut open = due.to_vec();
         while let Some(next) = open.pop() {
             let clock = &self.groups[self.group[next]];
-            for it in clock.iter().chain(&self.calculated_sources[next]) {
+            let is_calculated = |it: &&usize| self.tables[**it].schedule == Schedule::Calculated;
+            for it in clock.iter().chain(self.reads[next].iter().filter(is_calculated)) {
                 let table = &self.tables[*it];
                 let may_run = table.status.is_scheduled()
                     && pause(table, &states[*it]).is_none()

@@ -137,6 +137,24 @@ impl Session {
         panic!("it does not come to be: {sql}");
     }
 
+    /// Asks until the answer comes, as a user would who waits for the scheduler.
+    #[track_caller]
+    pub fn eventually(&mut self, sql: &str, expected: &str) {
+        let mut last = String::new();
+        for _ in 0..600 {
+            last = self.value(sql);
+            if last == expected {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        let rest = self.try_rows(
+            "SELECT backend_type, wait_event, query FROM pg_stat_activity WHERE backend_type LIKE 'pg_stream%'
+             UNION ALL SELECT status, action, pgs_id || ' ' || coalesce(error_message, '') FROM pgstream.pgs_refresh_history",
+        );
+        panic!("{sql} is still {last}, not {expected}\n{}", rest.unwrap_or_default().join("\n"));
+    }
+
     #[track_caller]
     pub fn refresh(&mut self, stream_table: &str) {
         self.run(&format!("SELECT pgstream.refresh_stream_table('{stream_table}')"));

@@ -323,20 +323,6 @@ fn a_table_in_error_says_why_and_comes_back() {
     watched.refresh_and_compare(&mut session, "resumed");
 }
 
-/// Asks until the answer comes, as a user would who waits for the scheduler.
-#[track_caller]
-fn eventually(session: &mut Session, sql: &str, expected: &str) {
-    let mut last = String::new();
-    for _ in 0..600 {
-        last = session.value(sql);
-        if last == expected {
-            return;
-        }
-        std::thread::park_timeout(std::time::Duration::from_millis(50));
-    }
-    panic!("{sql} is still {last}, not {expected}");
-}
-
 #[test]
 fn scheduled_failures_are_recorded_retried_and_end_in_suspension() {
     let database = Database::on(Server::start(&[
@@ -352,7 +338,7 @@ fn scheduled_failures_are_recorded_retried_and_end_in_suspension() {
     session.run("ALTER SYSTEM SET pg_stream.inject_fault = 'frontier-stored'");
     session.run("SELECT pg_reload_conf()");
     session.run("INSERT INTO t VALUES (100, 1, 1)");
-    eventually(&mut session, "SELECT status FROM pgstream.pgs_status()", "SUSPENDED");
+    session.eventually("SELECT status FROM pgstream.pgs_status()", "SUSPENDED");
     assert_eq!(session.value("SELECT sum(n) FROM st"), "30");
     assert_eq!(
         session.rows(
@@ -399,12 +385,8 @@ fn scheduled_failures_are_recorded_retried_and_end_in_suspension() {
     session.run("ALTER SYSTEM RESET pg_stream.inject_fault");
     session.run("SELECT pg_reload_conf()");
     session.run("SELECT pgstream.resume_stream_table('st')");
-    eventually(&mut session, "SELECT sum(n) FROM st", "31");
+    session.eventually("SELECT sum(n) FROM st", "31");
     let difference = difference(&mut session, "st", QUERY, Comparison::Text);
     assert!(difference.expect("comparable").is_none());
-    eventually(
-        &mut session,
-        "SELECT status, consecutive_errors FROM pgstream.pgs_status()",
-        "ACTIVE|0",
-    );
+    session.eventually("SELECT status, consecutive_errors FROM pgstream.pgs_status()", "ACTIVE|0");
 }

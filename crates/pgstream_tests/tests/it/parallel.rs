@@ -16,24 +16,6 @@ fn database() -> Database {
     Database::on(server(&[]))
 }
 
-/// Asks until the answer comes.
-#[track_caller]
-fn eventually(session: &mut Session, sql: &str, expected: &str) {
-    let mut last = String::new();
-    for _ in 0..600 {
-        last = session.value(sql);
-        if last == expected {
-            return;
-        }
-        thread::park_timeout(Duration::from_millis(50));
-    }
-    let rest = session.rows(
-        "SELECT backend_type, wait_event, query FROM pg_stat_activity WHERE backend_type LIKE 'pg_stream%'
-         UNION ALL SELECT status, action, pgs_id || ' ' || coalesce(error_message, '') FROM pgstream.pgs_refresh_history",
-    );
-    panic!("{sql} is still {last}, not {expected}\n{}", rest.join("\n"));
-}
-
 #[track_caller]
 fn same(session: &mut Session, stream_table: &str, query: &str) {
     if let Some(it) =
@@ -77,7 +59,7 @@ fn two_refreshes_run_at_once_and_are_seen() {
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO t VALUES (1, 1)");
     session.run("INSERT INTO u VALUES (1, 1)");
-    eventually(&mut session, WAITING, "2");
+    session.eventually(WAITING, "2");
     let mut queries = session
         .rows("SELECT application_name, query FROM pg_stat_activity WHERE wait_event = 'advisory'");
     queries.sort();
@@ -92,10 +74,10 @@ fn two_refreshes_run_at_once_and_are_seen() {
     assert_eq!(session.value("SELECT count(*) FROM pgstream.pg_stat_progress_refresh"), "2");
     let event = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler'
                  AND datname = current_database()";
-    eventually(&mut session, event, "PgStreamSchedulerMain");
+    session.eventually(event, "PgStreamSchedulerMain");
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
-    eventually(&mut session, "SELECT count(*) FROM a JOIN b USING (id)", "1");
-    eventually(&mut session, RUNNING, "0");
+    session.eventually("SELECT count(*) FROM a JOIN b USING (id)", "1");
+    session.eventually(RUNNING, "0");
     let history = "SELECT pgs_name, action, h.status, rows_inserted, h.error_message
         FROM pgstream.pgs_refresh_history h JOIN pgstream.pgs_stream_tables USING (pgs_id)
         WHERE initiated_by = 'SCHEDULER' AND h.status <> 'SKIPPED' ORDER BY 1";
@@ -122,7 +104,7 @@ fn quick_readers_of_a_table_are_refreshed_at_one_snapshot() {
     session.run("DROP TRIGGER gate ON v");
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO t VALUES (1, 1)");
-    eventually(&mut session, WAITING, "1");
+    session.eventually(WAITING, "1");
     session.run("INSERT INTO t VALUES (2, 1)");
     assert_eq!(session.value("SELECT (SELECT count(*) FROM v), (SELECT count(*) FROM w)"), "0|0");
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
@@ -151,18 +133,18 @@ fn a_change_of_definition_during_a_refresh_is_not_forgotten() {
     for (id, change) in changes.iter().enumerate() {
         gatekeeper.run("SELECT pg_advisory_lock(1)");
         session.run(&format!("INSERT INTO t VALUES ({id}, 1)"));
-        eventually(&mut session, WAITING, "1");
+        session.eventually(WAITING, "1");
         session.run(change);
         // The scheduler learns of it while it notes that nothing has changed for another table.
         let now = session.value("SELECT clock_timestamp() + interval '1 s'");
         let is_noted = format!(
             "SELECT data_timestamp > '{now}' FROM pgstream.pgs_stream_tables WHERE pgs_name = 'b'"
         );
-        eventually(&mut session, &is_noted, "t");
+        session.eventually(&is_noted, "t");
         gatekeeper.run("SELECT pg_advisory_unlock(1)");
         let is_right =
             "SELECT count(*) FROM t LEFT JOIN c USING (id) WHERE c.v IS DISTINCT FROM f(t.v)";
-        eventually(&mut session, is_right, "0");
+        session.eventually(is_right, "0");
     }
 }
 
@@ -188,10 +170,10 @@ fn a_rebuild_that_fails_beside_others_is_made_up_for() {
     session.run("ALTER TABLE t ENABLE TRIGGER ALL; INSERT INTO t VALUES (101, 5000, 7); COMMIT");
     session.run("RESET event_triggers");
     let failed = "SELECT count(DISTINCT pgs_id) FROM pgstream.pgs_refresh_history WHERE status = 'FAILED' AND action = 'REINITIALIZE'";
-    eventually(&mut session, failed, "2");
+    session.eventually(failed, "2");
     session.run("ALTER TABLE b DROP CONSTRAINT no; ALTER TABLE c DROP CONSTRAINT no");
     session.run("INSERT INTO t VALUES (50, 1, 1)");
-    eventually(&mut session, "SELECT (SELECT count(*) FROM b), (SELECT sum(n) FROM c)", "12|12");
+    session.eventually("SELECT (SELECT count(*) FROM b), (SELECT sum(n) FROM c)", "12|12");
     for (name, query) in all {
         same(&mut session, name, query);
     }
@@ -218,9 +200,7 @@ fn a_relative_that_a_trigger_refreshes_counts_each_change_once() {
     );
     for id in 2..5 {
         session.run(&format!("INSERT INTO t VALUES ({id}, {id})"));
-        eventually(
-            &mut session,
-            "SELECT bool_and(n = m) FROM (SELECT count(*) AS n FROM a UNION ALL SELECT count(*) FROM b UNION ALL SELECT n FROM c) AS q,
+        session.eventually("SELECT bool_and(n = m) FROM (SELECT count(*) AS n FROM a UNION ALL SELECT count(*) FROM b UNION ALL SELECT n FROM c) AS q,
              (SELECT count(*) AS m FROM t) AS r",
             "t",
         );
@@ -241,20 +221,20 @@ fn a_relative_that_is_being_refreshed_is_waited_for() {
     gate(&mut session, "a", 1);
     session.run("INSERT INTO t VALUES (1, 1)");
     // Both have rested, and nothing is known to have changed.
-    eventually(&mut session, "SELECT count(*) FROM b", "1");
+    session.eventually("SELECT count(*) FROM b", "1");
     let rested = "SELECT bool_and(clock_timestamp() > data_timestamp + interval '19 s') FROM pgstream.pgs_stream_tables";
-    eventually(&mut session, rested, "t");
-    eventually(&mut session, rested, "f");
+    session.eventually(rested, "t");
+    session.eventually(rested, "f");
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO u VALUES (1)");
-    eventually(&mut session, WAITING, "1");
+    session.eventually(WAITING, "1");
     session.run("UPDATE t SET v = 2");
     let since = session.value("SELECT clock_timestamp()");
     session
         .wait_until(&format!("SELECT clock_timestamp() > timestamptz '{since}' + interval '1 s'"));
     assert_eq!(session.value("SELECT v FROM b"), "1");
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
-    eventually(&mut session, "SELECT max(v) FROM a", "2");
+    session.eventually("SELECT max(v) FROM a", "2");
     assert_eq!(session.value("SELECT v FROM b"), "2");
 }
 
@@ -273,7 +253,7 @@ fn slow_readers_of_a_table_are_refreshed_side_by_side_from_the_start() {
         ));
     }
     session.run("INSERT INTO t SELECT i, i FROM generate_series(10, 14) i");
-    eventually(&mut session, "SELECT count(*) FROM v JOIN w USING (id)", "7");
+    session.eventually("SELECT count(*) FROM v JOIN w USING (id)", "7");
     let at_once = "SELECT count(*) > 0 FROM pgstream.get_refresh_history('v') AS v
         JOIN pgstream.get_refresh_history('w') AS w ON (v.start_time, v.end_time) OVERLAPS (w.start_time, w.end_time)
         WHERE v.action = 'DIFFERENTIAL' AND w.action = 'DIFFERENTIAL'";
@@ -288,21 +268,21 @@ fn changes_are_removed_when_their_readers_were_refreshed_at_once() {
     // Together they take a quarter of their period.
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO t VALUES (1, 1)");
-    eventually(&mut session, WAITING, "1");
+    session.eventually(WAITING, "1");
     let since = session.value("SELECT clock_timestamp()");
     session.wait_until(&format!(
         "SELECT clock_timestamp() > timestamptz '{since}' + interval '0.3 s'"
     ));
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
-    eventually(&mut session, "SELECT count(*) FROM v JOIN w USING (id)", "1");
+    session.eventually("SELECT count(*) FROM v JOIN w USING (id)", "1");
     // So from now on each is refreshed for itself.
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO t VALUES (2, 1)");
-    eventually(&mut session, WAITING, "2");
+    session.eventually(WAITING, "2");
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
-    eventually(&mut session, "SELECT count(*) FROM v JOIN w USING (id)", "2");
+    session.eventually("SELECT count(*) FROM v JOIN w USING (id)", "2");
     let buffer = session.value("SELECT buffer_relid::regclass FROM pgstream.pgs_change_tracking");
-    eventually(&mut session, &format!("SELECT count(*) FROM {buffer}"), "0");
+    session.eventually(&format!("SELECT count(*) FROM {buffer}"), "0");
 }
 
 #[test]
@@ -315,11 +295,9 @@ fn no_more_run_at_once_than_may() {
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO t VALUES (1, 1)");
     session.run("INSERT INTO u VALUES (1, 1)");
-    eventually(&mut session, WAITING, "1");
+    session.eventually(WAITING, "1");
     // Both are long due by now.
-    eventually(
-        &mut session,
-        "SELECT bool_and(clock_timestamp() > data_timestamp + interval '3 seconds') FROM pgstream.pgs_stream_tables",
+    session.eventually("SELECT bool_and(clock_timestamp() > data_timestamp + interval '3 seconds') FROM pgstream.pgs_stream_tables",
         "t",
     );
     assert_eq!(
@@ -330,9 +308,9 @@ fn no_more_run_at_once_than_may() {
     );
     session.run("ALTER SYSTEM SET pg_stream.max_concurrent_refreshes = 2");
     session.run("SELECT pg_reload_conf()");
-    eventually(&mut session, WAITING, "2");
+    session.eventually(WAITING, "2");
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
-    eventually(&mut session, "SELECT count(*) FROM a JOIN b USING (id)", "1");
+    session.eventually("SELECT count(*) FROM a JOIN b USING (id)", "1");
 }
 
 /// `c` and `d` read `b`... all of them `t`, in the end. Each row of `t` has v = 1.
@@ -362,20 +340,20 @@ fn a_diamond_is_refreshed_at_one_snapshot_whatever_commits_in_between() {
     gate(&mut session, "c", 1);
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO t VALUES (100, 1, 1)");
-    eventually(&mut session, WAITING, "1");
+    session.eventually(WAITING, "1");
     assert_eq!(session.value(TORN), "0");
     assert_eq!(session.value("SELECT sum(s) FROM b"), "9");
     session.run("INSERT INTO t VALUES (101, 2, 1), (102, 7, 1)");
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
     // Both that were committed before, and none of those after, in all three at once.
-    eventually(&mut session, "SELECT sum(s) > 9 FROM b", "t");
+    session.eventually("SELECT sum(s) > 9 FROM b", "t");
     assert_eq!(session.value(TORN), "0");
-    eventually(&mut session, "SELECT sum(n) FROM d", "12");
+    session.eventually("SELECT sum(n) FROM d", "12");
     for (name, query) in DIAMOND {
         same(&mut session, name, query);
     }
     let frontiers = "SELECT count(DISTINCT frontier ->> 'lsn') > 0, count(DISTINCT data_timestamp) FROM pgstream.pgs_stream_tables";
-    eventually(&mut session, frontiers, "t|1");
+    session.eventually(frontiers, "t|1");
 }
 
 #[test]
@@ -409,9 +387,7 @@ fn a_diamond_is_never_torn_under_writers() {
     for writer in writers {
         writer.join().expect("it stops");
     }
-    eventually(
-        &mut session,
-        "SELECT count(*) FROM d FULL JOIN (SELECT g, count(*) AS m FROM t GROUP BY g) AS q USING (g)
+    session.eventually("SELECT count(*) FROM d FULL JOIN (SELECT g, count(*) AS m FROM t GROUP BY g) AS q USING (g)
          WHERE (s, n) IS DISTINCT FROM (m, m)",
         "0",
     );
@@ -434,14 +410,13 @@ fn a_failing_table_does_not_hold_up_its_siblings_nor_a_suspended_one_its_readers
         session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
     }
     session.run("INSERT INTO t VALUES (2, 1, 0)");
-    eventually(&mut session, "SELECT count(*) FROM c", "2");
-    eventually(
-        &mut session,
+    session.eventually("SELECT count(*) FROM c", "2");
+    session.eventually(
         "SELECT status, consecutive_errors FROM pgstream.pgs_status() WHERE name = 'public.b'",
         "SUSPENDED|3",
     );
     // It reads what the suspended one holds.
-    eventually(&mut session, "SELECT count(*), count(q) FROM d", "2|1");
+    session.eventually("SELECT count(*), count(q) FROM d", "2|1");
     // The pauses between the failures double.
     let pauses =
         "SELECT count(*) FROM (SELECT start_time - lag(end_time) OVER (ORDER BY refresh_id) >=
@@ -449,43 +424,39 @@ fn a_failing_table_does_not_hold_up_its_siblings_nor_a_suspended_one_its_readers
         FROM pgstream.get_refresh_history('b') WHERE status = 'FAILED') AS q WHERE ok";
     assert_eq!(session.value(pauses), "2");
     session.run("UPDATE t SET v = 2 WHERE v = 0; SELECT pgstream.resume_stream_table('b')");
-    eventually(&mut session, "SELECT count(*), count(q) FROM d", "2|2");
+    session.eventually("SELECT count(*), count(q) FROM d", "2|2");
     assert_eq!(session.value(RUNNING), "0");
 }
 
 #[test]
 fn a_diamond_is_not_torn_by_a_side_that_fails() {
-    let database = database();
+    let database = Database::on(server(&["pg_stream.max_consecutive_errors=100"]));
     let mut session = database.session();
     diamond(&mut session);
-    session.run("ALTER SYSTEM SET pg_stream.max_consecutive_errors = 100");
-    session.run("SELECT pg_reload_conf()");
     session.run("SELECT pgstream.create_stream_table('e', 'SELECT sum(s) AS s FROM b', '1s')");
     session.run("ALTER TABLE b ADD CONSTRAINT small CHECK (s < 4)");
     for id in 100..103 {
         session.run(&format!("INSERT INTO t VALUES ({id}, 1, 1)"));
-        eventually(&mut session, "SELECT sum(n) FROM c", &(id - 90).to_string());
+        session.eventually("SELECT sum(n) FROM c", &(id - 90).to_string());
         let failures = format!(
             "SELECT consecutive_errors >= {} FROM pgstream.pgs_status() WHERE name = 'public.b'",
             id - 99
         );
-        eventually(&mut session, &failures, "t");
+        session.eventually(&failures, "t");
         assert_eq!(session.value("SELECT sum(s), sum(n) FROM d"), "9|9");
     }
     // What reads the failing one and nothing else goes on.
     let is_fresh = "SELECT data_timestamp > now() - interval '3 s' FROM pgstream.pgs_stream_tables WHERE pgs_name = 'e'";
-    eventually(&mut session, is_fresh, "t");
+    session.eventually(is_fresh, "t");
     session.run("ALTER TABLE b DROP CONSTRAINT small");
-    eventually(&mut session, "SELECT sum(s), sum(n) FROM d", "12|12");
+    session.eventually("SELECT sum(s), sum(n) FROM d", "12|12");
     assert_eq!(session.value(TORN), "0");
 }
 
 #[test]
 fn a_diamond_over_a_table_and_a_part_of_it_is_not_torn_by_a_side_that_fails() {
-    let database = database();
+    let database = Database::on(server(&["pg_stream.max_consecutive_errors=100"]));
     let mut session = database.session();
-    session.run("ALTER SYSTEM SET pg_stream.max_consecutive_errors = 100");
-    session.run("SELECT pg_reload_conf()");
     session.run(
         "CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
          CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100); INSERT INTO p VALUES (1, 1);
@@ -504,16 +475,16 @@ fn a_diamond_over_a_table_and_a_part_of_it_is_not_torn_by_a_side_that_fails() {
         session.run(&format!("SELECT pgstream.create_stream_table('{name}', '{query}', '1s')"));
     }
     session.run("UPDATE p SET v = 0; UPDATE u SET w = 2");
-    eventually(&mut session, "SELECT w FROM d", "2");
+    session.eventually("SELECT w FROM d", "2");
     for errors in 1..4 {
         let failures = format!(
             "SELECT consecutive_errors >= {errors} FROM pgstream.pgs_status() WHERE name = 'public.a'"
         );
-        eventually(&mut session, &failures, "t");
+        session.eventually(&failures, "t");
         assert_eq!(session.value("SELECT v1, v2, w, w1, w2 FROM tip, top"), "1|1|1|1|1");
     }
     session.run("UPDATE p SET v = 5");
-    eventually(&mut session, "SELECT v1, v2, w, w1, w2 FROM tip, top", "5|5|2|2|2");
+    session.eventually("SELECT v1, v2, w, w1, w2 FROM tip, top", "5|5|2|2|2");
 }
 
 #[test]
@@ -524,25 +495,21 @@ fn a_refresh_that_outlives_its_scheduler_and_is_terminated_is_not_left_running()
     gate(&mut session, "a", 1);
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO t VALUES (1, 1)");
-    eventually(&mut session, WAITING, "1");
+    session.eventually(WAITING, "1");
     let worker = session.value("SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory'");
     let scheduler = "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler'
                      AND wait_event = 'PgStreamSchedulerMain' AND datname = current_database()";
     let first = session.value(scheduler);
     session.run(&format!("SELECT pg_terminate_backend({first})"));
-    eventually(&mut session, &format!("SELECT ({scheduler}) NOT IN (0, {first})"), "t");
+    session.eventually(&format!("SELECT ({scheduler}) NOT IN (0, {first})"), "t");
     // It has looked for what was interrupted when it refreshes something.
     session.run("INSERT INTO u VALUES (1, 1)");
-    eventually(&mut session, "SELECT count(*) FROM b", "1");
+    session.eventually("SELECT count(*) FROM b", "1");
     session.run(&format!("SELECT pg_terminate_backend({worker})"));
-    eventually(
-        &mut session,
-        &format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {worker}"),
-        "0",
-    );
+    session.eventually(&format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {worker}"), "0");
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
-    eventually(&mut session, RUNNING, "0");
+    session.eventually("SELECT count(*) FROM a", "1");
+    session.eventually(RUNNING, "0");
 }
 
 #[test]
@@ -552,14 +519,12 @@ fn a_locked_catalog_is_waited_for() {
     diamond(&mut session);
     locker.run("BEGIN; LOCK TABLE pgstream.pgs_refresh_history IN SHARE MODE");
     session.run("INSERT INTO t VALUES (100, 1, 1)");
-    eventually(
-        &mut session,
-        "SELECT bool_and(clock_timestamp() > data_timestamp + interval '5 seconds') FROM pgstream.pgs_stream_tables",
+    session.eventually("SELECT bool_and(clock_timestamp() > data_timestamp + interval '5 seconds') FROM pgstream.pgs_stream_tables",
         "t",
     );
     assert_eq!(session.value(TORN), "0");
     locker.run("COMMIT");
-    eventually(&mut session, "SELECT sum(n) FROM d", "10");
+    session.eventually("SELECT sum(n) FROM d", "10");
     assert_eq!(session.value("SELECT sum(consecutive_errors) FROM pgstream.pgs_status()"), "0");
 }
 
@@ -571,17 +536,15 @@ fn a_locked_source_holds_up_nobody_else_and_is_no_failure() {
     session.run("INSERT INTO t VALUES (1, 1)");
     session.run("INSERT INTO u VALUES (1, 1)");
     locker.run("BEGIN; LOCK TABLE t");
-    eventually(&mut session, "SELECT count(*) FROM b", "1");
-    eventually(
-        &mut session,
-        "SELECT count(*) > 0 FROM pgstream.get_refresh_history('a') WHERE status = 'SKIPPED' AND action = 'SKIP'",
+    session.eventually("SELECT count(*) FROM b", "1");
+    session.eventually("SELECT count(*) > 0 FROM pgstream.get_refresh_history('a') WHERE status = 'SKIPPED' AND action = 'SKIP'",
         "t",
     );
     session.run("INSERT INTO u VALUES (2, 1)");
-    eventually(&mut session, "SELECT count(*) FROM b", "2");
+    session.eventually("SELECT count(*) FROM b", "2");
     assert_eq!(session.value("SELECT sum(consecutive_errors) FROM pgstream.pgs_status()"), "0");
     locker.run("COMMIT");
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    session.eventually("SELECT count(*) FROM a", "1");
 }
 
 #[test]
@@ -595,7 +558,7 @@ fn who_waits_for_locks_does_not_keep_all_workers_from_others() {
         session.run(&format!("INSERT INTO u VALUES ({id}, 1)"));
         let is_there = format!("SELECT count(*) FROM b WHERE id = {id}");
         let before = session.value("SELECT clock_timestamp()");
-        eventually(&mut session, &is_there, "1");
+        session.eventually(&is_there, "1");
         let soon = format!("SELECT clock_timestamp() < '{before}'::timestamptz + interval '3 s'");
         assert_eq!(session.value(&soon), "t");
         if session.value(skipped) == "4" {
@@ -603,7 +566,7 @@ fn who_waits_for_locks_does_not_keep_all_workers_from_others() {
         }
     }
     locker.run("COMMIT; INSERT INTO t VALUES (1, 1)");
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    session.eventually("SELECT count(*) FROM a", "1");
 }
 
 #[test]
@@ -613,15 +576,14 @@ fn a_manual_refresh_in_an_open_transaction_is_waited_for() {
     two_tables(&mut session);
     other.run("BEGIN; INSERT INTO t VALUES (1, 1); SELECT pgstream.refresh_stream_table('a')");
     session.run("INSERT INTO t VALUES (2, 1); INSERT INTO u VALUES (2, 1)");
-    eventually(&mut session, "SELECT count(*) FROM b", "1");
-    eventually(
-        &mut session,
+    session.eventually("SELECT count(*) FROM b", "1");
+    session.eventually(
         "SELECT count(*) > 0 FROM pgstream.get_refresh_history('a') WHERE status = 'SKIPPED'",
         "t",
     );
     assert_eq!(session.value("SELECT count(*) FROM a"), "0");
     other.run("COMMIT");
-    eventually(&mut session, "SELECT count(*) FROM a", "2");
+    session.eventually("SELECT count(*) FROM a", "2");
 }
 
 #[test]
@@ -639,11 +601,11 @@ fn a_cron_table_catches_up_once_and_fires_no_more_after_a_restart() {
     );
     session.run("ALTER SYSTEM SET pg_stream.enabled = on");
     session.run("SELECT pg_reload_conf()");
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    session.eventually("SELECT count(*) FROM a", "1");
     for round in 2..4 {
         session.run(&format!("INSERT INTO t VALUES ({round}, 1)"));
         session.run(&format!("INSERT INTO u VALUES ({round}, 1)"));
-        eventually(&mut session, "SELECT max(id) FROM b", &round.to_string());
+        session.eventually("SELECT max(id) FROM b", &round.to_string());
         assert_eq!(session.value(refreshes), "1");
     }
     drop(session);
@@ -651,12 +613,12 @@ fn a_cron_table_catches_up_once_and_fires_no_more_after_a_restart() {
     database.server().start_again();
     let mut session = database.session();
     session.run("INSERT INTO u VALUES (4, 1)");
-    eventually(&mut session, "SELECT max(id) FROM b", "4");
+    session.eventually("SELECT max(id) FROM b", "4");
     assert_eq!(session.value(refreshes), "1");
     assert_eq!(session.value("SELECT count(*) FROM a"), "1");
     // A pattern that is chosen now does not fire for what was before.
     session.run("SELECT pgstream.alter_stream_table('a', schedule => '@yearly'); INSERT INTO u VALUES (5, 1)");
-    eventually(&mut session, "SELECT max(id) FROM b", "5");
+    session.eventually("SELECT max(id) FROM b", "5");
     assert_eq!(session.value(refreshes), "1");
 }
 
@@ -669,11 +631,7 @@ fn without_workers_the_scheduler_refreshes_by_itself_and_says_so_once() {
     for round in 1..4 {
         session
             .run(&format!("INSERT INTO t VALUES ({round}, 1); INSERT INTO u VALUES ({round}, 1)"));
-        eventually(
-            &mut session,
-            "SELECT max(a.id), max(b.id) FROM a, b",
-            &format!("{round}|{round}"),
-        );
+        session.eventually("SELECT max(a.id), max(b.id) FROM a, b", &format!("{round}|{round}"));
     }
     let log = database.server().log();
     let warnings =
@@ -696,9 +654,7 @@ fn a_database_can_be_dropped_while_it_is_being_refreshed() {
          CREATE TRIGGER wait AFTER INSERT ON b FOR EACH ROW EXECUTE FUNCTION wait()",
     );
     session.run("INSERT INTO t VALUES (1, 1); INSERT INTO u VALUES (1, 1)");
-    eventually(
-        &mut session,
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE 'REFRESH STREAM TABLE %'",
+    session.eventually("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE 'REFRESH STREAM TABLE %'",
         "2",
     );
     drop(session);
@@ -715,7 +671,7 @@ fn a_database_can_be_dropped_while_it_is_being_refreshed() {
     session.run("CREATE EXTENSION pg_stream");
     two_tables(&mut session);
     session.run("INSERT INTO t VALUES (1, 1)");
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    session.eventually("SELECT count(*) FROM a", "1");
 }
 
 #[test]
@@ -725,7 +681,7 @@ fn the_extension_comes_and_goes_under_a_running_scheduler() {
     for round in 0..3 {
         two_tables(&mut session);
         session.run("INSERT INTO t VALUES (1, 1)");
-        eventually(&mut session, "SELECT count(*) FROM a", "1");
+        session.eventually("SELECT count(*) FROM a", "1");
         session.run("DROP EXTENSION pg_stream CASCADE; DROP TABLE IF EXISTS a, b; DROP TABLE t, u");
         if round == 1 {
             // It has ended before the extension comes back.
@@ -760,7 +716,7 @@ fn stream_tables_of_an_extension_that_was_created_again_are_new() {
         two_tables(&mut session);
         session.run("INSERT INTO t VALUES (1, 1)");
         session.run("COMMIT");
-        eventually(&mut session, "SELECT count(*) FROM a", "1");
+        session.eventually("SELECT count(*) FROM a", "1");
     }
 }
 
@@ -774,12 +730,12 @@ fn a_view_that_is_replaced_is_followed_whatever_was_counted_before() {
     );
     for id in 1..=3 {
         session.run(&format!("INSERT INTO t VALUES ({id})"));
-        eventually(&mut session, "SELECT count(*) FROM a", &id.to_string());
+        session.eventually("SELECT count(*) FROM a", &id.to_string());
     }
     session.run("CREATE OR REPLACE VIEW w AS SELECT id FROM u");
     for id in 1..=5 {
         session.run(&format!("INSERT INTO u VALUES ({id})"));
-        eventually(&mut session, "SELECT count(*) FROM a", &id.to_string());
+        session.eventually("SELECT count(*) FROM a", &id.to_string());
     }
 }
 
@@ -791,18 +747,16 @@ fn a_worker_that_is_terminated_leaves_a_failure_behind() {
     gate(&mut session, "a", 1);
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO t VALUES (1, 1)");
-    eventually(&mut session, WAITING, "1");
+    session.eventually(WAITING, "1");
     session.run(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'advisory'",
     );
-    eventually(
-        &mut session,
-        "SELECT count(*) FROM pgstream.get_refresh_history('a') WHERE status = 'FAILED' AND error_message = 'the refresh was terminated'",
+    session.eventually("SELECT count(*) FROM pgstream.get_refresh_history('a') WHERE status = 'FAILED' AND error_message = 'the refresh was terminated'",
         "1",
     );
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
-    eventually(&mut session, "SELECT sum(consecutive_errors) FROM pgstream.pgs_status()", "0");
+    session.eventually("SELECT count(*) FROM a", "1");
+    session.eventually("SELECT sum(consecutive_errors) FROM pgstream.pgs_status()", "0");
     assert_eq!(session.value(RUNNING), "0");
 }
 
@@ -814,12 +768,12 @@ fn a_crash_of_the_server_leaves_a_failure_behind() {
     gate(&mut session, "a", 1);
     gatekeeper.run("SELECT pg_advisory_lock(1)");
     session.run("INSERT INTO t VALUES (1, 1)");
-    eventually(&mut session, WAITING, "1");
+    session.eventually(WAITING, "1");
     database.server().kill();
     drop((gatekeeper, session));
     database.server().start_again();
     let mut session = database.session();
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    session.eventually("SELECT count(*) FROM a", "1");
     let failed = "SELECT count(*) FROM pgstream.get_refresh_history('a') WHERE status = 'FAILED' AND error_message = 'interrupted by a restart'";
     assert_eq!(session.value(failed), "1");
     assert_eq!(session.value(RUNNING), "0");
@@ -862,8 +816,8 @@ fn a_refresh_that_crashes_the_server_is_tried_again_after_growing_pauses() {
         session.value("SELECT status FROM pgstream.pgs_status() WHERE name = 'public.a'"),
         "ACTIVE"
     );
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
-    eventually(&mut session, "SELECT sum(consecutive_errors) FROM pgstream.pgs_status()", "0");
+    session.eventually("SELECT count(*) FROM a", "1");
+    session.eventually("SELECT sum(consecutive_errors) FROM pgstream.pgs_status()", "0");
 }
 
 #[test]
@@ -875,15 +829,13 @@ fn it_can_be_switched_off_and_on() {
     session.run("SELECT pg_reload_conf()");
     session.run("INSERT INTO t VALUES (1, 1); SELECT pgstream.refresh_stream_table('a')");
     session.run("INSERT INTO t VALUES (2, 1)");
-    eventually(
-        &mut session,
-        "SELECT clock_timestamp() > data_timestamp + interval '3 seconds' FROM pgstream.pgs_stream_tables WHERE pgs_name = 'a'",
+    session.eventually("SELECT clock_timestamp() > data_timestamp + interval '3 seconds' FROM pgstream.pgs_stream_tables WHERE pgs_name = 'a'",
         "t",
     );
     assert_eq!(session.value("SELECT count(*) FROM a"), "1");
     session.run("ALTER SYSTEM SET pg_stream.enabled = on");
     session.run("SELECT pg_reload_conf()");
-    eventually(&mut session, "SELECT count(*) FROM a", "2");
+    session.eventually("SELECT count(*) FROM a", "2");
 }
 
 #[test]
@@ -903,7 +855,7 @@ fn a_standby_rests_until_it_is_promoted() {
     let processes = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_stream%'";
     assert_eq!(session.value(processes), "0");
     session.run("SELECT pg_promote()");
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    session.eventually("SELECT count(*) FROM a", "1");
 }
 
 #[test]
@@ -912,12 +864,12 @@ fn a_prepared_transaction_is_seen_when_it_commits() {
     let mut session = database.session();
     two_tables(&mut session);
     session.run("INSERT INTO t VALUES (1, 1)");
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    session.eventually("SELECT count(*) FROM a", "1");
     session.run("BEGIN; INSERT INTO t VALUES (2, 1); PREPARE TRANSACTION 'p'");
     session.run("INSERT INTO u VALUES (1, 1)");
-    eventually(&mut session, "SELECT count(*) FROM b", "1");
+    session.eventually("SELECT count(*) FROM b", "1");
     session.run("COMMIT PREPARED 'p'");
-    eventually(&mut session, "SELECT count(*) FROM a", "2");
+    session.eventually("SELECT count(*) FROM a", "2");
 }
 
 /// Crashes the server and starts it again with one more setting.
@@ -946,12 +898,12 @@ fn the_commit_of_a_prepared_transaction_wakes_the_scheduler() {
         }
         session = restart(&database, "pg_stream.enabled=on");
         let is_fresh = "SELECT max(staleness) < interval '1 h' FROM pgstream.pgs_status()";
-        eventually(&mut session, is_fresh, "t");
+        session.eventually(is_fresh, "t");
         if number == 1 {
             session.run(&insert);
         }
         session.run("COMMIT PREPARED 'p'");
-        eventually(&mut session, "SELECT count(*) FROM a", &number.to_string());
+        session.eventually("SELECT count(*) FROM a", &number.to_string());
     }
 }
 
@@ -965,7 +917,7 @@ fn a_stream_table_of_a_prepared_transaction_is_refreshed_from_its_commit_on() {
     );
     session.run("COMMIT PREPARED 'p'");
     session.run("INSERT INTO t VALUES (1, 1)");
-    eventually(&mut session, "SELECT count(*) FROM a", "1");
+    session.eventually("SELECT count(*) FROM a", "1");
 }
 
 #[test]
@@ -978,7 +930,7 @@ fn what_has_not_changed_stays_fresh() {
         let fresh = format!(
             "SELECT bool_and(data_timestamp > '{since}' AND last_refresh_at > '{since}') FROM pgstream.pgs_stream_tables"
         );
-        eventually(&mut session, &fresh, "t");
+        session.eventually(&fresh, "t");
         assert_eq!(
             session.value(
                 "SELECT bool_or(staleness > interval '3 seconds') FROM pgstream.pgs_status()"
@@ -990,7 +942,7 @@ fn what_has_not_changed_stays_fresh() {
     assert_eq!(session.value(runs), "0");
     // And yet it notices a change.
     session.run("INSERT INTO t VALUES (100, 1, 1)");
-    eventually(&mut session, "SELECT sum(n) FROM d", "10");
+    session.eventually("SELECT sum(n) FROM d", "10");
 }
 
 #[test]
@@ -998,9 +950,7 @@ fn a_damaged_table_is_rebuilt_with_its_unit() {
     let database = database();
     let mut session = database.session();
     diamond(&mut session);
-    eventually(
-        &mut session,
-        "SELECT bool_and(data_timestamp > created_at + interval '2 seconds') FROM pgstream.pgs_stream_tables",
+    session.eventually("SELECT bool_and(data_timestamp > created_at + interval '2 seconds') FROM pgstream.pgs_stream_tables",
         "t",
     );
     // Behind the back of the idle scheduler.
@@ -1008,10 +958,10 @@ fn a_damaged_table_is_rebuilt_with_its_unit() {
         "SET LOCAL event_triggers = off; ALTER TABLE c DISABLE TRIGGER pg_stream_guard; UPDATE c SET n = 77;
          ALTER TABLE c ENABLE ALWAYS TRIGGER pg_stream_guard",
     );
-    eventually(&mut session, "SELECT sum(n) FROM c", "9");
-    eventually(&mut session, TORN, "0");
+    session.eventually("SELECT sum(n) FROM c", "9");
+    session.eventually(TORN, "0");
     session.run("INSERT INTO t VALUES (100, 1, 1)");
-    eventually(&mut session, "SELECT sum(n) FROM d", "10");
+    session.eventually("SELECT sum(n) FROM d", "10");
     assert_eq!(session.value(TORN), "0");
     for (name, query) in DIAMOND {
         same(&mut session, name, query);
@@ -1085,11 +1035,8 @@ fn cancels_terminations_locks_and_manual_refreshes_leave_everything_right() {
         }
         let reached = "SELECT max(id) FROM t WHERE id < 2000000";
         let before: i64 = session.value(reached).parse().expect("a number");
-        eventually(
-            &mut session,
-            &format!("SELECT max(id) > {} FROM t WHERE id < 2000000", before + 5),
-            "t",
-        );
+        session
+            .eventually(&format!("SELECT max(id) > {} FROM t WHERE id < 2000000", before + 5), "t");
     }
     session.run("CREATE TABLE stop ()");
     for writer in writers {
@@ -1106,12 +1053,12 @@ fn cancels_terminations_locks_and_manual_refreshes_leave_everything_right() {
             "SELECT count(*) FROM ((SELECT {columns} FROM ({query}) AS q EXCEPT ALL SELECT {columns} FROM {name})
              UNION ALL (SELECT {columns} FROM {name} EXCEPT ALL SELECT {columns} FROM ({query}) AS q)) AS d"
         );
-        eventually(&mut session, &differences, "0");
+        session.eventually(&differences, "0");
     }
     for (name, _, query) in LEVELS {
         same(&mut session, name, query);
     }
-    eventually(&mut session, RUNNING, "0");
+    session.eventually(RUNNING, "0");
 }
 
 /// As many as a server has jobs for are lost in two rounds.
@@ -1135,7 +1082,7 @@ fn workers_that_end_with_their_scheduler_are_replaced() {
         session.run(&format!("INSERT INTO t{number} VALUES (1, 1)"));
     }
     for _ in 0..2 {
-        eventually(&mut session, WAITING, "32");
+        session.eventually(WAITING, "32");
         let scheduler = session.value(
             "SELECT pid FROM pg_stat_activity
              WHERE backend_type = 'pg_stream scheduler' AND datname = current_database()",
@@ -1146,14 +1093,14 @@ fn workers_that_end_with_their_scheduler_are_replaced() {
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
              WHERE backend_type = 'pg_stream refresh worker'",
         );
-        eventually(&mut session, WAITING, "0");
+        session.eventually(WAITING, "0");
         session.run(&format!("SELECT pg_terminate_backend({scheduler})"));
         signal("CONT", &scheduler);
     }
-    eventually(&mut session, WAITING, "32");
+    session.eventually(WAITING, "32");
     gatekeeper.run("SELECT pg_advisory_unlock(1)");
     for number in 0..32 {
-        eventually(&mut session, &format!("SELECT count(*) FROM st{number}"), "1");
+        session.eventually(&format!("SELECT count(*) FROM st{number}"), "1");
     }
 }
 

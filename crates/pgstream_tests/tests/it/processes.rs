@@ -8,20 +8,6 @@ use std::{
 
 use pgstream_tests::{Database, Server, Session};
 
-/// Asks until the answer comes, as a user would who waits for the scheduler.
-#[track_caller]
-fn eventually(session: &mut Session, sql: &str, expected: &str) {
-    let mut last = String::new();
-    for _ in 0..300 {
-        last = session.value(sql);
-        if last == expected {
-            return;
-        }
-        thread::park_timeout(Duration::from_millis(100));
-    }
-    panic!("{sql} is still {last}, not {expected}");
-}
-
 fn server() -> Server {
     Server::start(&[
         "fsync=off",
@@ -52,19 +38,19 @@ fn a_launcher_that_is_terminated_comes_back() {
     let mut session = database.session();
     session.run(STREAM_TABLE);
     session.run(CHANGE);
-    eventually(&mut session, IS_FRESH, "t");
+    session.eventually(IS_FRESH, "t");
     let launcher = session.value(LAUNCHER);
     terminate(&mut session, "backend_type = 'pg_stream launcher'");
     terminate(&mut session, "backend_type = 'pg_stream scheduler'");
     session.run(CHANGE);
-    eventually(&mut session, IS_FRESH, "t");
+    session.eventually(IS_FRESH, "t");
     assert_ne!(session.value(LAUNCHER), launcher);
     // One that the launcher before has started is missed as well.
     terminate(&mut session, "backend_type = 'pg_stream launcher'");
-    eventually(&mut session, &format!("SELECT ({LAUNCHER}) > 0"), "t");
+    session.eventually(&format!("SELECT ({LAUNCHER}) > 0"), "t");
     terminate(&mut session, "backend_type = 'pg_stream scheduler'");
     session.run(CHANGE);
-    eventually(&mut session, IS_FRESH, "t");
+    session.eventually(IS_FRESH, "t");
     drop(session);
     database.server().stop();
     let log = database.server().log();
@@ -85,28 +71,28 @@ fn a_database_that_nobody_can_enter_holds_up_no_other() {
         session.run("CREATE EXTENSION pg_stream");
         session.run(STREAM_TABLE);
         session.run(CHANGE);
-        eventually(session, IS_FRESH, "t");
+        session.eventually(IS_FRESH, "t");
     }
     admin.run("BEGIN; ALTER DATABASE closed RENAME TO other; PREPARE TRANSACTION 'rename'");
-    eventually(&mut open, STUCK, "1");
+    open.eventually(STUCK, "1");
     terminate(&mut open, "backend_type = 'pg_stream scheduler' AND datname = 'open'");
     open.run(CHANGE);
-    eventually(&mut open, IS_FRESH, "t");
+    open.eventually(IS_FRESH, "t");
     // It can be ended, also by the launcher's end, and is missed afterwards.
     terminate(&mut open, "backend_type = 'pg_stream launcher'");
-    eventually(&mut open, STUCK, "0");
-    eventually(&mut open, STUCK, "1");
+    open.eventually(STUCK, "0");
+    open.eventually(STUCK, "1");
     drop((admin, open));
     let begin = Instant::now();
     server.stop();
     assert!(begin.elapsed() < Duration::from_secs(20), "it stops at once");
     server.start_again();
     let mut admin = server.session("postgres");
-    eventually(&mut admin, STUCK, "1");
+    admin.eventually(STUCK, "1");
     admin.run("COMMIT PREPARED 'rename'");
     let mut other = server.session("other");
     other.run(CHANGE);
-    eventually(&mut other, IS_FRESH, "t");
+    other.eventually(IS_FRESH, "t");
 }
 
 #[test]
@@ -125,15 +111,13 @@ fn an_extension_that_was_created_by_a_prepared_transaction_is_noticed() {
             session = server.session(&name);
         }
         // Every database was looked at.
-        eventually(
-            &mut session,
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler' AND (datid IS NULL OR datname = current_database())",
+        session.eventually("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler' AND (datid IS NULL OR datname = current_database())",
             "0",
         );
         session.run("COMMIT PREPARED 'create'");
         session.run(STREAM_TABLE);
         session.run(CHANGE);
-        eventually(&mut session, IS_FRESH, "t");
+        session.eventually(IS_FRESH, "t");
     }
 }
 
@@ -181,7 +165,7 @@ fn settings_of_a_database_or_a_role_do_not_change_who_its_processes_are() {
         );
         session.run("TRUNCATE fired");
         session.run(CHANGE);
-        eventually(&mut session, IS_FRESH, "t");
+        session.eventually(IS_FRESH, "t");
         assert_eq!(session.value("SELECT count(*) FROM fired"), "1", "{command}");
         session.run(&reset);
     }
@@ -194,7 +178,7 @@ fn only_whoever_may_disturb_a_database_makes_its_scheduler_leave() {
     let mut session = database.session();
     session.run(STREAM_TABLE);
     session.run(CHANGE);
-    eventually(&mut session, IS_FRESH, "t");
+    session.eventually(IS_FRESH, "t");
     session.run("CREATE ROLE creator CREATEDB");
     let pid = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler' AND datname = current_database()";
     let scheduler = session.value(pid);
@@ -218,14 +202,14 @@ fn a_lock_on_the_catalog_stops_it_for_as_long_as_it_lasts_only() {
     let mut session = database.session();
     session.run(STREAM_TABLE);
     session.run(CHANGE);
-    eventually(&mut session, IS_FRESH, "t");
+    session.eventually(IS_FRESH, "t");
     for lock in ["LOCK TABLE pgstream.pgs_stream_tables", "DROP EXTENSION pg_stream CASCADE"] {
         // Meanwhile it looks at the catalog, for which a change of it asks.
         session.run("SELECT pgstream.alter_stream_table('st', schedule => '1s')");
         session.run(&format!("BEGIN; {lock}; SELECT pg_sleep(3); ROLLBACK"));
         let begin = Instant::now();
         session.run(CHANGE);
-        eventually(&mut session, IS_FRESH, "t");
+        session.eventually(IS_FRESH, "t");
         assert!(begin.elapsed() < Duration::from_secs(6), "{lock}: {:?}", begin.elapsed());
     }
     let log = database.server().log();

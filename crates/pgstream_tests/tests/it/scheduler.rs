@@ -1,22 +1,6 @@
 //! It runs by itself. These tests have a server of their own, where the scheduler is on.
 
-use std::{thread, time::Duration};
-
-use pgstream_tests::{Comparison, Database, Server, Session, difference};
-
-/// Asks until the answer comes, as a user would who waits for the scheduler.
-#[track_caller]
-fn eventually(session: &mut Session, sql: &str, expected: &str) {
-    let mut last = String::new();
-    for _ in 0..300 {
-        last = session.value(sql);
-        if last == expected {
-            return;
-        }
-        thread::park_timeout(Duration::from_millis(100));
-    }
-    panic!("{sql} is still {last}, not {expected}");
-}
+use pgstream_tests::{Comparison, Database, Server, difference};
 
 fn server() -> Database {
     Database::on(Server::start(&[
@@ -33,9 +17,9 @@ fn a_stream_table_is_refreshed_when_it_is_due() {
     session.run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)");
     session.run("SELECT pgstream.create_stream_table('st', 'SELECT sum(v) AS s FROM t', '1s')");
     session.run("INSERT INTO t VALUES (2, 10)");
-    eventually(&mut session, "SELECT s FROM st", "11");
+    session.eventually("SELECT s FROM st", "11");
     session.run("UPDATE t SET v = v + 1");
-    eventually(&mut session, "SELECT s FROM st", "13");
+    session.eventually("SELECT s FROM st", "13");
     let by = "SELECT count(*) > 0 FROM pgstream.pgs_refresh_history WHERE initiated_by = 'SCHEDULER' AND action = 'DIFFERENTIAL'";
     assert_eq!(session.value(by), "t");
 }
@@ -46,7 +30,7 @@ fn an_uninitialized_one_is_filled_at_its_first_due_time() {
     let mut session = database.session();
     session.run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)");
     session.run("SELECT pgstream.create_stream_table('st', 'SELECT sum(v) AS s FROM t', '1s', initialize => false)");
-    eventually(&mut session, "SELECT status, is_populated FROM pgstream.pgs_status()", "ACTIVE|t");
+    session.eventually("SELECT status, is_populated FROM pgstream.pgs_status()", "ACTIVE|t");
     assert_eq!(session.value("SELECT s FROM st"), "1");
 }
 
@@ -59,7 +43,7 @@ fn a_chain_is_refreshed_in_order() {
     session.run("SELECT pgstream.create_stream_table('b', 'SELECT g, s * 2 AS d FROM a', NULL)");
     session.run("SELECT pgstream.create_stream_table('c', 'SELECT sum(d) AS total FROM b', '1s')");
     session.run("INSERT INTO t VALUES (100, 1, 100)");
-    eventually(&mut session, "SELECT total FROM c", "290");
+    session.eventually("SELECT total FROM c", "290");
     for (name, query) in
         [("a", "SELECT g, sum(v) AS s FROM t GROUP BY g"), ("b", "SELECT g, s * 2 AS d FROM a")]
     {
@@ -77,16 +61,15 @@ fn a_failing_one_does_not_hold_up_the_others_and_is_suspended() {
     session.run("SELECT pgstream.create_stream_table('bad', 'SELECT id, 1 / v AS q FROM t', '1s')");
     session.run("SELECT pgstream.create_stream_table('good', 'SELECT sum(v) AS s FROM t', '1s')");
     session.run("INSERT INTO t VALUES (2, 0), (3, 5)");
-    eventually(&mut session, "SELECT s FROM good", "6");
-    eventually(
-        &mut session,
+    session.eventually("SELECT s FROM good", "6");
+    session.eventually(
         "SELECT status FROM pgstream.pgs_status() WHERE name = 'public.bad'",
         "SUSPENDED",
     );
     assert_eq!(session.value("SELECT count(*) FROM bad"), "1");
     session.run("UPDATE t SET v = 1 WHERE v = 0");
     session.run("SELECT pgstream.resume_stream_table('bad')");
-    eventually(&mut session, "SELECT count(*) FROM bad", "3");
+    session.eventually("SELECT count(*) FROM bad", "3");
 }
 
 #[test]
@@ -102,11 +85,11 @@ fn it_starts_in_a_database_when_the_extension_is_created() {
     );
     session.run("SELECT pgstream.create_stream_table('st', 'SELECT count(*) AS n FROM t', '1s')");
     session.run("INSERT INTO t VALUES (2)");
-    eventually(&mut session, "SELECT n FROM st", "2");
+    session.eventually("SELECT n FROM st", "2");
     server.kill();
     server.start_again();
     let mut session = server.session("postgres");
     session.run("INSERT INTO t VALUES (3)");
-    eventually(&mut session, "SELECT n FROM st", "3");
+    session.eventually("SELECT n FROM st", "3");
     session.run("DROP EXTENSION pg_stream CASCADE");
 }
