@@ -3,6 +3,7 @@
 
 mod case;
 mod construct;
+mod definition;
 mod expression;
 mod query;
 mod random;

@@ -326,15 +326,34 @@ thread_local! {
     static INVALID: RefCell<HashSet<Oid>> = RefCell::default();
     static ALL_INVALID: Cell<bool> = const { Cell::new(false) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    static WATCHES_ALL: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Notes from now on when one of these relations changes.
 pub fn watch(relations: &[Oid]) {
+    register();
+    WATCHED.with_borrow_mut(|watched| watched.extend(relations));
+}
+
+/// Runs `work`, which finds out what to [`watch`], and notes whatever changes meanwhile.
+pub fn watching_all<T>(work: impl FnOnce() -> T) -> T {
+    struct Watching;
+    impl Drop for Watching {
+        fn drop(&mut self) {
+            WATCHES_ALL.set(false);
+        }
+    }
+    register();
+    WATCHES_ALL.set(true);
+    let _watching = Watching;
+    work()
+}
+
+fn register() {
     if !REGISTERED.replace(true) {
         // SAFETY: registered once in this backend; the callback only notes the OID.
         unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(note), pg_sys::Datum::from(0)) };
     }
-    WATCHED.with_borrow_mut(|watched| watched.extend(relations));
 }
 
 /// Whether any watched relation changed since the last [`forget_invalidations`].
@@ -356,7 +375,7 @@ pub fn forget_invalidations() {
 unsafe extern "C-unwind" fn note(_argument: pg_sys::Datum, relation: Oid) {
     if relation == Oid::INVALID {
         ALL_INVALID.set(true);
-    } else if WATCHED.with_borrow(|watched| watched.contains(&relation)) {
+    } else if WATCHES_ALL.get() || WATCHED.with_borrow(|watched| watched.contains(&relation)) {
         INVALID.with_borrow_mut(|invalid| invalid.insert(relation));
     }
 }

@@ -174,11 +174,15 @@ pub fn of(pgs_id: i64) -> Result<Rc<Definition>, Error> {
     if let Some(found) = cached(pgs_id) {
         return Ok(found);
     }
-    let definition = Rc::new(load(pgs_id)?);
+    let definition = Rc::new(relation::watching_all(|| load(pgs_id))?);
+    keep(pgs_id, Rc::clone(&definition));
+    Ok(definition)
+}
+
+fn keep(pgs_id: i64, definition: Rc<Definition>) {
     relation::watch(&definition.watched());
     relation::watch(&definition.with_partitions);
-    CACHE.with(|cache| cache.borrow_mut().insert(pgs_id, Rc::clone(&definition)));
-    Ok(definition)
+    CACHE.with(|cache| cache.borrow_mut().insert(pgs_id, definition));
 }
 
 /// Loads the definition again if rights can have changed it, which no message tells of. What is
@@ -188,14 +192,14 @@ pub fn recheck(pgs_id: i64) -> Result<(), Error> {
     let Some(old) = cached.differential.as_ref().filter(|it| it.depends_on_role) else {
         return Ok(());
     };
-    let loaded = load(pgs_id)?;
+    let loaded = relation::watching_all(|| load(pgs_id))?;
     let is_same = loaded.differential.as_ref().is_some_and(|new| {
         new.fingerprint == old.fingerprint
             && new.readers == old.readers
             && new.permissions == old.permissions
     });
     if !is_same {
-        CACHE.with(|cache| cache.borrow_mut().insert(pgs_id, Rc::new(loaded)));
+        keep(pgs_id, Rc::new(loaded));
     }
     Ok(())
 }

@@ -49,6 +49,8 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         &[pgs_id.into(), fingerprint.into()],
         |_| {},
     );
+    // Before the rows: whoever switches capture off and on while they come alters it.
+    seal::renew(&definition);
     // What the query calls is not ours.
     drop(own);
     if initialize {
@@ -83,7 +85,6 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         index_row_id(table);
     }
     definition.differential.iter().for_each(index_stages);
-    seal::renew(&definition);
     fault::point(Step::IndexesCreated);
     // The fresh indexes and statistics must be seen by the first refresh.
     definition::forget(pgs_id);

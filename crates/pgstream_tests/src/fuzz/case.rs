@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     construct::{Construct, Constructs, half},
+    definition,
     query::{Generated, Source, query_without},
     random::Random,
     runner::Runner,
@@ -46,6 +47,8 @@ pub struct StreamTable {
     pub trigger: Option<&'static str>,
     /// Whether it is refreshed while the search path is another.
     pub is_qualified: bool,
+    /// A setting of whoever refreshes it, who did not create it.
+    pub foreign: Option<&'static str>,
 }
 
 /// Triggers of users on a stream table, by what is written between CREATE TRIGGER … and ON.
@@ -67,6 +70,8 @@ const AGGREGATES: [(&str, &str); 2] = [
 pub enum Step {
     /// A statement, in a savepoint of its own if it may violate a key inside a transaction.
     Sql(String),
+    /// A change of definition, in a savepoint likewise.
+    Define(String),
     /// BEGIN, COMMIT, ROLLBACK, SAVEPOINT ... as they are.
     Control(String),
     /// Refresh and compare the stream table of that name.
@@ -80,10 +85,19 @@ impl Step {
         Self::Other(Box::new(self))
     }
 
+    /// The statement that changes something.
+    pub fn change(&self) -> Option<&str> {
+        match self {
+            Self::Sql(sql) | Self::Define(sql) => Some(sql),
+            Self::Other(step) => step.change(),
+            Self::Control(_) | Self::Refresh(_) => None,
+        }
+    }
+
     /// For psql.
     fn script(&self) -> String {
         match self {
-            Self::Sql(sql) | Self::Control(sql) => format!("{sql};"),
+            Self::Sql(sql) | Self::Define(sql) | Self::Control(sql) => format!("{sql};"),
             Self::Refresh(name) => format!("SELECT pgstream.refresh_stream_table('{name}');"),
             Self::Other(step) => format!("/* in a second session */ {}", step.script()),
         }
@@ -183,6 +197,7 @@ impl Case {
             let Generated { query, constructs, .. } = generated;
             let trigger = random.chance(10).then(|| *random.pick(&TRIGGERS));
             let is_qualified = random.chance(25);
+            let foreign = random.chance(20).then(|| *random.pick(&definition::FOREIGN));
             stream_tables.push(StreamTable {
                 name,
                 query,
@@ -192,6 +207,7 @@ impl Case {
                 constructs,
                 trigger,
                 is_qualified,
+                foreign,
             });
         }
         // Who reads a stream table must be handed what is stored in it.
@@ -211,6 +227,10 @@ impl Case {
             add_second_session(&tables, &stream_tables, random, &mut rounds);
         }
         let security = random.chance(15).then(|| Security::random(&tables, &views, random));
+        for _ in 0..if metamorphic || random.chance(75) { 0 } else { random.between(1, 3) } {
+            let changes = definition::change(&tables, &views, security.as_ref(), random);
+            add_in_order(changes.into_iter().map(Step::Define), random, &mut rounds);
+        }
         if let (Some(security), false) = (&security, metamorphic)
             && random.chance(30)
         {
@@ -515,8 +535,29 @@ fn add_second_session(
     rounds: &mut [Vec<Step>],
 ) {
     let control = |sql: &str| Step::Control(sql.to_owned()).other();
+    let begin = *random.pick(&["BEGIN", "BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ"]);
+    let mut steps = vec![control(begin)];
+    for _ in 0..random.between(1, 3) {
+        let step = if random.chance(15) {
+            Step::Refresh(random.pick(stream_tables).name.clone())
+        } else {
+            Step::Sql(random.pick(tables).change(random))
+        };
+        steps.push(step.other());
+    }
+    let end = if random.chance(20) { "ROLLBACK" } else { "COMMIT" };
+    steps.push(control(end));
+    add_in_order(steps, random, rounds);
+}
+
+/// Puts steps among the others, one after the other.
+fn add_in_order(
+    steps: impl IntoIterator<Item = Step>,
+    random: &mut Random,
+    rounds: &mut [Vec<Step>],
+) {
     let mut place = (random.below(rounds.len()), 0);
-    let mut add = |step: Step, random: &mut Random| {
+    for step in steps {
         if place.0 + 1 < rounds.len() && random.chance(25) {
             place = (place.0 + 1, 0);
         }
@@ -524,19 +565,7 @@ fn add_second_session(
         place.1 = random.between(place.1.min(round.len()), round.len());
         round.insert(place.1, step);
         place.1 += 1;
-    };
-    let begin = *random.pick(&["BEGIN", "BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ"]);
-    add(control(begin), random);
-    for _ in 0..random.between(1, 3) {
-        let step = if random.chance(15) {
-            Step::Refresh(random.pick(stream_tables).name.clone())
-        } else {
-            Step::Sql(random.pick(tables).change(random))
-        };
-        add(step.other(), random);
     }
-    let end = if random.chance(20) { "ROLLBACK" } else { "COMMIT" };
-    add(control(end), random);
 }
 
 pub(super) fn unexpected(error: &SqlError, stream_table: &str, doing: &str) -> Failure {

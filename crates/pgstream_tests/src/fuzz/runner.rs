@@ -20,6 +20,14 @@ const MOST_TIME: &str = "1500ms";
 /// Violations that a random change may run into.
 const OF_THE_CHANGE: &[&str] = &["23505", "23514", "23502", "21000", "40001", "54000"];
 
+/// The same of a change of definition: what depends on a column or stands in the way, rows that do not
+/// go with a key, changes of the transaction that have triggers to run, and what is there already or
+/// not, since a change before was rolled back.
+const OF_THE_DEFINITION: &[&str] = &[
+    "0A000", "2BP01", "55006", "23505", "23514", "23502", "42P16", "42P17", "42809", "42P07",
+    "42P01", "40001",
+];
+
 /// Several rows of a scalar sub-query.
 const SEVERAL_ROWS: &str = "21000";
 
@@ -58,7 +66,7 @@ pub(super) struct Runner<'a> {
     outcome: &'a mut Outcome,
     /// The stream tables that were created.
     present: Vec<&'a StreamTable>,
-    /// Those whose next refresh may be full, because something was truncated.
+    /// Those whose next refresh may be full, because something was truncated or defined otherwise.
     truncated: Vec<String>,
     /// The second session truncated something: nobody knows when that will be visible.
     may_be_full: bool,
@@ -228,7 +236,11 @@ impl<'a> Runner<'a> {
                 }
                 Ok(())
             }
-            Step::Sql(sql) => self.change(sql),
+            Step::Sql(sql) => self.change(sql, OF_THE_CHANGE),
+            Step::Define(sql) => {
+                self.truncated = self.present.iter().map(|one| one.name.clone()).collect();
+                self.change(sql, OF_THE_DEFINITION)
+            }
             Step::Other(step) => {
                 self.may_be_full |=
                     matches!(&**step, Step::Sql(sql) if sql.starts_with("TRUNCATE"));
@@ -244,7 +256,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn change(&mut self, sql: &str) -> Result<(), Failure> {
+    fn change(&mut self, sql: &str, allowed: &[&str]) -> Result<(), Failure> {
         if sql.starts_with("TRUNCATE") || sql.starts_with(security::CHANGE) {
             self.truncated = self.present.iter().map(|one| one.name.clone()).collect();
         }
@@ -259,7 +271,7 @@ impl<'a> Runner<'a> {
         }
         self.set_role(security::READER)?;
         match done {
-            Err(error) if error.code != LOCKED && !OF_THE_CHANGE.contains(&error.code.as_str()) => {
+            Err(error) if error.code != LOCKED && !allowed.contains(&error.code.as_str()) => {
                 Err(unexpected(&error, "", sql))
             }
             _ => Ok(()),
@@ -277,17 +289,25 @@ impl<'a> Runner<'a> {
         };
         // In a transaction, an error must leave the changes in place.
         let in_transaction = self.session.try_run("SAVEPOINT pgs_refresh").is_ok();
-        let set_path = |it: &mut Self, path: &str| {
-            let sql = format!("SET search_path = {path}");
-            it.session.try_run(&sql).map_err(|error| failed(&error))
-        };
+        // What is set while it is refreshed, and afterwards.
+        let mut settings: Vec<[String; 2]> = Vec::new();
         if one.is_qualified {
-            set_path(self, &other_schema(&self.schema))?;
+            let path = |it: &str| format!("SET search_path = {it}");
+            let schema = &self.schema;
+            settings.push([path(&other_schema(schema)), path(&format!("{schema}, public"))]);
+        }
+        if let Some(setting) = one.foreign {
+            let name = setting.split(' ').next().expect("a name");
+            settings.push([format!("SET {setting}"), format!("RESET {name}")]);
+        }
+        for [set, _] in &settings {
+            self.session.try_run(set).map_err(|error| failed(&error))?;
         }
         let done = self.session.try_run(&sql);
-        if one.is_qualified && (done.is_ok() || !in_transaction) {
-            let path = format!("{}, public", self.schema);
-            set_path(self, &path)?;
+        if done.is_ok() || !in_transaction {
+            for [_, reset] in &settings {
+                self.session.try_run(reset).map_err(|error| failed(&error))?;
+            }
         }
         if in_transaction {
             let end = if done.is_ok() { "RELEASE pgs_refresh" } else { "ROLLBACK TO pgs_refresh" };

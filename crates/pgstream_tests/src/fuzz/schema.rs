@@ -141,7 +141,7 @@ impl Table {
         (0..self.columns.len()).map(|column| self.value(column, random)).collect()
     }
 
-    fn key_list(&self) -> String {
+    pub fn key_list(&self) -> String {
         let names: Vec<_> =
             self.key_columns().iter().map(|&at| self.columns[at].0.as_str()).collect();
         names.join(", ")
@@ -153,17 +153,34 @@ impl Table {
     }
 
     /// The qualified name of a partition or child.
-    fn derived(&self, suffix: &str) -> String {
-        let name = match self.name.strip_suffix('"') {
+    pub fn derived(&self, suffix: &str) -> String {
+        self.in_its_schema(&self.bare(suffix))
+    }
+
+    /// The same without schema.
+    pub fn bare(&self, suffix: &str) -> String {
+        match self.name.strip_suffix('"') {
             Some(name) => format!("{name}{suffix}\""),
             None => format!("{}{suffix}", self.name),
-        };
-        if self.is_elsewhere { format!("{OTHER_SCHEMA}.{name}") } else { name }
+        }
+    }
+
+    /// The name of something beside the table.
+    pub fn in_its_schema(&self, name: &str) -> String {
+        if self.is_elsewhere { format!("{OTHER_SCHEMA}.{name}") } else { name.to_owned() }
     }
 
     /// The columns that are written.
-    fn column_list(&self) -> String {
+    pub fn column_list(&self) -> String {
         let names: Vec<_> = self.columns.iter().map(|it| it.0.as_str()).collect();
+        names.join(", ")
+    }
+
+    /// The other columns than those of the key.
+    pub fn without_key(&self) -> String {
+        let is_other = |at: &usize| !self.key_columns().contains(at);
+        let others = (0..self.columns.len()).filter(is_other);
+        let names: Vec<_> = others.map(|at| self.columns[at].0.as_str()).collect();
         names.join(", ")
     }
 

@@ -29,7 +29,11 @@ impl Security {
         let mut statements = Vec::new();
         for table in tables {
             let name = table.qualified();
-            statements.push(format!("GRANT SELECT ON {name} TO {READER}, {VIEWER}"));
+            let columns = match table.without_key() {
+                columns if !columns.is_empty() && random.chance(25) => format!(" ({columns})"),
+                _ => String::new(),
+            };
+            statements.push(format!("GRANT SELECT{columns} ON {name} TO {READER}, {VIEWER}"));
             if random.chance(30) {
                 continue;
             }

@@ -111,13 +111,13 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
         add(&|it| {
             let table = it.tables.remove(at);
             for round in &mut it.rounds {
-                round.retain(|step| !matches!(step, Step::Sql(sql) if table.is_mentioned_in(sql)));
+                round.retain(|step| !step.change().is_some_and(|sql| table.is_mentioned_in(sql)));
             }
         });
         // All changes of one table.
         add(&|it| {
             for round in &mut it.rounds {
-                round.retain(|step| !matches!(step, Step::Sql(sql) if table.is_mentioned_in(sql)));
+                round.retain(|step| !step.change().is_some_and(|sql| table.is_mentioned_in(sql)));
             }
         });
     }
@@ -160,6 +160,9 @@ fn candidates(case: &Case, failure: &Failure) -> Vec<Case> {
         }
         if one.trigger.is_some() {
             add(&|it| it.stream_tables[at].trigger = None);
+        }
+        if one.foreign.is_some() {
+            add(&|it| it.stream_tables[at].foreign = None);
         }
     }
     for (at, view) in case.views.iter().enumerate() {
