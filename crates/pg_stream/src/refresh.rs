@@ -251,6 +251,11 @@ impl Ready {
         self.advances != advance::advances(self.definition.pgs_id)
     }
 
+    /// Whether there may be several ways to see a change.
+    pub fn reads_several(&self) -> bool {
+        self.definition.dependencies.len() > 1
+    }
+
     /// Whether it reads what this transaction has changed meanwhile, by a trigger, and what is not decoded
     /// before it has been committed.
     pub fn has_own_undecoded(&self) -> bool {

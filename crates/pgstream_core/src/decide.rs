@@ -159,12 +159,17 @@ impl Schedules {
             (0..self.tables.len()).map(|it| self.due_at(it, &states[it], now)).collect();
         let is_due =
             |it: &usize| due_at[*it].is_some_and(|moment| moment <= now) && !states[*it].is_running;
-        let is_left_behind = |it: &usize| self.is_left_behind(*it, &states[*it]) && !is_due(it);
-        let held_up = self.torn_by((0..self.tables.len()).filter(is_left_behind).collect());
+        let is_left_behind = |it: &usize| self.is_left_behind(*it, &states[*it]);
+        let left_behind: Vec<usize> = (0..self.tables.len()).filter(is_left_behind).collect();
+        let resting = left_behind.iter().copied().filter(|it| !is_due(it));
+        let held_up = self.torn_by(resting.collect());
         let due: Vec<usize> =
             (0..self.tables.len()).filter(is_due).filter(|it| !held_up.contains(it)).collect();
         let mut decided: BTreeSet<usize> = BTreeSet::new();
-        for unit in self.units(&self.closure(&due, &held_up, states), states) {
+        for mut unit in self.units(&self.closure(&due, &held_up, states), states) {
+            // What other units try again may fail once more.
+            let torn = self.torn_by(self.connected(&left_behind, &unit));
+            unit.retain(|it| !torn.contains(it));
             let since = unit.iter().filter_map(|it| due_at[*it]).min().unwrap_or(now);
             // The rest of one that was too large may not be due any more.
             let is_due = unit.iter().any(|it| due.binary_search(it).is_ok());
@@ -255,10 +260,25 @@ impl Schedules {
         together
     }
 
-    /// Whether it is going to be tried again and its relatives are not waiting for that.
+    /// Which of the stream tables would be torn if these are left behind while others go on.
+    pub fn torn(&self, left_behind: &BTreeSet<i64>) -> BTreeSet<i64> {
+        let is_behind = |it: &usize| left_behind.contains(&self.tables[*it].id);
+        let behind = (0..self.tables.len()).filter(is_behind).collect();
+        self.torn_by(behind).into_iter().map(|it| self.tables[it].id).collect()
+    }
+
+    /// Whether it is going to be tried again.
     fn is_left_behind(&self, position: usize, state: &State) -> bool {
         let table = &self.tables[position];
         table.status.is_scheduled() && pause(table, state).is_some()
+    }
+
+    /// Those of `some` that the tables of a unit are connected with and that are not in it.
+    fn connected(&self, some: &[usize], unit: &[usize]) -> Vec<usize> {
+        let components: BTreeSet<usize> = unit.iter().map(|it| self.component[*it]).collect();
+        let is_connected =
+            |it: &usize| components.contains(&self.component[*it]) && !unit.contains(it);
+        some.iter().copied().filter(is_connected).collect()
     }
 
     /// The tables that read one which is left behind, and see a source of it on another way too. They are

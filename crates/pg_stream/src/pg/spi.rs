@@ -344,6 +344,11 @@ thread_local! {
 /// As [`run`], for a query that is asked often: it is planned once in a session. It reads what is
 /// committed now, and the transaction's own changes, in every isolation level.
 pub fn ask(sql: &'static str, args: &[Arg], each: impl FnMut(Row<'_>)) {
+    ask_at(sql, args, &Snapshot::latest(), each);
+}
+
+/// As [`ask`], of what a snapshot sees.
+pub fn ask_at(sql: &'static str, args: &[Arg], snapshot: &Snapshot, each: impl FnMut(Row<'_>)) {
     let _session = Session::open();
     let known = ASKED.with(|asked| asked.borrow().get(sql).map(Rc::clone));
     let prepared = known.unwrap_or_else(|| {
@@ -352,7 +357,7 @@ pub fn ask(sql: &'static str, args: &[Arg], each: impl FnMut(Row<'_>)) {
         ASKED.with(|asked| asked.borrow_mut().insert(sql, Rc::clone(&prepared)));
         prepared
     });
-    prepared.query(args, &Snapshot::latest(), each);
+    prepared.query(args, snapshot, each);
 }
 
 /// The first column of the first row of [`run`], or `None` when there is no row or it is NULL.

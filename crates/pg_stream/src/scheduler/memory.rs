@@ -75,6 +75,11 @@ fn read() -> (Vec<Table>, HashMap<i64, Entry>) {
     (tables, entries)
 }
 
+/// When all stream tables are due, by the catalog; in a transaction.
+pub fn schedules() -> Schedules {
+    Schedules::new(read().0)
+}
+
 /// What was seen of a stream table.
 #[derive(Clone, Copy)]
 struct Seen {

@@ -11,7 +11,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
 };
 
 use pgrx::{
@@ -35,6 +35,7 @@ use crate::{
         worker,
     },
     refresh::{self, Action, Cause, Done, InitiatedBy, Occasion, Ready},
+    scheduler::memory,
     settings,
 };
 
@@ -141,7 +142,9 @@ fn one_by_one(unit: &Unit<'_>) -> Vec<Report> {
             Err(failure) => one.fail_alone(&failure),
         }
     };
-    unit.tables.iter().enumerate().map(alone).collect()
+    let mut reports: Vec<Report> = unit.tables.iter().enumerate().rev().map(alone).collect();
+    reports.reverse();
+    reports
 }
 
 /// What is known before the refresh.
@@ -272,6 +275,7 @@ impl Unit<'_> {
             worker::set_patience(self.patience.max(MIDWAY_PATIENCE));
             let data_timestamp = time::current();
             let snapshot = self.prepare(&mut members);
+            self.hold_up_torn(&mut members, &snapshot);
             self.run(&mut members, &snapshot, data_timestamp);
             let mut cleaned = HashSet::new();
             for done in members.iter().filter_map(|it| it.done.as_ref()) {
@@ -322,6 +326,28 @@ impl Unit<'_> {
         });
         let is_rebuilt = |it: &Member| it.ready.as_ref().is_some_and(Ready::is_rebuilt);
         if members.iter().any(is_rebuilt) { Snapshot::latest() } else { snapshot }
+    }
+
+    /// Holds up those that would show some of a source's changes without others, since a table of
+    /// another unit was left behind when its unit was committed.
+    fn hold_up_torn(&self, members: &mut [Member], snapshot: &Snapshot) {
+        let is_tip = |it: &Member| it.ready.as_ref().is_some_and(Ready::reads_several);
+        if !members.iter().any(is_tip) {
+            return;
+        }
+        let mut left_behind = BTreeSet::new();
+        let arg = self.tables.to_vec().into();
+        spi::ask_at(include_str!("left_behind.sql"), &[arg], snapshot, |row| {
+            left_behind.extend(row.get::<i64>(0));
+        });
+        if left_behind.is_empty() {
+            return;
+        }
+        let torn = memory::schedules().torn(&left_behind);
+        for member in members.iter_mut().filter(|it| it.report.is_none() && torn.contains(&it.id)) {
+            self.hold_up(member, "a stream table below it was left behind");
+            member.report = Some(Report::failed(Verdict::InTheWay));
+        }
     }
 
     fn run(

@@ -230,13 +230,17 @@ fn a_failing_table_does_not_hold_up_its_group() {
     assert_eq!(units(&decide(&tables, |_| ran(10))), [[2, 3]]);
 }
 
+/// One that reads these stream tables, which are among these relations.
+fn reading(id: i64, reads: &[i64], sources: &[u32]) -> Table {
+    Table { reads: reads.to_vec(), ..over(id, "1s", sources) }
+}
+
+fn failing(table: Table) -> Table {
+    Table { consecutive_errors: 5, ..table }
+}
+
 #[test]
 fn the_tip_of_a_diamond_waits_for_a_failing_side() {
-    let reading = |id, reads: &[i64], sources: &[u32]| Table {
-        reads: reads.to_vec(),
-        ..over(id, "1s", sources)
-    };
-    let failing = |it: Table| Table { consecutive_errors: 5, ..it };
     // 1 and 2 read the base table 91; the change buffers of 1, 2 ... are 1, 2 ...
     let base = [failing(reading(1, &[], &[91])), reading(2, &[], &[91, 92])];
     let decided = |more: &[Table]| units(&decide(&[&base, more].concat(), |_| ran(10)));
@@ -262,6 +266,21 @@ fn the_tip_of_a_diamond_waits_for_a_failing_side() {
     // Nobody waits for what rests until somebody does something.
     let resting = Table { status: Status::Suspended, ..base[0].clone() };
     assert_eq!(units(&decide(&[resting, base[1].clone(), tip], |_| ran(10))), [[2, 3]]);
+}
+
+#[test]
+fn a_tip_waits_for_sides_that_are_tried_again_in_another_unit() {
+    let slow = |id: i64| Table { schedule: "3s".parse().unwrap(), ..reading(id, &[], &[91]) };
+    let (left, right) = (slow(1), slow(2));
+    let tip = reading(3, &[1, 2], &[1, 2]);
+    let state = |detours: u32| {
+        move |id| State { took: 2 * SECOND, detours: detours * u32::from(id == 1), ..ran(100) }
+    };
+    let decided = |tables: &[Table], detours| units(&decide(tables, state(detours)));
+    let all = [left.clone(), right.clone(), tip.clone()];
+    assert_eq!(decided(&all, 0), [vec![3], vec![1, 2]]);
+    assert_eq!(decided(&all, 1), [[1, 2]]);
+    assert_eq!(decided(&[failing(left), right, tip], 0), [[1, 2]]);
 }
 
 #[test]

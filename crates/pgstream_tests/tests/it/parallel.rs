@@ -454,6 +454,73 @@ fn a_diamond_is_not_torn_by_a_side_that_fails() {
 }
 
 #[test]
+fn a_diamond_is_not_torn_by_a_slow_side_that_fails() {
+    let database = Database::on(server(&["pg_stream.max_consecutive_errors=100"]));
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1);
+         CREATE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+         'BEGIN PERFORM pg_sleep(1.2); RETURN $1; END'",
+    );
+    for (name, query, schedule) in [
+        ("b", "SELECT id, v FROM t", "3s"),
+        ("c", "SELECT id, slow(v) AS v FROM t", "3s"),
+        // It does not wait for the others, which take longer than a second.
+        ("d", "SELECT (SELECT sum(v) FROM b) AS b, sum(v) AS c FROM c", "1s"),
+    ] {
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('{name}', '{query}', '{schedule}')"
+        ));
+    }
+    session.run("ALTER TABLE b ADD CONSTRAINT small CHECK (v < 100); INSERT INTO t VALUES (2, 2)");
+    session.eventually("SELECT b, c FROM d", "3|3");
+    session.run("INSERT INTO t VALUES (3, 1000)");
+    session.eventually("SELECT sum(v) FROM c", "1003");
+    for errors in 1..5 {
+        let failures = format!(
+            "SELECT consecutive_errors >= {errors} FROM pgstream.pgs_status() WHERE name = 'public.b'"
+        );
+        session.eventually(&failures, "t");
+        assert_eq!(session.value("SELECT b, c FROM d"), "3|3");
+    }
+    session.run("ALTER TABLE b DROP CONSTRAINT small");
+    session.eventually("SELECT b, c FROM d", "1003|1003");
+}
+
+#[test]
+fn a_diamond_is_not_torn_by_a_commit_that_fails() {
+    let database = Database::on(server(&["synchronous_commit=local"]));
+    let mut session = database.session();
+    diamond(&mut session);
+    // It waits for a standby that there is not, and has the lock that a commit with alerts needs.
+    session.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    session.run("SELECT pg_reload_conf()");
+    let mut other = database.session();
+    let pid = other.value("SELECT pg_backend_pid()");
+    let other = thread::spawn(move || {
+        other.run("SET synchronous_commit = on");
+        // It is committed all the same.
+        other.run("BEGIN; NOTIFY something; CREATE TABLE something (); COMMIT");
+    });
+    let waits = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'SyncRep'"
+    );
+    session.eventually(&waits, "1");
+    session.run("INSERT INTO t VALUES (100, 1, 1)");
+    // Refreshing them together has failed, and so has the first one alone.
+    let skipped = "SELECT count(*) > 0 FROM pgstream.pgs_refresh_history WHERE status = 'SKIPPED'";
+    session.eventually(skipped, "t");
+    session.run(&format!("SELECT pg_cancel_backend({pid})"));
+    other.join().expect("it goes on");
+    loop {
+        match session.value("SELECT sum(s), sum(n) FROM d").as_str() {
+            "9|9" => {}
+            sums => break assert_eq!(sums, "10|10"),
+        }
+    }
+}
+
+#[test]
 fn a_diamond_over_a_table_and_a_part_of_it_is_not_torn_by_a_side_that_fails() {
     let database = Database::on(server(&["pg_stream.max_consecutive_errors=100"]));
     let mut session = database.session();
