@@ -80,7 +80,7 @@ pub fn change(
 fn of_table(table: &Table, name: &str, random: &mut Random) -> String {
     let column = random.below(table.columns.len());
     let (column, kind) = (&table.columns[column].0, table.columns[column].1);
-    let ty = kind.column_sql();
+    let ty = kind.column_sql().split(" STORAGE").next().expect("a type");
     let moved = table.in_its_schema("pgs_x");
     match random.below(9) {
         0 => format!("ALTER TABLE {name} RENAME TO pgs_x; ALTER TABLE {moved} RENAME TO {}", table.bare("")),
