@@ -14,7 +14,8 @@
 //! it on another way as well, the tip of a diamond, would be torn: they wait until it is tried again.
 //!
 //! The price is that a unit is as slow as all its tables together. So a group that takes longer
-//! than the shortest period of its unit, and has a longer one itself, runs in a unit of its own.
+//! than the shortest period of its unit, and has a longer one itself, runs in a unit of its own, if no table
+//! of one unit sees a source through the other and on another way.
 //!
 //! Components that read a common table or view form a *family*. Its tables keep one clock too, and
 //! what is due in it at one moment is a unit as long as that is quick: then nobody sees one table with
@@ -286,22 +287,24 @@ impl Schedules {
     fn torn_by(&self, mut left_behind: Vec<usize>) -> BTreeSet<usize> {
         let mut torn = BTreeSet::new();
         while let Some(behind) = left_behind.pop() {
-            left_behind.extend(self.torn_by_one(behind).into_iter().filter(|it| torn.insert(*it)));
+            let more = self.torn_by_part(&[behind]);
+            left_behind.extend(more.into_iter().filter(|it| torn.insert(*it)));
         }
         torn
     }
 
-    fn torn_by_one(&self, behind: usize) -> Vec<usize> {
+    /// The same where these tables of one component, which are refreshed together, are left behind together.
+    fn torn_by_part(&self, behind: &[usize]) -> Vec<usize> {
+        let mut is_behind: BTreeSet<usize> = behind.iter().copied().collect();
         let mut sources: BTreeSet<u32> = BTreeSet::new();
-        let (mut open, mut seen) = (vec![behind], BTreeSet::from([behind]));
+        let (mut open, mut seen) = (behind.to_vec(), is_behind.clone());
         while let Some(next) = open.pop() {
             sources.extend(&self.tables[next].sources);
             open.extend(self.reads[next].iter().filter(|it| seen.insert(**it)));
         }
-        let (mut is_behind, mut is_ahead) = (BTreeSet::from([behind]), BTreeSet::new());
-        let mut torn = Vec::new();
+        let (mut is_ahead, mut torn) = (BTreeSet::new(), Vec::new());
         for (it, table) in self.tables.iter().enumerate() {
-            if it == behind || self.component[it] != self.component[behind] {
+            if self.component[it] != self.component[behind[0]] || behind.contains(&it) {
                 continue;
             }
             let reads = |some: &BTreeSet<usize>| self.reads[it].iter().any(|it| some.contains(it));
@@ -336,7 +339,8 @@ impl Schedules {
         units.iter().flat_map(|it| it.chunks(MOST_TABLES)).map(<[usize]>::to_vec).collect()
     }
 
-    /// Takes those groups out of tables of a component that the others should not wait for.
+    /// Takes those groups out of tables of a component that the others should not wait for: unless one of
+    /// them would be torn, since it sees one part as it is and the other as it was.
     fn without_slow_groups(
         &self,
         component: Vec<usize>,
@@ -358,7 +362,28 @@ impl Schedules {
         for it in slow {
             apart.entry(self.group[it]).or_default().push(it);
         }
-        (rest, apart.into_values().collect())
+        // There are quick ones: those with the shortest period.
+        let mut parts: Vec<Vec<usize>> = std::iter::once(rest).chain(apart.into_values()).collect();
+        while let Some((one, other)) = self.tearing(&parts) {
+            let more = parts.remove(one.max(other));
+            let part = &mut parts[one.min(other)];
+            part.extend(more);
+            part.sort_unstable();
+        }
+        let slow = parts.split_off(1);
+        (parts.remove(0), slow)
+    }
+
+    /// Two of the parts one of which reads the other and would be torn.
+    fn tearing(&self, parts: &[Vec<usize>]) -> Option<(usize, usize)> {
+        if parts.len() == 1 {
+            return None;
+        }
+        parts.iter().enumerate().find_map(|(part, tables)| {
+            let torn = self.torn_by_part(tables);
+            let other = parts.iter().position(|it| it.iter().any(|it| torn.contains(it)))?;
+            Some((part, other))
+        })
     }
 
     /// Joins parts of a family, of a component each, if nobody has to wait long for the others.

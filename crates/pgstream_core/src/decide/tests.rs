@@ -284,6 +284,22 @@ fn a_tip_waits_for_sides_that_are_tried_again_in_another_unit() {
 }
 
 #[test]
+fn a_slow_group_that_would_be_torn_is_not_taken_apart() {
+    let calculated = |id| Table { schedule: Schedule::Calculated, ..reading(id, &[], &[91]) };
+    let (left, right) = (calculated(1), calculated(2));
+    let slowly = |it: Table| Table { schedule: "4s".parse().unwrap(), ..it };
+    let tip = slowly(reading(3, &[1, 2], &[1, 2]));
+    // Another reader makes one side run each second; the other one takes longer.
+    let reader = reading(4, &[1], &[1]);
+    let state = |id| State { took: 2 * SECOND * i64::from(id == 2), ..ran(100) };
+    let decided = |tables: &[Table]| units(&decide(tables, state));
+    assert_eq!(decided(&[left.clone(), right.clone(), tip, reader.clone()]), [[1, 2, 3, 4]]);
+    // It sees no more than one side.
+    let (other, pair) = (slowly(reading(3, &[2], &[2])), [left, right]);
+    assert_eq!(decided(&[&pair[..], &[other, reader]].concat()), [[1, 4], [2, 3]]);
+}
+
+#[test]
 fn a_clock_that_was_set_back_stops_nothing() {
     let decision = decide(&[table(1, "1m", &[])], |_| ran(-86_400));
     assert_eq!(decision.wake_at, Some(NOW + 60 * SECOND));
