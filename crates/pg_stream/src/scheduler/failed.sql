@@ -19,7 +19,7 @@ WITH failed AS (
     WHERE NOT EXISTS (SELECT FROM completed)
 )
 -- A payload has less than 8000 bytes; a character can take six.
-SELECT pg_catalog.pg_notify('pg_stream_alert', message::text)
+SELECT CASE WHEN $7 THEN pg_catalog.pg_notify('pg_stream_alert', message::text) END
 FROM failed,
 LATERAL (
     SELECT json_build_object(

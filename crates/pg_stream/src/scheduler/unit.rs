@@ -26,6 +26,7 @@ use crate::{
     catalog,
     error::Error,
     pg::{
+        notify,
         progress::Progress,
         relation,
         snapshot::Snapshot,
@@ -540,6 +541,7 @@ fn record(
             started.into(),
             (blame == Blame::Table).into(),
             announced.into(),
+            notify::has_room().into(),
         ],
         |_| {},
     );

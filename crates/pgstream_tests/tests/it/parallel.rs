@@ -580,6 +580,26 @@ fn a_refresh_that_outlives_its_scheduler_and_is_terminated_is_not_left_running()
 }
 
 #[test]
+fn a_full_queue_of_notifications_stops_no_refresh() {
+    let database = Database::on(server(&["max_notify_queue_pages=64"]));
+    let (mut listener, mut session) = (database.session(), database.session());
+    two_tables(&mut session);
+    listener.run("LISTEN something");
+    listener.run("BEGIN; SELECT txid_current()");
+    let notify = "SELECT count(pg_notify('something', repeat('x', 7000) || i)) FROM generate_series(1, 10) i";
+    while session.try_run(notify).is_ok() {}
+    session.run("INSERT INTO t VALUES (1, 1)");
+    session.eventually("SELECT count(*) FROM a", "1");
+    session.run("SELECT pgstream.refresh_stream_table('a')");
+    // Nobody reads the queue any more: there is room as soon as somebody looks.
+    drop(listener);
+    session.run("LISTEN pg_stream_alert; INSERT INTO u VALUES (1, 1)");
+    session.eventually("SELECT count(*) FROM b", "1");
+    assert_ne!(session.notifications("pg_stream_alert"), Vec::<String>::new());
+    session.eventually(RUNNING, "0");
+}
+
+#[test]
 fn a_locked_catalog_is_waited_for() {
     let database = database();
     let (mut locker, mut session) = (database.session(), database.session());
