@@ -125,14 +125,13 @@ impl Inventory {
 
 /// Goes through a rewritten query.
 pub fn take(query: Query<'_>) -> Inventory {
-    let mut inventory = Inventory::default();
+    let mut inventory = Inventory { permissions: permissions(query), ..Inventory::default() };
     let mut columns: BTreeMap<u32, BTreeSet<i16>> = BTreeMap::new();
     query.node().visit(&mut |node| {
         if let Kind::Query(query) = node.kind() {
             for (oid, read) in query.columns_read() {
                 columns.entry(oid.to_u32()).or_default().extend(read);
             }
-            inventory.permissions.extend(query.permissions());
             note_relations(&mut inventory, query);
         } else {
             note_columns(&mut inventory, node);
@@ -150,6 +149,20 @@ pub fn take(query: Query<'_>) -> Inventory {
             .collect();
     }
     inventory
+}
+
+fn permissions(query: Query<'_>) -> Vec<Permission> {
+    let mut permissions = Vec::new();
+    query.node().visit(&mut |node| {
+        if node.is_idle_common_table() {
+            return Step::Over;
+        }
+        if let Kind::Query(query) = node.kind() {
+            permissions.extend(query.permissions());
+        }
+        Step::Into
+    });
+    permissions
 }
 
 fn note_relations(inventory: &mut Inventory, query: Query<'_>) {

@@ -576,6 +576,13 @@ impl<'a> Node<'a> {
         xxhash_rust::xxh3::xxh3_64(text.unwrap_or_default().as_bytes())
     }
 
+    /// A WITH item that PostgreSQL does not plan, since nothing refers to it.
+    pub fn is_idle_common_table(self) -> bool {
+        self.tag() == NodeTag::T_CommonTableExpr
+            // SAFETY: the tag says what it is.
+            && unsafe { self.cast::<pg_sys::CommonTableExpr>() }.cterefcount == 0
+    }
+
     /// Whether the node draws from a sequence.
     pub fn is_next_value(self) -> bool {
         self.tag() == NodeTag::T_NextValueExpr

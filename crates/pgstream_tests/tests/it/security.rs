@@ -157,6 +157,21 @@ fn a_right_that_is_revoked_later_stops_the_refresh_as_it_would_stop_the_query() 
     }
 }
 
+/// PostgreSQL does not plan it.
+#[test]
+fn what_a_with_item_reads_that_nothing_refers_to_may_be_unreadable() {
+    let mut place = Place::new();
+    place.admin.run(&format!("{TABLE} CREATE TABLE u (x int)"));
+    let alice = place.role("alice");
+    place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
+    let mut session = place.session(&alice);
+    let query = "WITH w AS (SELECT x FROM public.u) SELECT id, v FROM public.t";
+    session.create("st", query);
+    place.admin.run("INSERT INTO t VALUES (50, 1, 50)");
+    session.refresh("st");
+    assert_right(&mut session, "st", query);
+}
+
 #[test]
 fn tables_behind_a_view_are_read_with_the_rights_of_the_view_owner() {
     let mut place = Place::new();
