@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     lower,
     pg::text::Argument,
-    pg::{name, original::OriginalErrors, relation, security::Identity, wake},
+    pg::{access, name, original::OriginalErrors, relation, security::Identity, wake},
     restore,
 };
 
@@ -75,6 +75,7 @@ fn switch_mode(table: &StreamTable, mode: RefreshMode) -> Result<(), Error> {
     match mode {
         RefreshMode::Differential => {
             let lowered = lower::lower_view(view)?;
+            access::check(&lowered.permissions, relation::owner(table.relation));
             create::warn(&lowered);
             catalog::set_dependencies(table.id, &lowered.dependencies);
         }

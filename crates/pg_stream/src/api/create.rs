@@ -13,7 +13,7 @@ use crate::{
     lower::{self, Analyzed, Lowered, RelationKind},
     pg::text::Argument,
     pg::{
-        decode, deparse::PortableSettings, dump, event::OwnCommands, name,
+        access, decode, deparse::PortableSettings, dump, event::OwnCommands, name,
         original::OriginalErrors, relation, security::Identity, spi, wake,
     },
     refresh,
@@ -55,12 +55,14 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
         return Err(Error::Exists(name));
     }
     let analyzed = lower::analyze_user_query(request.query)?;
-    if request.mode == RefreshMode::Differential {
-        // The text has positions for a refusal; the view's rule has none.
-        lower::lower_text(request.query)?;
-    }
+    let is_differential = request.mode == RefreshMode::Differential;
+    // The text has positions for a refusal; the view's rule has none.
+    let lowered = is_differential.then(|| lower::lower_text(request.query)).transpose()?;
     check_privileges(&analyzed);
     let owner = name::current_role();
+    if let Some(lowered) = lowered {
+        access::check(&lowered.permissions, owner);
+    }
     let _superuser = Identity::superuser();
     ddl::drop::forget_missing(&name);
     let id = catalog::insert(&New {

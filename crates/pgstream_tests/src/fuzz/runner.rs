@@ -53,6 +53,9 @@ fn is_raised_early(error: &SqlError, one: &StreamTable) -> bool {
 /// A transaction that has changed a table whose changes are decoded, or is just going to change over.
 const IN_USE: &str = "55006";
 
+/// A right is missing.
+const DENIED: &str = "42501";
+
 /// A lock that the other session holds: whoever meets it gives up.
 const LOCKED: &str = "55P03";
 
@@ -207,6 +210,11 @@ impl<'a> Runner<'a> {
                 Ok(())
             }
             Err(error) if error.code == LOCKED || self.is_too_early(&error) => Ok(()),
+            // PostgreSQL did not look at the rights to what it had left out of the plan.
+            Err(error) if error.code == DENIED && self.case.security.is_some() => {
+                self.outcome.unusable.push(error.code);
+                Ok(())
+            }
             Err(error) if is_raised_early(&error, one) => {
                 self.outcome.query_errors += 1;
                 Ok(())

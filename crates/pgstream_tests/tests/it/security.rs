@@ -224,6 +224,23 @@ fn tables_behind_a_view_are_read_with_the_rights_of_the_view_owner() {
     }
 }
 
+/// PostgreSQL does not look at the rights to what it has left out of the plan.
+#[test]
+fn creation_needs_the_rights_that_refreshes_need() {
+    let mut place = Place::new();
+    place.admin.run(&format!("{TABLE} CREATE TABLE u (x int)"));
+    let alice = place.role("alice");
+    place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
+    let mut session = place.session(&alice);
+    let query =
+        "SELECT id FROM public.t WHERE id > 0 OR false AND (SELECT count(*) FROM public.u) > 0";
+    assert_eq!(session.value(&format!("SELECT count(*) FROM ({query}) AS q")), "12");
+    assert_eq!(session.try_create("st", query).expect_err(query).code, DENIED);
+    session.run(&format!("SELECT pgstream.create_stream_table('st', '{query}', '1d', 'FULL')"));
+    let alter = "SELECT pgstream.alter_stream_table('st', refresh_mode => 'DIFFERENTIAL')";
+    assert_eq!(session.error(alter).code, DENIED);
+}
+
 #[test]
 fn a_view_with_the_rights_of_its_invoker_needs_them() {
     let mut place = Place::new();
