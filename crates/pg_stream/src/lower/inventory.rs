@@ -59,6 +59,11 @@ pub struct Inventory {
     functions: HashSet<Oid>,
     session_values: bool,
     converts: bool,
+    /// Types whose values are read, and written, as texts by what takes values of all types.
+    read: HashSet<Oid>,
+    written: HashSet<Oid>,
+    /// Types of what may be a field of an anonymous row.
+    fields: HashSet<Oid>,
 }
 
 impl Inventory {
@@ -86,7 +91,7 @@ impl Inventory {
 
 /// Built-in STABLE functions by the beginning of their names whose result depends on more than
 /// their arguments and the settings: on the time, on the session, or on the catalog.
-const MOMENTARY: [&str; 19] = [
+const MOMENTARY: [&str; 25] = [
     "now",
     "transaction_timestamp",
     "statement_timestamp",
@@ -106,20 +111,44 @@ const MOMENTARY: [&str; 19] = [
     "table_to_",
     "query_to_",
     "schema_to_",
+    "database_to_",
+    "system_user",
+    "getpgusername",
+    "mxid_age",
+    "aclitem",
+    "oidvectortypes",
 ];
 
+/// Whether the result of a function can change although no setting does. `age` with one argument counts
+/// from today, so it is taken to do that whatever its arguments; the offset of a `timetz` is that of today.
+fn is_momentary(function: Oid) -> bool {
+    types::volatility(function) == Volatility::Stable
+        && types::builtin_function(function).is_none_or(|name| {
+            name == "age"
+                || types::result_type(function) == types::TIMETZ
+                || MOMENTARY.iter().any(|it| name.starts_with(it))
+        })
+}
+
 impl Inventory {
-    /// Whether the result can change although neither a source nor a setting changes. `age` with
-    /// one argument counts from today, so it is taken to be momentary whatever its arguments.
+    /// Whether the result can change although neither a source nor a setting changes.
     pub fn depends_on_moment(&self) -> bool {
-        let is_momentary = |function: &Oid| {
-            types::volatility(*function) == Volatility::Stable
-                && (!types::is_builtin(*function) || {
-                    let name = types::plain_function_name(*function);
-                    name == "age" || MOMENTARY.iter().any(|it| name.starts_with(it))
-                })
-        };
-        self.session_values || self.functions.iter().any(is_momentary)
+        let reads = |ty: &Oid| is_momentary(types::input_function(*ty));
+        let writes = |ty: &Oid| is_momentary(types::output_function(*ty));
+        self.session_values
+            || self.functions.iter().any(|it| is_momentary(*it))
+            || self.parts(&self.read).iter().any(reads)
+            || self.parts(&self.written).iter().any(writes)
+    }
+
+    /// The types, and those of all that is in their values.
+    fn parts(&self, types: &HashSet<Oid>) -> HashSet<Oid> {
+        let mut parts = HashSet::new();
+        types.iter().for_each(|it| types::collect_parts(*it, &mut parts));
+        if parts.iter().any(|it| types::is_record(*it)) {
+            self.fields.iter().for_each(|it| types::collect_parts(*it, &mut parts));
+        }
+        parts
     }
 }
 
@@ -136,6 +165,7 @@ pub fn take(query: Query<'_>) -> Inventory {
         } else {
             note_columns(&mut inventory, node);
             note_functions(&mut inventory, node);
+            note_conversions(&mut inventory, node);
             note_row_types(&mut inventory, node);
             inventory.has_unstorable = inventory.has_unstorable || is_unstorable(node);
         }
@@ -243,4 +273,26 @@ fn note_functions(inventory: &mut Inventory, node: Node<'_>) {
             inventory.volatile = Some((types::function_name(function), node.location()));
         }
     }
+}
+
+fn note_conversions(inventory: &mut Inventory, node: Node<'_>) {
+    inventory.fields.extend(node.made_columns());
+    if node.is_target() || matches!(node.kind(), Kind::Row { .. }) {
+        inventory.fields.extend(node.argument_types());
+        return;
+    }
+    // One that PostgreSQL brought may be about all types, and call what reads and writes theirs.
+    let functions = node.functions();
+    let stable = functions
+        .iter()
+        .find(|it| types::is_builtin(**it) && types::volatility(**it) == Volatility::Stable);
+    if stable.is_none() && !node.converts() {
+        return;
+    }
+    inventory.written.extend(node.argument_types());
+    inventory.read.extend(node.made_columns());
+    let is_its_own = |ty: &Oid| {
+        !types::is_record(*ty) && stable.is_some_and(|it| types::result_type(*it) == *ty)
+    };
+    inventory.read.extend(node.made_type().filter(|it| !is_its_own(it)));
 }

@@ -569,6 +569,54 @@ impl<'a> Node<'a> {
         )
     }
 
+    /// The types of the values that a call gets, that a row is made of, or that of an output column.
+    pub fn argument_types(self) -> Vec<Oid> {
+        let has_arguments = matches!(
+            self.tag(),
+            NodeTag::T_FuncExpr
+                | NodeTag::T_OpExpr
+                | NodeTag::T_ScalarArrayOpExpr
+                | NodeTag::T_Aggref
+                | NodeTag::T_WindowFunc
+                | NodeTag::T_CoerceViaIO
+                | NodeTag::T_JsonConstructorExpr
+                | NodeTag::T_JsonExpr
+                | NodeTag::T_XmlExpr
+                | NodeTag::T_RowExpr
+                | NodeTag::T_TargetEntry
+        );
+        let (mut types, mut waiting) = (Vec::new(), Vec::new());
+        if has_arguments {
+            self.push_children(&mut waiting);
+        }
+        while let Some(node) = waiting.pop() {
+            match node.tag() {
+                NodeTag::T_List | NodeTag::T_TargetEntry => node.push_children(&mut waiting),
+                NodeTag::T_SortGroupClause => {}
+                _ => types.push(node.type_oid()),
+            }
+        }
+        types
+    }
+
+    /// The types of the columns of an item of FROM that says which it makes of a text or a record.
+    pub fn made_columns(self) -> Vec<Oid> {
+        // SAFETY: each cast follows the tag; the lists hold OIDs.
+        unsafe {
+            let columns = match self.tag() {
+                NodeTag::T_TableFunc => self.cast::<pg_sys::TableFunc>().coltypes,
+                NodeTag::T_RangeTblFunction => self.cast::<pg_sys::RangeTblFunction>().funccoltypes,
+                _ => ptr::null_mut(),
+            };
+            cells(columns).map(|it| it.oid_value).collect()
+        }
+    }
+
+    /// An output column of a query, or an argument of an aggregate.
+    pub fn is_target(self) -> bool {
+        self.tag() == NodeTag::T_TargetEntry
+    }
+
     /// A digest of the tree, the same for equal trees.
     pub fn digest(self) -> u64 {
         // SAFETY: a valid node in, a C string out.

@@ -1,6 +1,7 @@
 //! What lowering asks of the catalog about types, operators and functions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ptr;
 
 use pgrx::{name_data_to_str, pg_sys};
 use pgstream_ivm::scalar::Type;
@@ -99,13 +100,33 @@ pub fn builtin_function(function: Oid) -> Option<String> {
     Some(plain_function_name(function))
 }
 
+/// The result type that a function is declared with.
+pub fn result_type(function: Oid) -> Oid {
+    // SAFETY: the function exists, as an analyzed query refers to it.
+    unsafe { pg_sys::get_func_rettype(function) }
+}
+
+/// The function that reads values of a type.
+pub fn input_function(ty: Oid) -> Oid {
+    let (mut function, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+    // SAFETY: the type exists.
+    unsafe { pg_sys::getTypeInputInfo(ty, &raw mut function, &raw mut parameter) };
+    function
+}
+
+/// The function that writes values of a type.
+pub fn output_function(ty: Oid) -> Oid {
+    let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
+    // SAFETY: the type exists.
+    unsafe { pg_sys::getTypeOutputInfo(ty, &raw mut function, &raw mut is_varlena) };
+    function
+}
+
 /// Whether a function compares two values and gives NULL for a NULL only. Rows are not meant: IS NULL
 /// looks into them.
 pub fn is_comparison(function: Oid) -> bool {
     const ENDS: [&str; 6] = ["eq", "ne", "lt", "le", "gt", "ge"];
-    // SAFETY: the function exists, as an analyzed query refers to it.
-    let is_boolean = unsafe { pg_sys::get_func_rettype(function) } == BOOLEAN;
-    is_boolean
+    result_type(function) == BOOLEAN
         && builtin_function(function)
             .filter(|name| !name.starts_with("record"))
             .is_some_and(|name| ENDS.iter().any(|it| name.ends_with(it)))
@@ -190,6 +211,30 @@ pub type RowTypes = BTreeMap<u32, RowType>;
 
 /// Adds the row types whose values are in a value of the type.
 pub fn collect_row_types(oid: Oid, found: &mut RowTypes) {
+    if let Some(inner) = inner_type(oid) {
+        collect_row_types(inner, found);
+    } else if is_row(oid) && !is_record(oid) && !found.contains_key(&oid.to_u32()) {
+        let row_type = look_at_row_type(oid);
+        let fields: Vec<Oid> = row_type.fields.iter().map(|it| it.2).collect();
+        found.insert(oid.to_u32(), row_type);
+        fields.into_iter().for_each(|it| collect_row_types(it, found));
+    }
+}
+
+/// Adds the type, and those of the values that are in its values.
+pub fn collect_parts(oid: Oid, found: &mut HashSet<Oid>) {
+    if !found.insert(oid) {
+        return;
+    }
+    if let Some(inner) = inner_type(oid) {
+        collect_parts(inner, found);
+    } else if is_row(oid) && !is_record(oid) {
+        look_at_row_type(oid).fields.iter().for_each(|it| collect_parts(it.2, found));
+    }
+}
+
+/// What a domain, a range or an array consists of.
+fn inner_type(oid: Oid) -> Option<Oid> {
     // SAFETY: look-ups in the catalog, each for its kind of type.
     let inner = unsafe {
         match pg_sys::get_typtype(oid) as u8 {
@@ -200,14 +245,7 @@ pub fn collect_row_types(oid: Oid, found: &mut RowTypes) {
             _ => pg_sys::get_element_type(oid),
         }
     };
-    if inner != pg_sys::InvalidOid {
-        collect_row_types(inner, found);
-    } else if is_row(oid) && !is_record(oid) && !found.contains_key(&oid.to_u32()) {
-        let row_type = look_at_row_type(oid);
-        let fields: Vec<Oid> = row_type.fields.iter().map(|it| it.2).collect();
-        found.insert(oid.to_u32(), row_type);
-        fields.into_iter().for_each(|it| collect_row_types(it, found));
-    }
+    (inner != pg_sys::InvalidOid).then_some(inner)
 }
 
 fn look_at_row_type(oid: Oid) -> RowType {
@@ -257,6 +295,9 @@ pub const INTEGER: Oid = pg_sys::INT4OID;
 
 /// `boolean`.
 pub const BOOLEAN: Oid = pg_sys::BOOLOID;
+
+/// `time with time zone`.
+pub const TIMETZ: Oid = pg_sys::TIMETZOID;
 
 /// The collation of a type that has none.
 pub const NO_COLLATION: Oid = pg_sys::InvalidOid;

@@ -367,6 +367,96 @@ fn a_query_follows_the_settings_at_creation() {
     assert_eq!(wrong, [""; 0]);
 }
 
+/// Whatever writes it as text.
+#[test]
+fn a_name_in_the_catalog_is_followed() {
+    let database = Database::new();
+    let (mut session, mut other) = (database.session(), database.session());
+    session.run(
+        "CREATE TABLE old (x int); CREATE TYPE pair AS (x int, r regclass); CREATE DOMAIN class AS regclass;
+         CREATE TABLE t (id int PRIMARY KEY, r regclass, rs regclass[], p pair, d class, j jsonb);
+         INSERT INTO t VALUES (1, 'old', '{old}', '(1,old)', 'old', '{\"r\": \"old\"}')",
+    );
+    let expressions = [
+        "format('%s', r)",
+        "concat(1, r)",
+        "concat_ws(',', d)",
+        "'is ' || r",
+        "quote_literal(r)",
+        "to_jsonb(r)",
+        "jsonb_build_object('p', p)",
+        "JSON_OBJECT('r': r)",
+        "(SELECT jsonb_agg(x) FROM unnest(rs) AS x)",
+        "(SELECT to_jsonb(q) FROM (SELECT r) AS q)",
+        "to_jsonb(ROW(1, r))",
+        "to_jsonb(ARRAY[p])",
+        "array_to_string(rs, ',')",
+        "rs::text",
+        "p::text",
+        "d::text",
+    ];
+    let query = |expression: &str| format!("SELECT id, {expression} AS x FROM public.t");
+    for (number, expression) in expressions.iter().enumerate() {
+        session.create(&format!("st{number}"), &query(expression));
+    }
+    session.run("ALTER TABLE old RENAME TO new; INSERT INTO t SELECT 2, r, rs, p, d FROM t");
+    // As in a refresh, for names are written with their schemas where these are not searched.
+    session.run("SET search_path = pg_catalog");
+    for (number, expression) in expressions.iter().enumerate() {
+        let name = format!("public.st{number}");
+        other.refresh(&name);
+        let query = query(expression);
+        let wrong = pgstream_tests::difference(&mut session, &name, &query, Comparison::Text)
+            .expect("comparable");
+        assert!(wrong.is_none(), "{expression} {}", wrong.expect("it is there"));
+    }
+}
+
+#[test]
+fn what_follows_the_moment_is_evaluated_wholly_and_nothing_else() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, s text, r regclass, o oid, ti time, tz timetz, z timestamptz, a aclitem, j jsonb, x xid);
+         CREATE TYPE pair AS (x int, r regclass)",
+    );
+    for (expression, is_momentary) in [
+        ("now() > z", true),
+        ("CURRENT_DATE", true),
+        ("SYSTEM_USER", true),
+        ("getpgusername()", true),
+        ("mxid_age(x)", true),
+        ("ti::timetz", true),
+        ("tz AT TIME ZONE s", true),
+        ("tz AT LOCAL", true),
+        ("s::timetz", true),
+        ("a::text", true),
+        ("to_json(a)", true),
+        ("jsonb_populate_record(NULL::pair, j)", true),
+        ("(SELECT q.r FROM jsonb_to_record(j) AS q (r regclass))", true),
+        ("JSON_VALUE(j, '$' RETURNING regclass)", true),
+        ("format('%s %s', id, z)", false),
+        ("to_jsonb(tz)", false),
+        ("z AT LOCAL", false),
+        (
+            "to_char(z, 'YYYY') || (r = 'pg_class'::regclass) || to_tsvector('english', s)::text",
+            false,
+        ),
+        ("concat(r IS NULL, o)", false),
+        ("s::timestamptz", false),
+        ("(j->>'at')::timestamptz", false),
+        ("'2020-01-01'::timestamptz < z", false),
+    ] {
+        session.run("SET client_min_messages = error");
+        session.create("st", &format!("SELECT id, {expression} AS x FROM t"));
+        session.run("INSERT INTO t SELECT count(*) FROM t");
+        session.refresh("st");
+        let action = session.value("SELECT action FROM pgstream.get_refresh_history('st', 1)");
+        assert_eq!(action == "FULL", is_momentary, "{expression}: {action}");
+        session.run("SELECT pgstream.drop_stream_table('st')");
+    }
+}
+
 /// A limit by which PostgreSQL answers with some of the rows.
 #[test]
 fn a_refresh_finds_all_that_an_index_has() {
