@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::pg::access::Permission;
-use crate::pg::node::{EntryKind, Kind, Node, Query, Step, SubLinkKind};
+use crate::pg::node::{ColumnRef, EntryKind, Kind, Node, Query, Step, SubLinkKind};
+use crate::pg::query;
 use crate::pg::table;
 use crate::pg::types::{self, Oid, RowTypes, Volatility};
 
@@ -85,7 +86,7 @@ impl Inventory {
     pub fn follows_settings(&self) -> bool {
         self.uses_stable()
             || self.converts
-            || self.functions.iter().any(|it| !types::is_builtin(*it))
+            || self.functions.iter().any(|it| !types::is_builtin(*it) || types::is_conversion(*it))
     }
 }
 
@@ -210,6 +211,21 @@ fn note_relations(inventory: &mut Inventory, query: Query<'_>) {
                 kind,
                 columns: Vec::new(),
                 is_temporary: table::is_temporary(oid),
+            });
+            note_virtual_columns(inventory, oid);
+        }
+    }
+}
+
+/// PostgreSQL puts their expressions in their place when it plans.
+fn note_virtual_columns(inventory: &mut Inventory, relation: Oid) {
+    for attribute in table::virtual_columns(relation) {
+        let column = ColumnRef { entry: 1, attribute, levels_up: 0 };
+        if let Some(expression) = query::generation_expression(relation, column) {
+            expression.visit(&mut |node| {
+                note_functions(inventory, node);
+                note_conversions(inventory, node);
+                Step::Into
             });
         }
     }

@@ -189,6 +189,19 @@ unsafe fn columns(relation: pg_sys::Relation) -> Vec<Attribute> {
     }
 }
 
+/// The numbers of its virtual generated columns.
+pub fn virtual_columns(oid: Oid) -> Vec<i16> {
+    let relation = Open::new(oid);
+    // SAFETY: the relation is open; its descriptor's constraints are null or valid.
+    let columns = unsafe {
+        match (*(*relation.0).rd_att).constr.as_ref() {
+            Some(it) if it.has_generated_virtual => columns(relation.0),
+            _ => Vec::new(),
+        }
+    };
+    columns.iter().filter(|it| it.is_virtual).map(|it| it.number).collect()
+}
+
 /// The primary key, or else the narrowest unique index that is a key for sure.
 ///
 /// # Safety

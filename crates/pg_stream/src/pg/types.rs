@@ -144,6 +144,17 @@ pub fn is_equality_of(function: Oid, ty: Oid) -> bool {
         || builtin_function(function).is_some_and(|name| INTEGERS.contains(&name.as_str()))
 }
 
+/// Whether a function reads or writes values as types do.
+pub fn is_conversion(function: Oid) -> bool {
+    let (mut arguments, mut count) = (ptr::null_mut(), 0);
+    // SAFETY: the function exists, as an analyzed query refers to it; the array has as many items.
+    unsafe {
+        let result = pg_sys::get_func_signature(function, &raw mut arguments, &raw mut count);
+        let mut types = (0..count as usize).map(|it| *arguments.add(it)).chain([result]);
+        types.any(|it| it == pg_sys::CSTRINGOID)
+    }
+}
+
 /// A function's bare name.
 pub fn plain_function_name(function: Oid) -> String {
     // SAFETY: a look-up by OID gives null or a string.

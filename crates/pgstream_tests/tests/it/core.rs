@@ -300,7 +300,8 @@ fn constants_mean_what_they_meant_at_creation() {
 #[test]
 fn a_query_follows_the_settings_at_creation() {
     const TABLES: &str = "
-        CREATE TABLE t (id int PRIMARY KEY, s text, f float8, b bytea, z timestamptz);
+        CREATE TABLE t (id int PRIMARY KEY, s text, f float8, b bytea, z timestamptz,
+            vf text GENERATED ALWAYS AS (f::text) VIRTUAL, vb text GENERATED ALWAYS AS (textin(byteaout(b))) VIRTUAL);
         CREATE FUNCTION is_null(text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT ($1 = NULL) IS NOT NULL';
         CREATE FUNCTION utc(timestamptz) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1::text; END'";
     let row = |id| {
@@ -349,6 +350,9 @@ fn a_query_follows_the_settings_at_creation() {
         ),
         ("bytea_output = escape", "b::text", "\\x41ff"),
         ("bytea_output = escape", "s || b::text", "NULL\\x41ff"),
+        ("bytea_output = escape", "textin(byteaout(b))", "\\x41ff"),
+        ("bytea_output = escape", "vb", "\\x41ff"),
+        ("extra_float_digits = -10", "vf", "0.30000000000000004"),
         ("extra_float_digits = -10", "f::text", "0.30000000000000004"),
         ("extra_float_digits = -10", "ARRAY[f]::text[]", "{0.30000000000000004}"),
         (
