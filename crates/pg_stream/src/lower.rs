@@ -125,6 +125,15 @@ pub fn relations_of_view(view: Oid) -> Vec<Relation> {
     query.map(|it| inventory::take(it).relations).unwrap_or_default()
 }
 
+/// Whether the query of a view searches texts by a configuration that it does not name.
+pub fn uses_default_search(view: Oid) -> bool {
+    let _owner = Identity::restricted(relation::owner(view));
+    let _settings = LocalSettings::with_row_security();
+    let arena = Arena::enter();
+    let query = query::of_view(&arena, view).and_then(query::rewritten);
+    query.is_some_and(|it| inventory::take(it).uses_default_search())
+}
+
 /// Lowers a user's text.
 pub fn lower_text(text: &str) -> Result<Lowered, Refusal> {
     let _settings = LocalSettings::with_row_security();

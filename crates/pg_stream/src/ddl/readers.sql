@@ -1,7 +1,8 @@
 -- The stream tables whose queries depend on objects ($1 their catalog, $2 the objects), however they
 -- do: through views, operators, aggregates, types, columns of these types, or policies. Bodies of
 -- functions are text that PostgreSQL does not look into, so a function that mentions the name of
--- another one, of an operator or of a type is taken to use it. Names without quotes are in any case.
+-- another one, of an operator, of a type or of something for text search is taken to use it. Names
+-- without quotes are in any case.
 WITH RECURSIVE above(classid, objid) AS (
     SELECT $1::oid, unnest($2::oid[])
     UNION
@@ -45,7 +46,15 @@ WITH RECURSIVE above(classid, objid) AS (
               SELECT '(?<!\w)', t.typname, '(?!\w)'
               FROM pg_catalog.pg_type AS t
               WHERE a.classid = 'pg_catalog.pg_type'::regclass AND t.oid = a.objid
-                AND t.typelem = 0) AS used(before, name, after)
+                AND t.typelem = 0
+              UNION ALL
+              SELECT '(?<!\w)', c.cfgname, '(?!\w)'
+              FROM pg_catalog.pg_ts_config AS c
+              WHERE a.classid = 'pg_catalog.pg_ts_config'::regclass AND c.oid = a.objid
+              UNION ALL
+              SELECT '(?<!\w)', d.dictname, '(?!\w)'
+              FROM pg_catalog.pg_ts_dict AS d
+              WHERE a.classid = 'pg_catalog.pg_ts_dict'::regclass AND d.oid = a.objid) AS used(before, name, after)
         JOIN pg_catalog.pg_proc AS f
           ON f.oid >= 16384 AND f.prosqlbody IS NULL
          AND replace(f.prosrc, '""', '"')

@@ -82,6 +82,20 @@ impl Inventory {
             || self.functions.iter().any(|it| types::volatility(*it) == Volatility::Stable)
     }
 
+    /// Whether it searches by whatever `default_text_search_config` says.
+    pub fn uses_default_search(&self) -> bool {
+        let searches = |name: &str| {
+            name == "get_current_ts_config"
+                || name.starts_with("ts_")
+                || name.contains("tsvector")
+                || name.contains("tsquery")
+        };
+        self.functions.iter().any(|it| {
+            types::volatility(*it) == Volatility::Stable
+                && types::builtin_function(*it).is_some_and(|it| searches(&it))
+        })
+    }
+
     /// Whether the result may depend on settings. What users call IMMUTABLE often does.
     pub fn follows_settings(&self) -> bool {
         self.uses_stable()

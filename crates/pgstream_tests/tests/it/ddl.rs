@@ -650,6 +650,45 @@ fn a_type_that_a_query_uses_is_changed() {
         "SELECT id, to_tsvector('c', s || ' running') AS s FROM t",
         "ALTER TEXT SEARCH CONFIGURATION c ALTER MAPPING REPLACE english_stem WITH simple",
     );
+    is_rebuilt(
+        "CREATE TEXT SEARCH CONFIGURATION c (COPY = english);
+         CREATE FUNCTION f(text) RETURNS tsvector LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN to_tsvector('public.C', $1); END $$",
+        "SELECT id, f(s || ' running') AS s FROM t",
+        "ALTER TEXT SEARCH CONFIGURATION c ALTER MAPPING REPLACE english_stem WITH simple",
+    );
+}
+
+/// The default one, at creation.
+#[test]
+fn a_text_search_configuration_that_a_query_does_not_name_is_changed() {
+    const BEFORE: &str = "
+        CREATE TEXT SEARCH DICTIONARY d (TEMPLATE = snowball, Language = english);
+        CREATE TEXT SEARCH CONFIGURATION c (COPY = english);
+        ALTER TEXT SEARCH CONFIGURATION c ALTER MAPPING REPLACE english_stem WITH d;
+        CREATE VIEW w AS SELECT id, s @@ to_tsquery('run') AS s FROM t;
+        UPDATE t SET s = s || ' running the'; SET default_text_search_config = c";
+    for query in [
+        "SELECT id, to_tsvector(s) AS s FROM t",
+        "SELECT id, s FROM w",
+        "SELECT id, s @@ 'run'::tsquery AS s FROM t",
+        "SELECT id, ts_headline(s, 'run'::tsquery) AS s FROM t",
+    ] {
+        for change in [
+            "ALTER TEXT SEARCH CONFIGURATION c ALTER MAPPING REPLACE d WITH simple",
+            "ALTER TEXT SEARCH DICTIONARY d (StopWords = english)",
+        ] {
+            is_rebuilt(BEFORE, query, change);
+        }
+    }
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, s text)");
+    session.run(BEFORE);
+    session.create("st", "SELECT id, s || z::text AS s FROM t, (VALUES (now())) AS v (z)");
+    session.create("other", "SELECT id, to_tsvector('english', s) AS s FROM t");
+    session.run("CREATE TEXT SEARCH CONFIGURATION e (COPY = english); ALTER TEXT SEARCH CONFIGURATION c DROP MAPPING FOR asciiword");
+    let outdated = "SELECT count(*) FROM pgstream.pgs_stream_tables WHERE needs_reinit";
+    assert_eq!(session.value(outdated), "0");
 }
 
 /// Names in the value of a row are those of its type's fields.
