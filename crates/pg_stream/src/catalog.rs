@@ -20,7 +20,7 @@ use crate::{
         relation,
         security::Identity,
         snapshot::Snapshot,
-        spi, text, wake,
+        spi, text, view, wake,
     },
     restore,
 };
@@ -228,23 +228,10 @@ pub fn source_of_buffer(buffer: Oid) -> Option<Oid> {
 
 const STATE_SCHEMA: &str = "pgstream_state";
 
-/// The hidden view keeps the query, follows renames, and holds on to what it uses. To analyze a query
-/// is to evaluate parts of it, such as literals of types with conditions, so its owner makes the view
-/// beside the table, and then it is moved. What it uses can be temporary: it would go with that,
-/// unnoticed.
-pub fn create_view(id: i64, sql: &str, owner: Oid, schema: &str) -> Result<Oid, Error> {
-    let hidden = format!("pg_stream_query_{id}");
-    let beside = quote_qualified(schema, &hidden);
-    let view = {
-        let _owner = Identity::restricted(owner);
-        spi::run(&format!("CREATE VIEW {beside} AS {sql}"), &[], |_| {});
-        name::resolve(&beside).expect("just created")
-    };
-    let moved = quote_qualified(STATE_SCHEMA, &hidden);
-    spi::run(&format!("ALTER VIEW {beside} SET SCHEMA {STATE_SCHEMA}"), &[], |_| {});
-    spi::run(&format!("ALTER VIEW {moved} RENAME TO query_{id}"), &[], |_| {});
-    let there = quote_qualified(STATE_SCHEMA, &format!("query_{id}"));
-    assert_eq!(name::resolve(&there), Some(view), "the schema {schema} stays what it was");
+/// The hidden view keeps the query, follows renames, and holds on to what it uses. What it uses can be
+/// temporary: it would go with that, unnoticed.
+pub fn create_view(id: i64, sql: &str, owner: Oid) -> Result<Oid, Error> {
+    let view = view::create(STATE_SCHEMA, &format!("query_{id}"), sql, owner);
     match spi::get_one::<String>(include_str!("catalog/temporary.sql"), &[view.into()]) {
         Some(object) => Err(Refusal::always(object, "it is visible to one session only").into()),
         None => Ok(view),

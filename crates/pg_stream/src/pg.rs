@@ -1,6 +1,7 @@
 //! Safe views and guards over PostgreSQL. The only module that names `pg_sys`.
 
 pub mod access;
+pub mod alter;
 pub mod buffer;
 mod composite;
 pub mod decode;
@@ -40,6 +41,7 @@ pub mod time;
 pub mod trigger;
 pub mod tuple;
 pub mod types;
+pub mod view;
 pub mod wake;
 pub mod window;
 pub mod worker;

@@ -419,7 +419,7 @@ pub fn recover_query(stream_table: &StreamTable) -> Result<Oid, Error> {
         return if relation::exists(view) { Ok(view) } else { Err(lost()) };
     }
     let Some(description) = Description::of(table) else { return Err(lost()) };
-    let (owner, (schema, _)) = (relation::owner(table), relation::name(table));
+    let owner = relation::owner(table);
     let (view, functions) = or_unrestorable(stream_table, || {
         let _settings = PortableSettings::enter();
         // The text is whatever the owner says that it is.
@@ -429,8 +429,7 @@ pub fn recover_query(stream_table: &StreamTable) -> Result<Oid, Error> {
         };
         // Of a dump from which only a part fits.
         catalog::drop_view(id);
-        let _own = OwnCommands::begin();
-        let view = catalog::create_view(id, &analyzed.qualified_sql, owner, &schema)?;
+        let view = catalog::create_view(id, &analyzed.qualified_sql, owner)?;
         Ok::<_, Error>((view, analyzed.functions_used))
     })?;
     relation::belongs_to(view, table);

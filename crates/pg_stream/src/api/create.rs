@@ -13,8 +13,8 @@ use crate::{
     lower::{self, Analyzed, Lowered, RelationKind},
     pg::text::Argument,
     pg::{
-        access, decode, deparse::PortableSettings, dump, event::OwnCommands, name,
-        original::OriginalErrors, relation, security::Identity, spi, wake,
+        access, decode, deparse::PortableSettings, dump, name, original::OriginalErrors, relation,
+        security::Identity, spi, wake,
     },
     refresh,
     settings::{self, CdcMode},
@@ -71,10 +71,7 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
         schedule: request.schedule,
         mode: request.mode,
     })?;
-    let view = {
-        let _own = OwnCommands::begin();
-        catalog::create_view(id, &analyzed.qualified_sql, owner, &name.schema)?
-    };
+    let view = catalog::create_view(id, &analyzed.qualified_sql, owner)?;
     catalog::set_view(id, view);
     catalog::set_functions(id, &analyzed.functions_used);
     fault::point(Step::QueryStored);

@@ -7,17 +7,21 @@
 
 use std::cell::RefCell;
 
-use pgrx::pg_sys::{Oid, panic::ErrorReport};
+use pgrx::{
+    PgSqlErrorCode,
+    pg_sys::{Oid, panic::ErrorReport},
+};
 use pgstream_core::{dag::Dag, mode::RefreshMode};
 use pgstream_ivm::sql::{quote, quote_qualified};
 
 use crate::{
     catalog::{self, StreamTable},
-    ddl::outdate,
+    ddl::{outdate, replaced},
     error::{Error, rephrased},
     lower,
     pg::{
-        event::{OwnCommands, TypeChange},
+        alter,
+        event::{Command as Altered, OwnCommands, TypeChange},
         lock::{self, Lock},
         relation,
         security::Identity,
@@ -134,11 +138,14 @@ fn restore(removed: &Removed) -> Result<(), ErrorReport> {
     let name = relation::display_name(relation);
     let view = {
         let _own = OwnCommands::begin();
-        let (owner, (schema, _)) = (relation::owner(relation), relation::name(relation));
-        let view = or_refuse(&name, || catalog::create_view(id, &removed.text, owner, &schema))?;
+        let owner = relation::owner(relation);
+        let view = or_refuse(&name, || catalog::create_view(id, &removed.text, owner))?;
         relation::belongs_to(view, relation);
         catalog::set_view(id, view);
-        or_refuse(&name, || follow_types(relation, view, owner));
+        if or_refuse(&name, || follow_types(relation, view, owner)) {
+            let command = Altered::of_table(relation, format!("stream table {name}"));
+            replaced::columns_changed(relation, &command)?;
+        }
         view
     };
     if removed.stream_table.mode == RefreshMode::Differential {
@@ -148,8 +155,8 @@ fn restore(removed: &Removed) -> Result<(), ErrorReport> {
 }
 
 /// Gives the columns of a stream table the types of its query. Conditions and indexes of the owner's are
-/// evaluated for that.
-fn follow_types(table: Oid, view: Oid, owner: Oid) {
+/// evaluated for that. Whether anything was to be done.
+fn follow_types(table: Oid, view: Oid, owner: Oid) -> bool {
     let mut changes = Vec::new();
     spi::ask(include_str!("new_types.sql"), &[table.into(), view.into()], |row| {
         let (Some(column), Some(ty)) = (row.get::<String>(0), row.get::<String>(1)) else { return };
@@ -158,18 +165,20 @@ fn follow_types(table: Oid, view: Oid, owner: Oid) {
         changes.push(format!("ALTER COLUMN {column} TYPE {ty}{collation} USING {column}::{ty}"));
     });
     if !changes.is_empty() {
-        let (schema, name) = relation::name(table);
-        let table = quote_qualified(&schema, &name);
         let _owner = Identity::restricted(owner);
-        spi::run(&format!("ALTER TABLE {table} {}", changes.join(", ")), &[], |_| {});
+        alter::table(table, &changes.join(", "));
     }
+    !changes.is_empty()
 }
 
 /// Says whose query stands in the way when `work` fails.
 fn or_refuse<T>(stream_table: &str, work: impl FnOnce() -> T) -> T {
     rephrased(work, |code, message| {
         let text = format!("cannot alter type of a column used by stream table \"{stream_table}\"");
-        ErrorReport::new(code, text, "column_type")
-            .set_detail(format!("Its query does not go with the new type: {message}."))
+        let problem = match code {
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => "Its owner lacks a right",
+            _ => "Its query does not go with the new type",
+        };
+        ErrorReport::new(code, text, "column_type").set_detail(format!("{problem}: {message}."))
     })
 }

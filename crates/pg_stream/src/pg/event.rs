@@ -59,6 +59,14 @@ pub struct Command {
     pub identity: String,
 }
 
+impl Command {
+    /// An ALTER TABLE that no event trigger is told of.
+    pub fn of_table(table: Oid, identity: String) -> Self {
+        let tag = "ALTER TABLE".to_owned();
+        Self { class: Class::Relation, object: table, part: 0, tag, identity }
+    }
+}
+
 /// For `ddl_command_end`. Call it under the superuser's identity.
 pub fn commands() -> Vec<Command> {
     let mut commands = Vec::new();

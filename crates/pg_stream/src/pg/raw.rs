@@ -33,6 +33,9 @@ struct Walk<'h> {
 /// # Safety
 /// The statement must be a valid tree that is ours to change.
 pub(super) unsafe fn hide_columns(statement: *mut pg_sys::Node, hidden: &[&str]) {
+    if hidden.is_empty() {
+        return;
+    }
     let mut walk = Walk {
         hidden,
         common_tables: Vec::new(),

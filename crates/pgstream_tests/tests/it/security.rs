@@ -489,6 +489,82 @@ fn a_change_of_type_runs_what_an_owner_has_planted_as_the_owner() {
     assert_right(&mut session, "st", "SELECT id, v FROM s");
 }
 
+/// Names that others can guess may be taken.
+#[test]
+fn whoever_may_create_in_a_schema_is_in_nobodys_way_there() {
+    let mut place = Place::new();
+    let [alice, mal] = ["alice", "mal"].map(|it| place.role(it));
+    place.admin.run(TABLE);
+    place.admin.run(&format!(
+        "GRANT SELECT ON public.t TO {alice}; GRANT CREATE ON SCHEMA public TO {alice}, {mal}"
+    ));
+    let mut session = place.session(&alice);
+    session.create("public.st", "SELECT id, v FROM t");
+    place.session(&mal).run(
+        "DO $$ BEGIN FOR i IN 1..20 LOOP
+             EXECUTE format('CREATE FUNCTION public.pg_stream_query_%s() RETURNS int LANGUAGE sql AS $f$SELECT 1$f$', i);
+             EXECUTE format('CREATE TYPE public.pg_stream_query_%s AS (x int)', i);
+             EXECUTE format('CREATE TYPE public.query_%s AS (x int)', i);
+         END LOOP; END $$",
+    );
+    place.admin.run("ALTER TABLE t ALTER COLUMN v TYPE bigint");
+    session.create("public.another", "SELECT id, g FROM t");
+    for (table, query) in
+        [("public.st", "SELECT id, v FROM t"), ("public.another", "SELECT id, g FROM t")]
+    {
+        session.refresh(table);
+        assert_right(&mut session, table, query);
+    }
+}
+
+/// Rights on the schema of a stream table matter when it is created, and to its refreshes.
+#[test]
+fn a_type_changes_whatever_rights_the_owner_of_a_reader_has_lost() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    place.admin.run(TABLE);
+    place.admin.run(&format!(
+        "GRANT SELECT ON public.t TO {alice}; CREATE SCHEMA shelf;
+         GRANT CREATE, USAGE ON SCHEMA shelf TO {alice}"
+    ));
+    let mut session = place.session(&alice);
+    session.create("shelf.st", "SELECT id, g, v FROM t WHERE v > 1");
+    session.run(
+        "CREATE INDEX ON shelf.st (v); CREATE INDEX ON shelf.st ((g + v)) WHERE v > 2;
+         ALTER TABLE shelf.st ADD CHECK (v < 1000); CREATE STATISTICS ON g, v FROM shelf.st",
+    );
+    for (revoke, ty) in [("CREATE", "bigint"), ("USAGE", "numeric")] {
+        place.admin.run(&format!(
+            "REVOKE {revoke} ON SCHEMA shelf FROM {alice};
+             ALTER TABLE t ALTER COLUMN v TYPE {ty}; UPDATE t SET v = v + 1"
+        ));
+    }
+    let ty = "SELECT DISTINCT pg_typeof(v) FROM shelf.st";
+    assert_eq!(place.admin.value(ty), "numeric");
+    assert_eq!(session.error("SELECT pgstream.refresh_stream_table('shelf.st')").code, DENIED);
+    place.admin.run(&format!("GRANT USAGE ON SCHEMA shelf TO {alice}"));
+    session.refresh("shelf.st");
+    assert_right(&mut session, "shelf.st", "SELECT id, g, v FROM t WHERE v > 1");
+}
+
+/// It takes the rights of its owner to read a query.
+#[test]
+fn a_type_stays_when_the_owner_of_a_reader_may_not_use_what_his_query_names() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    place.admin.run(&format!(
+        "CREATE SCHEMA data; CREATE TABLE data.t (id int PRIMARY KEY, v int);
+         GRANT SELECT ON data.t TO {alice}; GRANT USAGE ON SCHEMA data TO {alice}"
+    ));
+    place.session(&alice).create("st", "SELECT id, v FROM data.t");
+    let change = "ALTER TABLE data.t ALTER COLUMN v TYPE bigint";
+    place.admin.run(&format!("REVOKE USAGE ON SCHEMA data FROM {alice}"));
+    let error = place.admin.error(change);
+    assert_eq!(error.code, DENIED);
+    assert!(error.detail.contains("Its owner lacks a right"), "{error}");
+    place.admin.run(&format!("GRANT USAGE ON SCHEMA data TO {alice}; {change}"));
+}
+
 #[test]
 fn what_runs_in_a_refresh_cannot_change_its_role_or_leave_anything_behind() {
     let mut place = Place::new();
