@@ -61,6 +61,7 @@ use crate::{
     catalog,
     error::Error,
     fault::{self, Step},
+    lower::Refusal,
     monitor::alert,
     pg::{
         access::{self, Quiet},
@@ -71,6 +72,7 @@ use crate::{
         spi::Session,
         store::Store,
         subtransaction::{self, Avoidable},
+        table,
         time::{self, Stopwatch},
     },
     restore,
@@ -428,8 +430,18 @@ pub fn lock_sources(pgs_id: i64) -> Result<Rc<Definition>, Error> {
         }
         definition = current;
     }
+    refuse_temporary_children(&definition)?;
     refuse_running_statements(&definition)?;
     Ok(definition)
+}
+
+/// In this session the query has rows that it has in no other.
+fn refuse_temporary_children(definition: &Definition) -> Result<(), Error> {
+    let child = definition.with_partitions.iter().find(|it| table::is_own_temporary(**it));
+    child.map_or(Ok(()), |it| {
+        let construct = format!("a table with the temporary child {}", table::name(*it));
+        Err(Refusal::always(construct, "it is visible to one session only").into())
+    })
 }
 
 /// What a statement of this session that is still running has changed is visible, and will be

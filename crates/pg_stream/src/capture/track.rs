@@ -737,9 +737,7 @@ impl Way {
         let root = Source::open(source, Lock::AccessShare);
         if root.kind() == Kind::Partitioned {
             Self::Partitioned
-        } else if root.is_partition()
-            || source::members(source, Lock::AccessShare).len() > 1
-            || source::has_parent(source)
+        } else if root.is_partition() || source::has_children(source) || source::has_parent(source)
         {
             Self::ByRow
         } else {

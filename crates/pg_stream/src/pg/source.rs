@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::{lock::Lock, relation::text, store::StoreColumn, tuple};
+use super::{lock::Lock, relation::text, store::StoreColumn, table, tuple};
 
 /// The sorts of relations whose changes can be captured, or why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,7 +237,8 @@ pub fn own_function(name: &CStr, arguments: &[Oid]) -> Oid {
     }
 }
 
-/// The relation itself and all that inherit from it, partitions too, locked.
+/// The relation itself and all that inherit from it, partitions too, locked. Without temporary tables,
+/// whose rows belong to it in queries of one session only.
 pub fn members(source: Oid, lock: Lock) -> Vec<Oid> {
     // SAFETY: the function has this signature in PostgreSQL 18; its errors are caught at the
     // boundary, over which nothing is owned. The list is one of OIDs.
@@ -245,28 +246,37 @@ pub fn members(source: Oid, lock: Lock) -> Vec<Oid> {
         let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
             find_all_inheritors(source, lock.mode(), std::ptr::null_mut())
         });
-        oids(list)
+        let mut members = oids(list);
+        members.retain(|it| *it == source || !table::is_temporary(*it));
+        members
+    }
+}
+
+/// Whether tables inherit from the relation, temporary ones of any session too: a statement on it can
+/// change their rows.
+pub fn has_children(source: Oid) -> bool {
+    !children(source, true).is_empty()
+}
+
+fn children(parent: Oid, omit_detached: bool) -> Vec<Oid> {
+    // SAFETY: as in `members`. The pointers may be NULL.
+    unsafe {
+        oids(pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            find_inheritance_children_extended(
+                parent,
+                omit_detached,
+                Lock::None.mode(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            )
+        }))
     }
 }
 
 /// The partitions of `members` that are being detached concurrently: who does not see that yet still
 /// writes to them as to parts of the table.
 pub fn leaving(members: &[Oid]) -> Vec<Oid> {
-    let children = |parent: &Oid| {
-        // SAFETY: as in `members`. The pointers may be NULL.
-        unsafe {
-            oids(pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                find_inheritance_children_extended(
-                    *parent,
-                    false,
-                    Lock::None.mode(),
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                )
-            }))
-        }
-    };
-    let all = members.iter().flat_map(children);
+    let all = members.iter().flat_map(|it| children(*it, false));
     let here: std::collections::HashSet<Oid> = members.iter().copied().collect();
     all.filter(|it| !here.contains(it)).collect()
 }

@@ -157,6 +157,12 @@ pub fn is_temporary(oid: Oid) -> bool {
     unsafe { pg_sys::get_rel_persistence(oid) as u8 == pg_sys::RELPERSISTENCE_TEMP }
 }
 
+/// Whether a relation is a temporary one of this session.
+pub fn is_own_temporary(oid: Oid) -> bool {
+    // SAFETY: look-ups by OID.
+    is_temporary(oid) && unsafe { pg_sys::isTempNamespace(pg_sys::get_rel_namespace(oid)) }
+}
+
 fn qualified(namespace: Oid, name: &str) -> String {
     // SAFETY: a look-up by OID gives null or a string.
     let schema = unsafe { text(pg_sys::get_namespace_name_or_temp(namespace)) };

@@ -119,8 +119,7 @@ impl Mapping {
         // SAFETY: the relation is open.
         let (unnoticed, has_children) = unsafe {
             let is_source = (*relation).rd_id == source;
-            let has_children = (*(*relation).rd_rel).relhassubclass
-                && source::members(source, Lock::None).len() > 1;
+            let has_children = (*(*relation).rd_rel).relhassubclass && source::has_children(source);
             (!is_source && !has_own_trigger(relation, source, function), is_source && has_children)
         };
         let layout = Rc::clone(buffer.layout());

@@ -36,6 +36,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     fault::point(Step::TableCreated);
     let definition = definition::of(pgs_id)?;
     if initialize {
+        refresh::refuse_temporary_children(&definition)?;
         refresh::refuse_running_statements(&definition)?;
     }
     if let Some(differential) = &definition.differential {

@@ -1,6 +1,12 @@
 //! Kinds of sources: keys, partitions, inheritance, generated columns, names, types, owners.
 
-use pgstream_tests::{Comparison, Database, Scenario, Watched, check};
+use pgstream_tests::{Comparison, Database, Scenario, Session, Watched, check, difference};
+
+#[track_caller]
+fn assert_right(session: &mut Session, name: &str, query: &str, after: &str) {
+    let found = difference(session, name, query, Comparison::Text).expect("comparable");
+    assert!(found.is_none(), "{query}\nafter {after}\n{}", found.expect("there is one"));
+}
 
 #[test]
 fn a_table_without_a_key_keeps_duplicates_apart() {
@@ -133,6 +139,55 @@ fn an_inheritance_parent() {
             "DELETE FROM parent",
         ],
     });
+}
+
+/// Nobody but its session sees its rows, so they are nowhere in a stream table.
+#[test]
+fn temporary_children_belong_to_their_session() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)");
+    let (query, own) = ("SELECT id, v FROM t", "SELECT id, v FROM ONLY t");
+    session.create("st", query);
+    session.create("own", own);
+    session.run(&format!("SELECT pgstream.create_stream_table('f', '{query}', '1d', 'FULL')"));
+    for event_triggers in ["on", "off"] {
+        let mut other = database.session();
+        other.run(&format!(
+            "SET event_triggers = {event_triggers}; CREATE TEMP TABLE child () INHERITS (t);
+             INSERT INTO child VALUES (2, 2); UPDATE t SET v = v + 1; DELETE FROM t WHERE id = 7"
+        ));
+        for name in ["st", "f"] {
+            for call in ["refresh_stream_table", "repair_stream_table", "verify_stream_table"] {
+                let error = other.error(&format!("SELECT pgstream.{call}('{name}')"));
+                assert_eq!(error.code, "0A000", "{call}: {error}");
+                assert!(error.message.contains("temporary child"), "{error}");
+            }
+        }
+        let error = other.try_create("another", query).expect_err("it has rows of its own");
+        assert_eq!(error.code, "0A000", "{error}");
+        for change in [
+            "INSERT INTO t VALUES (7, 7); UPDATE t SET v = v * 2",
+            "INSERT INTO child VALUES (8, 8); UPDATE child SET v = 9; UPDATE t SET v = v + 1",
+            "DELETE FROM child; INSERT INTO child SELECT * FROM ONLY t",
+            "ALTER TABLE child NO INHERIT t; UPDATE t SET v = v + 1; ALTER TABLE child INHERIT t; UPDATE t SET v = v + 1",
+            "DROP TABLE child; UPDATE t SET v = v + 1",
+            "CREATE TEMP TABLE child () INHERITS (t); INSERT INTO child VALUES (2, 2); UPDATE t SET v = v + 1",
+            "TRUNCATE t; INSERT INTO t VALUES (1, 1)",
+        ] {
+            other.run(change);
+            for (name, query) in [("st", query), ("own", own), ("f", query)] {
+                session.refresh(name);
+                assert_right(&mut session, name, query, change);
+            }
+        }
+        drop(other);
+        for (name, query) in [("st", query), ("own", own), ("f", query)] {
+            session.run("UPDATE t SET v = v + 1");
+            session.refresh(name);
+            assert_right(&mut session, name, query, "the end of its session");
+        }
+    }
 }
 
 /// The primary key of a table says nothing about the rows of those that inherit from it.
