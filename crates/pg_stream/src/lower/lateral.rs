@@ -17,7 +17,7 @@ use pgstream_ivm::scalar::Scalar;
 
 use super::expression::place;
 use super::from::From;
-use super::refusal::{Refusal, check_expression, column_words};
+use super::refusal::{Refusal, check_expression, check_rows, column_words};
 use crate::pg::node::{ColumnRef, EntryKind, Kind, Node, Query, Step};
 use crate::pg::{deparse, item, query as analysis, types};
 
@@ -62,6 +62,7 @@ pub fn of<'a>(
         let words = "a sub-query in the arguments of a function in FROM";
         return if is_function { Err(Refusal::without_rule(words)) } else { Ok(None) };
     }
+    check_rows(item)?;
     let reads = item.node().free_column_nodes();
     for (column, node) in &reads {
         if let Some(words) = column_words(*column) {

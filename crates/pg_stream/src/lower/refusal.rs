@@ -226,6 +226,21 @@ pub fn check_clauses(query: Query<'_>) -> Result<(), Refusal> {
     }
 }
 
+/// Printed as ROW(…) it would lose the names of its fields.
+const NAMED_ROW: &str = "an anonymous row with names of its own";
+
+/// Refuses rows, anywhere in a query, that a text cannot make.
+pub fn check_rows(query: Query<'_>) -> Result<(), Refusal> {
+    let mut refusal = None;
+    query.node().visit(&mut |node| {
+        if matches!(node.kind(), Kind::Row { is_named: true }) {
+            refusal.get_or_insert_with(|| Refusal::without_rule(NAMED_ROW).at(node.location()));
+        }
+        Step::Into
+    });
+    refusal.map_or(Ok(()), Err)
+}
+
 /// Refuses what lowering cannot carry inside an expression.
 pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
     let mut refusal = None;
@@ -238,8 +253,7 @@ pub fn check_expression(expression: Node<'_>) -> Result<(), Refusal> {
             {
                 Some("a field of an anonymous row")
             }
-            // Printed as ROW(…) it would lose the names of its fields.
-            Kind::Row { is_named: true } => Some("an anonymous row with names of its own"),
+            Kind::Row { is_named: true } => Some(NAMED_ROW),
             _ => None,
         };
         if matches!(node.kind(), Kind::SubLink(_)) {

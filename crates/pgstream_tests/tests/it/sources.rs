@@ -335,6 +335,10 @@ fn whole_rows() {
         "SELECT t.id FROM t WHERE EXISTS (SELECT FROM u WHERE (t).id = u.id AND u = ROW(t.id, 'b')::u)",
         "SELECT row_to_json(w)::text AS w, row_to_json(q)::text AS q FROM w JOIN (SELECT id AS i, v FROM t) q ON q.i = w.id",
         "SELECT row_to_json(j)::text AS j FROM (t JOIN u USING (id)) AS j",
+        "SELECT j.id, k FROM (t JOIN u USING (id)) AS j, LATERAL jsonb_object_keys(to_jsonb(j)) AS k",
+        "SELECT j.id, k.key FROM (t JOIN u USING (id)) AS j LEFT JOIN LATERAL (SELECT * FROM jsonb_each_text(to_jsonb(j))) AS k ON k.value = j.note",
+        "SELECT j.id, jsonb_object_keys(to_jsonb(j)) AS k FROM (t JOIN u USING (id)) AS j",
+        "SELECT id, ARRAY(SELECT to_jsonb(j) FROM (u JOIN t USING (id)) AS j WHERE j.id = d.id ORDER BY j.note) AS js FROM t AS d",
         "SELECT t.id, rank() OVER (PARTITION BY u ORDER BY t) AS r FROM t, u",
     ] {
         check(Scenario { tables: TABLES, query, changes: CHANGES });
