@@ -115,7 +115,7 @@ pub fn lower_view(view: Oid) -> Result<Lowered, Refusal> {
     let arena = Arena::enter();
     let query = query::of_view(&arena, view).and_then(query::rewritten).map(portable);
     let query = query.ok_or_else(|| Refusal::differential("a relation without a query"))?;
-    lower(query)
+    lower(query, Some(view))
 }
 
 /// What the query of a view reads, in sub-queries and behind views too.
@@ -142,7 +142,7 @@ pub fn lower_text(text: &str) -> Result<Lowered, Refusal> {
     let rewritten = query::rewritten(query).map_or(query, portable);
     let inventory = inventory::take(rewritten);
     refusal::check_both_modes(query, rewritten, &inventory)
-        .and_then(|()| lower(rewritten))
+        .and_then(|()| lower(rewritten, None))
         .map_err(|it| it.in_text(text))
 }
 
@@ -161,18 +161,24 @@ fn analyzed<'a>(arena: &'a Arena, text: &str) -> Result<Query<'a>, Refusal> {
     })
 }
 
-/// Lowers a rewritten query, which the current user will run.
-fn lower(query: Query<'_>) -> Result<Lowered, Refusal> {
+/// Lowers a rewritten query, which the current user will run; the view is the one that holds it.
+fn lower(query: Query<'_>, view: Option<Oid>) -> Result<Lowered, Refusal> {
     let inventory = inventory::take(query);
     refusal::check_differential(&inventory)?;
     let _settings = PortableSettings::enter();
+    let by_view = |refusal: Refusal| {
+        let mut lowering = Lowering::default();
+        opaque::lower_view(&mut lowering, query, view, refusal).map(|plan| (lowering, plan))
+    };
     let by_rules = || {
         let mut lowering = Lowering::default();
-        select::lower(&mut lowering, query, None, None).map(|plan| (lowering, plan))
+        let plan = select::lower(&mut lowering, query, None, None);
+        plan.map(|plan| (lowering, plan)).or_else(by_view)
     };
     let as_a_whole = |refusal: Refusal| {
         let mut lowering = Lowering::default();
-        opaque::lower(&mut lowering, query, refusal).map(|plan| (lowering, plan))
+        let plan = opaque::lower(&mut lowering, query, refusal);
+        plan.map(|plan| (lowering, plan)).or_else(by_view)
     };
     let barriers = rights::barriers(query);
     let (mut lowering, mut plan) = barriers.hiding.map_or_else(by_rules, as_a_whole)?;

@@ -13,15 +13,42 @@ use super::Lowering;
 use super::from::{self, NamedTable};
 use super::lateral;
 use super::refusal::{Refusal, has_equal_keys};
-use crate::pg::node::{EntryKind, Kind, Query, Step};
-use crate::pg::{deparse, query as analysis, table, types};
+use crate::pg::node::{ColumnRef, Entry, EntryKind, Kind, Query, Step};
+use crate::pg::types::{self, Oid};
+use crate::pg::{deparse, query as analysis, table};
 
 /// The plan of a query that is evaluated as a whole because of `refusal`, which is given back when
 /// that is not possible either.
 pub fn lower(lowering: &mut Lowering, query: Query<'_>, refusal: Refusal) -> Result<Plan, Refusal> {
     let whole = analysis::with_views(query);
-    let is_printable = !has_equal_keys(whole) && !follows_records(whole);
-    if !refusal.is_evaluable || !analysis::is_closed(query) || !is_printable {
+    if shows_join(whole) || !analysis::is_closed(query) {
+        return Err(refusal);
+    }
+    evaluated(lowering, query, refusal, || deparse::query(whole))
+}
+
+/// The plan of the query of a stream table, for which [`lower`] had no text that would stay the same: the
+/// hidden view that holds it is evaluated, once there is one.
+pub fn lower_view(
+    lowering: &mut Lowering,
+    query: Query<'_>,
+    view: Option<Oid>,
+    refusal: Refusal,
+) -> Result<Plan, Refusal> {
+    let from_view = |it| format!("SELECT * FROM {}", table::name(it));
+    evaluated(lowering, query, refusal, || {
+        view.map_or_else(|| deparse::query(analysis::with_views(query)), from_view)
+    })
+}
+
+fn evaluated(
+    lowering: &mut Lowering,
+    query: Query<'_>,
+    refusal: Refusal,
+    sql: impl FnOnce() -> String,
+) -> Result<Plan, Refusal> {
+    let whole = analysis::with_views(query);
+    if !refusal.is_evaluable || has_equal_keys(whole) || follows_records(whole) {
         return Err(refusal);
     }
     let reads = reads(lowering, query)?;
@@ -36,7 +63,28 @@ pub fn lower(lowering: &mut Lowering, query: Query<'_>, refusal: Refusal) -> Res
     if reads.is_empty() {
         return Ok(lateral::closed(query, schema));
     }
-    Ok(Plan::Opaque { sql: deparse::query(whole), reads, schema, reason: refusal.construct })
+    Ok(Plan::Opaque { sql: sql(), reads, schema, reason: refusal.construct })
+}
+
+/// Whether the row of a join with a name may be used as a whole. A query keeps the names and the columns that
+/// it had, but a text takes those that its tables have now.
+fn shows_join(query: Query<'_>) -> bool {
+    let (mut names_join, mut uses_row) = (false, false);
+    query.node().visit(&mut |node| {
+        match node.kind() {
+            Kind::Query(query) => {
+                let is_named =
+                    |it: &Entry<'_>| matches!(it.kind(), EntryKind::Join) && it.has_own_name();
+                names_join |= query.entries().iter().any(is_named);
+            }
+            Kind::Column(ColumnRef { attribute: 0, .. }) => {
+                uses_row |= types::is_record(node.type_oid());
+            }
+            _ => {}
+        }
+        Step::Into
+    });
+    names_join && uses_row
 }
 
 /// Whether a recursion reads fields of rows that it made before, as a view does for SEARCH BREADTH
@@ -109,7 +157,7 @@ fn reads(lowering: &mut Lowering, query: Query<'_>) -> Result<Vec<Plan>, Refusal
 /// made of any, and any can decide in which partition a row is.
 fn with_implied(
     lowering: &mut Lowering,
-    oid: types::Oid,
+    oid: Oid,
     read: &BTreeSet<i16>,
 ) -> Result<BTreeSet<i16>, Refusal> {
     let table = table::look(oid);

@@ -1371,6 +1371,11 @@ impl<'a> Entry<'a> {
             .then_some(entry.relid)
     }
 
+    /// Whether the query gives it a name.
+    pub fn has_own_name(self) -> bool {
+        !self.0.alias.is_null()
+    }
+
     /// TABLESAMPLE.
     pub fn is_sampled(self) -> bool {
         !self.0.tablesample.is_null()

@@ -722,6 +722,37 @@ fn columns_of_whole_rows_are_renamed() {
     );
 }
 
+/// A view keeps the names and the columns of a join's row; the text of its query does not.
+#[test]
+fn columns_of_a_named_join_are_renamed_and_added() {
+    const JOIN: &str = "(t JOIN u USING (id)) AS j";
+    for query in [
+        format!("SELECT to_jsonb(j) AS j FROM {JOIN}"),
+        format!(
+            "SELECT id, ARRAY(SELECT to_jsonb(j) FROM {JOIN} WHERE j.id <= d.id ORDER BY j.id) AS j FROM d"
+        ),
+        format!("SELECT j.id, k FROM {JOIN}, LATERAL jsonb_object_keys(to_jsonb(j)) AS k"),
+    ] {
+        for ddl in ["ALTER TABLE t RENAME b TO bb", "ALTER TABLE t ADD COLUMN z int DEFAULT 7"] {
+            let database = Database::new();
+            let mut session = database.session();
+            session.run(
+                "CREATE TABLE t (id int PRIMARY KEY, b text); CREATE TABLE u (id int PRIMARY KEY, c int); CREATE TABLE d (id int);
+                 INSERT INTO t VALUES (1, 'x'); INSERT INTO u VALUES (1, 5); INSERT INTO d VALUES (1), (3)",
+            );
+            session.create("st", &query);
+            session.run(&format!(
+                "CREATE VIEW query AS {query}; {ddl}; INSERT INTO t VALUES (2, 'y'); INSERT INTO u VALUES (2, 6)"
+            ));
+            for change in ["SELECT", "UPDATE u SET c = c + 1; DELETE FROM t WHERE id = 1"] {
+                session.run(change);
+                session.refresh("st");
+                compare_with(&mut session, "st", "TABLE query", &format!("{ddl}; {change}"));
+            }
+        }
+    }
+}
+
 /// Through stream tables, by names that were changed while nobody looked.
 #[test]
 fn columns_of_whole_rows_are_renamed_without_event_triggers() {
