@@ -378,7 +378,7 @@ fn check_permissions(definition: &Definition) {
 
 /// Tells everybody who might want to know.
 fn warn_of_damage(definition: &Definition, what: &str) {
-    alert::reinitialize_needed(definition.relation, what);
+    alert::reinitialized(definition.relation, what);
     pgrx::ereport!(
         WARNING,
         PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,

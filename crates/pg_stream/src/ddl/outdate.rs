@@ -19,7 +19,7 @@ pub fn outdate(id: i64, reason: &str) -> Result<(), ErrorReport> {
     name::invalidate(outdated.relation);
     wake::scheduler_at_commit();
     if outdated.is_new {
-        alert::reinitialize_needed(outdated.relation, reason);
+        alert::reinitialize_needed(relation::name(outdated.relation), reason);
     }
     Ok(())
 }

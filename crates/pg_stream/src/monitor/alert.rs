@@ -10,6 +10,7 @@ use crate::{
 };
 
 const CHANNEL: &str = "pg_stream_alert";
+const REINITIALIZE: &str = "reinitialize_needed";
 /// A longer text is cut off, for a notification holds 8000 bytes, and JSON can write a byte as six.
 const LONGEST_TEXT: usize = 800;
 
@@ -28,8 +29,15 @@ pub fn completed(stream_table: Oid, outcome: &Outcome, milliseconds: f64) {
 }
 
 /// Tells at commit that a stream table is computed anew, and why.
-pub fn reinitialize_needed(stream_table: Oid, reason: &str) {
-    send("reinitialize_needed", relation::name(stream_table), json!({ "reason": reason }));
+pub fn reinitialized(stream_table: Oid, reason: &str) {
+    send(REINITIALIZE, relation::name(stream_table), json!({ "reason": reason }));
+}
+
+/// Tells at commit that the next refresh of a stream table computes it anew, and why. The commands that
+/// bring that about are those of others, who may have them prepared.
+pub fn reinitialize_needed(name: (String, String), reason: &str) {
+    let message = message(REINITIALIZE, name, json!({ "reason": reason }));
+    notify::send_unless_prepared(CHANNEL, message);
 }
 
 /// Tells at commit, on a channel of its own, that a refresh has changed a stream table as a whole,
@@ -58,7 +66,7 @@ fn announce_reinitialize<'a>(
         let name = (text("pgs_schema").unwrap_or_default(), text("pgs_name").unwrap_or_default());
         let reason = text("reinit_reason")
             .unwrap_or_else(|| "the definition of something that it reads has changed".to_owned());
-        send("reinitialize_needed", name, json!({ "reason": reason }));
+        reinitialize_needed(name, &reason);
     }
     Ok(None::<PgHeapTuple<'a, AllocatedByRust>>)
 }
@@ -95,7 +103,11 @@ pub fn buffer_growth(name: (String, String), source: Oid, pending_rows: u64) {
 }
 
 /// Tells at commit what happened to a stream table, given by schema and name.
-pub fn send(event: &str, (schema, name): (String, String), details: Value) {
+pub fn send(event: &str, name: (String, String), details: Value) {
+    notify::send(CHANNEL, &message(event, name, details));
+}
+
+fn message(event: &str, (schema, name): (String, String), details: Value) -> String {
     let mut message = Map::new();
     message.insert("event".to_owned(), event.into());
     message.insert("st".to_owned(), format!("{schema}.{name}").into());
@@ -104,7 +116,7 @@ pub fn send(event: &str, (schema, name): (String, String), details: Value) {
     if let Value::Object(details) = details {
         message.extend(details.into_iter().map(|(key, value)| (key, shortened(value))));
     }
-    notify::send(CHANNEL, &Value::Object(message).to_string());
+    Value::Object(message).to_string()
 }
 
 fn shortened(value: Value) -> Value {

@@ -1,6 +1,6 @@
 //! NOTIFY.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use pgrx::{IntoDatum, direct_function_call, pg_sys};
 
@@ -43,4 +43,68 @@ pub fn has_room() -> bool {
         );
     }
     has_room
+}
+
+/// What is sent when the transaction commits, unless its subtransaction is rolled back before.
+struct Waiting {
+    /// Of the subtransaction.
+    level: i32,
+    channel: &'static str,
+    payload: String,
+}
+
+thread_local! {
+    static WAITING: RefCell<Vec<Waiting>> = const { RefCell::new(Vec::new()) };
+    static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// As [`send`], but lets the transaction be prepared, which PostgreSQL refuses after a NOTIFY. Then nothing
+/// is sent.
+pub fn send_unless_prepared(channel: &'static str, payload: String) {
+    if !IS_REGISTERED.replace(true) {
+        // SAFETY: registered once in this process, and never removed.
+        unsafe {
+            pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
+            pg_sys::RegisterSubXactCallback(Some(at_end_of_part), std::ptr::null_mut());
+        }
+    }
+    // SAFETY: reads the state of the transaction.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    WAITING.with_borrow_mut(|it| it.push(Waiting { level, channel, payload }));
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    match event {
+        // PostgreSQL collects what is sent later than this.
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => {
+            let waiting = WAITING.take();
+            waiting.iter().for_each(|it| send(it.channel, &it.payload));
+        }
+        pg_sys::XactEvent::XACT_EVENT_PREPARE | pg_sys::XactEvent::XACT_EVENT_ABORT => {
+            WAITING.take();
+        }
+        _ => {}
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_end_of_part(
+    event: pg_sys::SubXactEvent::Type,
+    _own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut std::ffi::c_void,
+) {
+    // SAFETY: reads the state of the transaction, in which this part is still the current one.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    WAITING.with_borrow_mut(|waiting| match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+            waiting.iter_mut().for_each(|it| it.level = it.level.min(level - 1));
+        }
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => waiting.retain(|it| it.level < level),
+        _ => {}
+    });
 }

@@ -61,6 +61,40 @@ fn a_rebuild_to_come_is_announced_with_its_reason() {
     }
 }
 
+/// PostgreSQL prepares no transaction that has sent a notification.
+#[test]
+fn commands_that_make_a_rebuild_necessary_can_be_prepared() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 (id int); INSERT INTO p1 VALUES (1);
+         CREATE VIEW w AS SELECT id FROM p; CREATE TABLE q (id int); CREATE VIEW x AS SELECT id FROM q;
+         LISTEN pg_stream_alert",
+    );
+    session.create("st", "SELECT id FROM w");
+    session.create("other", "SELECT id FROM x");
+    let needs = "SELECT string_agg(needs_reinit::text, ',' ORDER BY pgs_name) FROM pgstream.pgs_stream_tables";
+    let id = format!("attach {}", database.name());
+    let attach = "BEGIN; ALTER TABLE p ATTACH PARTITION p1 FOR VALUES IN (1)";
+    session.run(&format!("{attach}; PREPARE TRANSACTION '{id}'"));
+    session.run(&format!("ROLLBACK PREPARED '{id}'"));
+    assert_eq!(session.value(needs), "false,false");
+    session.run(&format!("{attach}; PREPARE TRANSACTION '{id}'"));
+    session.run(&format!("COMMIT PREPARED '{id}'"));
+    assert_eq!(session.value(needs), "false,true");
+    assert_eq!(session.notifications("pg_stream_alert"), [""; 0]);
+    session.refresh("st");
+    assert_eq!(session.value("SELECT id FROM st"), "1");
+    session.notifications("pg_stream_alert");
+    // Only what stays is told of.
+    session.run(
+        "BEGIN; SAVEPOINT a; CREATE OR REPLACE VIEW w AS SELECT id + 1 AS id FROM p; ROLLBACK TO a;
+         SAVEPOINT b; SAVEPOINT c; CREATE OR REPLACE VIEW x AS SELECT id + 1 AS id FROM q; RELEASE c; RELEASE b; COMMIT",
+    );
+    let alerts = session.notifications("pg_stream_alert");
+    assert!(alerts.len() == 1 && alerts[0].contains("public.other"), "{alerts:?}");
+}
+
 #[test]
 fn scheduled_refreshes_are_announced_and_counted_by_pg_stat_statements() {
     let database = Database::on(server(&[
