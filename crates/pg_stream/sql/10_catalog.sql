@@ -60,7 +60,6 @@ CREATE TABLE pgstream.pgs_stream_tables (
         'extra_float_digits', pg_catalog.current_setting('extra_float_digits'),
         'bytea_output', pg_catalog.current_setting('bytea_output'),
         'timezone_abbreviations', pg_catalog.current_setting('timezone_abbreviations'),
-        'array_nulls', pg_catalog.current_setting('array_nulls'),
         'transform_null_equals', pg_catalog.current_setting('transform_null_equals'),
         'xmloption', pg_catalog.current_setting('xmloption'),
         'xmlbinary', pg_catalog.current_setting('xmlbinary'),

@@ -56,6 +56,8 @@ pub struct Analyzed {
     pub functions_used: Vec<String>,
     /// Whether a function in it is STABLE.
     pub uses_stable: bool,
+    /// Whether the result may depend on settings.
+    pub follows_settings: bool,
 }
 
 /// A query as a plan.
@@ -103,6 +105,7 @@ pub fn analyze_user_query(text: &str) -> Result<Analyzed, Refusal> {
         columns: select::output_names(query),
         functions_used: inventory.functions_used(),
         uses_stable: inventory.uses_stable(),
+        follows_settings: inventory.follows_settings(),
         relations: inventory.relations,
     })
 }

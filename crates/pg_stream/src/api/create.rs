@@ -10,11 +10,16 @@ use crate::{
     ddl,
     error::Error,
     fault::{self, Step},
-    lower::{self, Analyzed, Lowered, RelationKind},
+    lower::{self, Analyzed, Lowered, Refusal, RelationKind},
     pg::text::Argument,
     pg::{
-        access, decode, deparse::PortableSettings, dump, name, original::OriginalErrors, relation,
-        security::Identity, spi, wake,
+        access, decode,
+        deparse::{self, PortableSettings},
+        dump, name,
+        original::OriginalErrors,
+        relation,
+        security::Identity,
+        spi, wake,
     },
     refresh,
     settings::{self, CdcMode},
@@ -55,6 +60,12 @@ fn create(request: &Request<'_>) -> Result<(), Error> {
         return Err(Error::Exists(name));
     }
     let analyzed = lower::analyze_user_query(request.query)?;
+    if analyzed.follows_settings && !deparse::reads_nulls() {
+        // A refresh reads arrays of its own, which need it.
+        let words = "a query that may follow the setting array_nulls = off";
+        let hint = "Set array_nulls to on.";
+        return Err(Refusal::always(words, "a refresh sets it to on").hint(hint).into());
+    }
     let is_differential = request.mode == RefreshMode::Differential;
     // The text has positions for a refusal; the view's rule has none.
     let lowered = is_differential.then(|| lower::lower_text(request.query)).transpose()?;

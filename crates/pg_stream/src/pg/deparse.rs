@@ -41,6 +41,12 @@ impl PortableSettings {
     }
 }
 
+/// Whether NULL stands for a null value in the text of an array.
+pub fn reads_nulls() -> bool {
+    // SAFETY: reads a setting.
+    unsafe { pg_sys::Array_nulls }
+}
+
 /// In the current nest level of settings, texts are read and written as ours are.
 pub fn use_standard_texts() {
     // SAFETY: reads settings.

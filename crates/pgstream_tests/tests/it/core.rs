@@ -461,6 +461,23 @@ fn what_follows_the_moment_is_evaluated_wholly_and_nothing_else() {
     }
 }
 
+/// Refreshes read arrays with it on, so a query that may show it off is refused.
+#[test]
+fn a_query_cannot_follow_array_nulls() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, x text); INSERT INTO t VALUES (1, 'a'); SET array_nulls = off");
+    let query = "SELECT id, ('{' || x || ',null}')::text[] AS a FROM t";
+    for mode in ["DIFFERENTIAL", "FULL"] {
+        let create =
+            format!("SELECT pgstream.create_stream_table('st', $${query}$$, '1h', '{mode}')");
+        let error = session.error(&create);
+        assert!(error.code == "0A000" && error.message.contains("array_nulls"), "{error}");
+    }
+    session.create("plain", "SELECT id, '{a,null}'::text[] AS a FROM t");
+    assert_eq!(session.value("SELECT a FROM plain"), "{a,\"null\"}");
+}
+
 /// A limit by which PostgreSQL answers with some of the rows.
 #[test]
 fn a_refresh_finds_all_that_an_index_has() {
