@@ -175,6 +175,25 @@ pub fn note_column_name(relation: Oid, number: i32) {
     spi::run(include_str!("catalog/rename_column.sql"), &[relation.into(), number.into()], |_| {});
 }
 
+/// The text search configuration that a setting names.
+pub fn text_search_config(name: String) -> Option<Oid> {
+    let mut config = None;
+    spi::ask(
+        "SELECT c.oid FROM pg_catalog.pg_ts_config AS c \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.cfgnamespace \
+         WHERE $1 = quote_ident(nspname) || '.' || quote_ident(cfgname) \
+            OR $1 = quote_ident(cfgname) AND nspname = 'pg_catalog'",
+        &[name.into()],
+        |row| config = row.get(0),
+    );
+    config
+}
+
+/// Notes what the text search configurations are called now that hidden views hold on to.
+pub fn note_text_search_names() {
+    spi::run(include_str!("catalog/rename_text_search.sql"), &[], |_| {});
+}
+
 /// What [`outdate`] found.
 pub struct Outdated {
     pub relation: Oid,

@@ -31,7 +31,7 @@ use crate::{
         event::{self, Class, Command, Start},
         relation,
         security::Identity,
-        spi,
+        spi, types,
     },
     restore,
 };
@@ -105,10 +105,16 @@ fn react(command: &Command, is_restoring: bool) -> Result<(), ErrorReport> {
         Class::Schema if command.tag == "CREATE SCHEMA" => Ok(()),
         // Names that statements were made with may mean something else now.
         Class::Schema | Class::Extension => {
+            catalog::note_text_search_names();
             stream_table::note_all_names();
             Ok(())
         }
-        Class::Other(_) => replaced::changed(command),
+        Class::Other(of) => {
+            if of == types::TEXT_SEARCH_CONFIGURATIONS {
+                catalog::note_text_search_names();
+            }
+            replaced::changed(command)
+        }
     }
 }
 

@@ -46,6 +46,9 @@ pub enum Error {
     /// A table that was restored from a dump.
     #[error("table \"{name}\" is not as its query demands: {problem}")]
     Misfit { name: String, problem: String },
+    /// Whether it is the value or what it names that has gone.
+    #[error("stream table {table} follows {setting} = '{value}', which is not a valid value here")]
+    SettingLost { table: String, setting: String, value: String },
     #[error("stream table {0} is not populated")]
     NotPopulated(String),
     #[error("cannot refresh a stream table while a statement is changing \"{0}\"")]
@@ -96,7 +99,8 @@ impl Error {
             Self::BadSchedule(_)
             | Self::TooFrequent { .. }
             | Self::BadMode(_)
-            | Self::BadStatus(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            | Self::BadStatus(_)
+            | Self::SettingLost { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::Suspended(_)
             | Self::InError { .. }
             | Self::QueryLost(_)
@@ -147,6 +151,10 @@ impl Error {
                 "Repair its sources and call pgstream.resume_stream_table, or drop it."
             }
             Self::NotPopulated(_) => "Refresh it first.",
+            Self::SettingLost { .. } => {
+                "Create what it names, or call pgstream.repair_stream_table, which takes the \
+                 setting of its session instead and computes everything anew."
+            }
             Self::HasReaders { .. } => "Drop those first.",
             Self::QueryLost(_) => "Drop the stream table, or create it again with another query.",
             Self::TruncatedConcurrently(_) | Self::RefreshedConcurrently => {

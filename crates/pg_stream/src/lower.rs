@@ -22,6 +22,7 @@ mod sub_link;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
 
 use pgstream_ivm::plan::{Column, Plan};
 use pgstream_ivm::stage::stage;
@@ -73,6 +74,10 @@ pub struct Lowered {
     pub uses_stable: bool,
     /// Whether the result may depend on settings.
     pub follows_settings: bool,
+    /// Settings that it cannot follow, of those whose values can be lost.
+    pub ignored_settings: Vec<&'static CStr>,
+    /// Whether it searches texts by a configuration that it does not name.
+    pub uses_default_search: bool,
     /// Whether the result can change although no source does.
     pub depends_on_moment: bool,
     /// The constructs whose result depends on an order that the query leaves open.
@@ -121,20 +126,14 @@ pub fn lower_view(view: Oid) -> Result<Lowered, Refusal> {
     lower(query, Some(view))
 }
 
-/// What the query of a view reads, in sub-queries and behind views too.
-pub fn relations_of_view(view: Oid) -> Vec<Relation> {
+/// What is to be known of the query of a view that is not lowered: what it reads, in sub-queries and behind
+/// views too, [`Lowered::ignored_settings`] and [`Lowered::uses_default_search`].
+pub fn look_at_view(view: Oid) -> (Vec<Relation>, Vec<&'static CStr>, bool) {
     let arena = Arena::enter();
     let query = query::of_view(&arena, view).and_then(query::rewritten);
-    query.map(|it| inventory::take(it).relations).unwrap_or_default()
-}
-
-/// Whether the query of a view searches texts by a configuration that it does not name.
-pub fn uses_default_search(view: Oid) -> bool {
-    let _owner = Identity::restricted(relation::owner(view));
-    let _settings = LocalSettings::with_row_security();
-    let arena = Arena::enter();
-    let query = query::of_view(&arena, view).and_then(query::rewritten);
-    query.is_some_and(|it| inventory::take(it).uses_default_search())
+    let inventory = query.map(inventory::take).unwrap_or_default();
+    let (ignored, searches) = (inventory.ignored_settings(), inventory.uses_default_search());
+    (inventory.relations, ignored, searches)
 }
 
 /// Lowers a user's text.
@@ -207,6 +206,8 @@ fn lower(query: Query<'_>, view: Option<Oid>) -> Result<Lowered, Refusal> {
         functions_used: inventory.functions_used(),
         uses_stable: inventory.uses_stable(),
         follows_settings: inventory.follows_settings(),
+        ignored_settings: inventory.ignored_settings(),
+        uses_default_search: inventory.uses_default_search(),
         depends_on_moment: inventory.depends_on_moment(),
         open: lowering.open.into_iter().collect(),
         parts: lowering.parts.into_iter().map(Oid::from).collect(),

@@ -164,6 +164,11 @@ pub fn run(pgs_id: i64, by: InitiatedBy) -> Result<Outcome, Error> {
 
 /// Computes a stream table anew, whatever is stored in it. The caller has checked privileges.
 pub fn repair(pgs_id: i64) -> Result<Outcome, Error> {
+    {
+        let _superuser = Identity::superuser();
+        relation::lock_stream_table(pgs_id);
+        definition::renew_settings(pgs_id);
+    }
     run_for(pgs_id, InitiatedBy::Manual, Some(Cause::Asked))
 }
 
@@ -663,7 +668,7 @@ impl Refresh<'_> {
         let wants_output = self.has_readers()?;
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));
-            let _settings = self.definition.enter_settings();
+            let _settings = self.definition.enter_settings()?;
             let _writing = guard::writing(self.definition);
             let is_quiet = settings::user_triggers() == UserTriggers::Off;
             let _quiet = is_quiet.then(|| Quiet::enter(self.definition.relation));
@@ -716,7 +721,7 @@ impl Refresh<'_> {
     ) -> Result<(Counts, Option<Store>), Error> {
         self.progress.enter(Phase::Evaluating);
         let _owner = Identity::restricted(relation::owner(self.definition.relation));
-        let _settings = self.definition.enter_settings();
+        let _settings = self.definition.enter_settings()?;
         let _writing = guard::writing(self.definition);
         full::run(self.definition, differential, wants_output, self.snapshot, self.session)
     }

@@ -19,7 +19,8 @@ WITH RECURSIVE above(classid, objid) AS (
                              'pg_catalog.pg_opfamily'::regclass, 'pg_catalog.pg_ts_dict'::regclass,
                              'pg_catalog.pg_ts_config'::regclass)
                OR d.classid = 'pg_catalog.pg_class'::regclass
-              AND d.refclassid IN ('pg_catalog.pg_type'::regclass, 'pg_catalog.pg_collation'::regclass))
+              AND d.refclassid IN ('pg_catalog.pg_type'::regclass, 'pg_catalog.pg_collation'::regclass,
+                                   'pg_catalog.pg_ts_config'::regclass))
         UNION ALL
         SELECT 'pg_catalog.pg_class'::regclass, w.ev_class
         FROM pg_catalog.pg_rewrite AS w

@@ -4,7 +4,6 @@ use pgrx::pg_sys::{Oid, panic::ErrorReport};
 
 use crate::{
     ddl::outdate,
-    lower,
     pg::{
         event::{Class, Command},
         lock::Lock,
@@ -14,20 +13,7 @@ use crate::{
 
 /// Whatever reads `command`'s object, through views, operators, aggregates or types, is rebuilt.
 pub fn changed(command: &Command) -> Result<(), ErrorReport> {
-    outdate_all(&readers(command.class, &[command.object]), command)?;
-    outdate_all(&default_searchers(command), command)
-}
-
-/// Those that search texts by a configuration that is their default, and that the object is or that
-/// uses it.
-fn default_searchers(command: &Command) -> Vec<i64> {
-    let mut candidates = Vec::new();
-    let arguments = [command.class.oid().into(), command.object.into()];
-    spi::ask(include_str!("default_searchers.sql"), &arguments, |row| {
-        candidates.extend(row.get::<i64>(0).zip(row.get::<Oid>(1)));
-    });
-    candidates.retain(|(_, view)| lower::uses_default_search(*view));
-    candidates.into_iter().map(|it| it.0).collect()
+    outdate_all(&readers(command.class, &[command.object]), command)
 }
 
 /// After a command about a table: when it was about columns, the value of a row is another one. That of

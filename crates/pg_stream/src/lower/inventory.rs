@@ -1,5 +1,7 @@
 //! What a query refers to, wherever in it: relations, functions, samples.
 
+mod settings;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::pg::access::Permission;
@@ -65,6 +67,8 @@ pub struct Inventory {
     written: HashSet<Oid>,
     /// Types of what may be a field of an anonymous row.
     fields: HashSet<Oid>,
+    /// Whether it makes or reads JSON or XML by clauses of their own.
+    constructs: bool,
 }
 
 impl Inventory {
@@ -292,6 +296,7 @@ fn note_functions(inventory: &mut Inventory, node: Node<'_>) {
     }
     inventory.names_user |= node.is_current_user();
     inventory.converts |= node.converts();
+    inventory.constructs |= node.converts() && !node.is_cast();
     inventory.session_values |= node.is_session_value() && !node.is_current_user();
     if node.is_next_value() && inventory.volatile.is_none() {
         inventory.volatile = Some(("nextval".to_owned(), node.location()));

@@ -617,6 +617,11 @@ impl<'a> Node<'a> {
         self.tag() == NodeTag::T_TargetEntry
     }
 
+    /// Whether the node is a cast by way of a text.
+    pub fn is_cast(self) -> bool {
+        self.tag() == NodeTag::T_CoerceViaIO
+    }
+
     /// A digest of the tree, the same for equal trees.
     pub fn digest(self) -> u64 {
         // SAFETY: a valid node in, a C string out.

@@ -86,6 +86,24 @@ pub fn belongs_to(relation: Oid, owner: Oid) {
     unsafe { pg_sys::recordDependencyOn(&raw const depender, &raw const referenced, kind) };
 }
 
+/// Has a view hold on to a text search configuration, and to no other, or to none.
+pub fn hold_text_search(view: Oid, config: Option<Oid>) {
+    let address =
+        |class, object| pg_sys::ObjectAddress { classId: class, objectId: object, objectSubId: 0 };
+    let depender = address(pg_sys::RelationRelationId, view);
+    let kind = pg_sys::DependencyType::DEPENDENCY_NORMAL;
+    // SAFETY: the objects exist, and the addresses outlive the calls.
+    unsafe {
+        let (class, configs) =
+            (pg_sys::RelationRelationId, super::types::TEXT_SEARCH_CONFIGURATIONS);
+        pg_sys::deleteDependencyRecordsForClass(class, view, configs, kind as i8 as _);
+        if let Some(config) = config {
+            let referenced = address(configs, config);
+            pg_sys::recordDependencyOn(&raw const depender, &raw const referenced, kind);
+        }
+    }
+}
+
 /// The OID of a type by its qualified SQL name.
 pub fn type_named(name: &str) -> Oid {
     let name = CString::new(name).expect("a type name has no NUL");

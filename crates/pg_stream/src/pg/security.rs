@@ -65,28 +65,41 @@ pub struct LocalSettings {
 }
 
 impl LocalSettings {
+    /// Raises PostgreSQL's error for a value that is not valid.
     pub fn new(settings: &[(CString, CString)]) -> Self {
+        Self::set(settings, 0).unwrap_or_else(|at| panic!("{settings:?} has no {at}"))
+    }
+
+    /// Which one has a value that is not valid, if one has.
+    pub fn try_new(settings: &[(CString, CString)]) -> Result<Self, usize> {
+        Self::set(settings, pg_sys::DEBUG5 as i32)
+    }
+
+    fn set(settings: &[(CString, CString)], error_level: i32) -> Result<Self, usize> {
         // SAFETY: the strings outlive the calls; the nest level is ended by `drop` or by abort.
         unsafe {
-            let guc_level = pg_sys::NewGUCNestLevel();
-            for (name, value) in settings {
+            let local = Self { guc_level: pg_sys::NewGUCNestLevel() };
+            for (at, (name, value)) in settings.iter().enumerate() {
                 // To set one can be dear: some read files.
                 let current = pg_sys::GetConfigOption(name.as_ptr(), true, false);
                 if !current.is_null() && CStr::from_ptr(current) == value.as_c_str() {
                     continue;
                 }
-                pg_sys::set_config_option(
+                let result = pg_sys::set_config_option(
                     name.as_ptr(),
                     value.as_ptr(),
                     pg_sys::GucContext::PGC_SUSET,
                     pg_sys::GucSource::PGC_S_SESSION,
                     pg_sys::GucAction::GUC_ACTION_SAVE,
                     true,
-                    0,
+                    error_level,
                     false,
                 );
+                if result == 0 {
+                    return Err(at);
+                }
             }
-            Self { guc_level }
+            Ok(local)
         }
     }
 

@@ -12,6 +12,9 @@ use super::tuple::attribute;
 
 pub use pgrx::pg_sys::{Oid, TypeRelationId as CATALOG};
 
+/// `pg_ts_config`, for which there is no binding.
+pub const TEXT_SEARCH_CONFIGURATIONS: Oid = Oid::from_u32(3602);
+
 /// The type as the algebra keeps it.
 pub fn describe(oid: Oid, typmod: i32, collation: Oid) -> Type {
     let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
@@ -194,6 +197,23 @@ pub fn is_numeric(oid: Oid) -> bool {
 /// The anonymous row type.
 pub fn is_record(oid: Oid) -> bool {
     oid == pg_sys::RECORDOID
+}
+
+/// The types of dates and times.
+pub fn is_date_or_time(oid: Oid) -> bool {
+    [
+        pg_sys::DATEOID,
+        pg_sys::TIMEOID,
+        pg_sys::TIMETZOID,
+        pg_sys::TIMESTAMPOID,
+        pg_sys::TIMESTAMPTZOID,
+    ]
+    .contains(&oid)
+}
+
+/// `money`.
+pub fn is_money(oid: Oid) -> bool {
+    oid == pg_sys::MONEYOID
 }
 
 /// Composite types and the anonymous row type.

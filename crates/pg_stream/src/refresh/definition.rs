@@ -4,7 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    ffi::CString,
+    ffi::{CStr, CString},
     mem::ManuallyDrop,
     rc::Rc,
 };
@@ -45,6 +45,8 @@ pub struct Definition {
     pub columns: Vec<String>,
     /// Settings under which the query is evaluated; empty when it does not depend on any.
     pub settings: Vec<(CString, CString)>,
+    /// Whether it searches texts by the configuration that these name.
+    pub uses_default_search: bool,
     /// `None` in FULL mode.
     pub differential: Option<Differential>,
     /// Tables that the query reads, as far as they must be locked.
@@ -213,7 +215,7 @@ impl Definition {
     /// Puts the query's settings in force, and those that suit the statements of a refresh: joins
     /// start from the change wherever it stands, are too short to be worth compiling, and look up
     /// what was written lately.
-    pub fn enter_settings(&self) -> LocalSettings {
+    pub fn enter_settings(&self) -> Result<LocalSettings, Error> {
         let work_mem = CString::new(format!("{}MB", settings::merge_work_mem_mb()));
         let mut settings = vec![
             (c"from_collapse_limit".to_owned(), c"16".to_owned()),
@@ -226,7 +228,21 @@ impl Definition {
             (c"work_mem".to_owned(), work_mem.expect("a number has no NUL")),
         ];
         settings.extend(self.settings.iter().cloned());
-        LocalSettings::new(&settings)
+        LocalSettings::try_new(&settings).map_err(|at| {
+            let text = |it: &CString| it.to_string_lossy().into_owned();
+            let (setting, value) = (text(&settings[at].0), text(&settings[at].1));
+            Error::SettingLost { table: self.table.clone(), setting, value }
+        })
+    }
+
+    /// The hidden view holds on to the text search configuration that the query follows, as it does to
+    /// what it names.
+    pub fn hold_text_search(&self) {
+        let is_held =
+            |it: &&(CString, CString)| self.uses_default_search && it.0.as_c_str() == TEXT_SEARCH;
+        let name = self.settings.iter().find(is_held).map(|it| it.1.to_string_lossy().into_owned());
+        let config = name.and_then(catalog::text_search_config);
+        relation::hold_text_search(self.view, config);
     }
 
     /// Whether the user put row triggers on the stream table that can change or skip rows.
@@ -260,6 +276,43 @@ impl Definition {
     }
 }
 
+const TEXT_SEARCH: &CStr = c"default_text_search_config";
+
+/// Has a stream table follow the settings of the session where what it followed cannot be set any more.
+pub fn renew_settings(pgs_id: i64) {
+    let (mut known, mut relation) = (Vec::new(), None);
+    spi::ask(
+        "SELECT settings, pgs_relid FROM pgstream.pgs_stream_tables WHERE pgs_id = $1",
+        &[pgs_id.into()],
+        |row| {
+            known = row.get::<Vec<String>>(0).unwrap_or_default();
+            relation = row.get::<Oid>(1);
+        },
+    );
+    let mut renewed = Vec::new();
+    for (at, pair) in pairs(known.clone()).into_iter().enumerate() {
+        if LocalSettings::try_new(std::slice::from_ref(&pair)).is_ok() {
+            continue;
+        }
+        let current = "SELECT pg_catalog.current_setting($1, true)";
+        let name = known[2 * at].clone();
+        if let Some(value) = spi::get_one::<String>(current, &[name.clone().into()]) {
+            renewed.push(format!("{name} = '{value}' instead of '{}'", known[2 * at + 1]));
+            known[2 * at + 1] = value;
+        }
+    }
+    let Some(relation) = relation.filter(|_| !renewed.is_empty()) else { return };
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET settings = $2 WHERE pgs_id = $1",
+        &[pgs_id.into(), known.into()],
+        |_| {},
+    );
+    name::invalidate(relation);
+    forget(pgs_id);
+    let table = relation::display_name(relation);
+    pgrx::notice!("stream table {table} follows {} from now on", renewed.join(", "));
+}
+
 fn load(pgs_id: i64) -> Result<Definition, Error> {
     let mut row = None;
     let mut settings = Vec::new();
@@ -284,16 +337,18 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
     let (schema, name) = relation::name(relation);
     let columns = relation::column_names(view);
     let table = quote_qualified(&schema, &name);
-    let dependencies;
+    let (dependencies, ignored_settings, uses_default_search);
     let mut row_types = RowTypes::default();
     let (differential, locked): (_, Vec<Oid>) = if is_full {
-        dependencies = lower::relations_of_view(view);
+        (dependencies, ignored_settings, uses_default_search) = lower::look_at_view(view);
         (None, relation::tables_below(view))
     } else {
         let lowered = lower::lower_view(view)?;
         if !lowered.follows_settings {
             settings.clear();
         }
+        ignored_settings = lowered.ignored_settings;
+        uses_default_search = lowered.uses_default_search;
         let name = lowered.depends_on_role.then(|| name::of_role(relation::owner(relation)));
         row_types = lowered.row_types;
         let mut differential = differential(
@@ -314,6 +369,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         dependencies = lowered.dependencies;
         (Some(differential), locked)
     };
+    settings.retain(|(name, _)| !ignored_settings.contains(&name.as_c_str()));
     Ok(Definition {
         with_partitions: relation::with_descendants(&locked),
         pgs_id,
@@ -322,6 +378,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         table,
         columns,
         settings,
+        uses_default_search,
         differential,
         locked,
         with_row_types: row_types.values().map(|it| it.relation).collect(),

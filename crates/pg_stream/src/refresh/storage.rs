@@ -39,6 +39,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         refresh::refuse_temporary_children(&definition)?;
         refresh::refuse_running_statements(&definition)?;
     }
+    definition.hold_text_search();
     if let Some(differential) = &definition.differential {
         set_count_column(relation, &definition.table, differential);
         create_stages(&definition, differential, owner);
@@ -64,7 +65,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         let _session = Session::open();
         let inserted = {
             let _owner = Identity::restricted(owner);
-            let _settings = definition.enter_settings();
+            let _settings = definition.enter_settings()?;
             let _writing = guard::writing(&definition);
             full::fill(&definition, definition.differential.as_ref(), &snapshot)?
         };
@@ -310,6 +311,7 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
     let _own = OwnCommands::begin();
     // Dumps and pg_upgrade do not keep this.
     relation::belongs_to(definition.view, definition.relation);
+    definition.hold_text_search();
     drop_stages(definition.pgs_id);
     fault::point(Step::StagesDropped);
     let owner = relation::owner(definition.relation);

@@ -86,7 +86,7 @@ pub fn verify(pgs_id: i64) -> Result<Vec<Difference>, Error> {
             Ok(false) | Err(_) => None,
         }
     });
-    Ok(brought_up.unwrap_or_else(|| {
+    brought_up.unwrap_or_else(|| {
         pgrx::notice!(
             "pending changes of stream table {} cannot be told from differences: its next refresh \
              computes everything anew",
@@ -94,7 +94,7 @@ pub fn verify(pgs_id: i64) -> Result<Vec<Difference>, Error> {
         );
         let _session = Session::open();
         compare(&definition, &snapshot, is_laid_out(&definition, &state))
-    }))
+    })
 }
 
 /// Whether the hidden state has the columns that the definition says.
@@ -123,9 +123,13 @@ impl Refresh<'_> {
     }
 }
 
-fn compare(definition: &Definition, snapshot: &Snapshot, with_state: bool) -> Vec<Difference> {
+fn compare(
+    definition: &Definition,
+    snapshot: &Snapshot,
+    with_state: bool,
+) -> Result<Vec<Difference>, Error> {
     let _owner = Identity::restricted(relation::owner(definition.relation));
-    let _settings = definition.enter_settings();
+    let _settings = definition.enter_settings()?;
     let _writing = guard::writing(definition);
     let mut differences = compare_content(definition, snapshot);
     for (index, differential) in definition
@@ -139,7 +143,7 @@ fn compare(definition: &Definition, snapshot: &Snapshot, with_state: bool) -> Ve
             differences.extend(compare_stage(differential, index, snapshot));
         }
     }
-    differences
+    Ok(differences)
 }
 
 /// The visible columns with the query itself, which shares nothing with how they are maintained.

@@ -478,6 +478,71 @@ fn a_query_cannot_follow_array_nulls() {
     assert_eq!(session.value("SELECT a FROM plain"), "{a,\"null\"}");
 }
 
+/// What a value of a setting names may be gone, or never have been on this server.
+#[test]
+fn a_setting_that_is_not_valid_any_more_fails_until_it_is_replaced() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, body text, at timestamptz); INSERT INTO t VALUES (1, 'the dogs', '2020-01-01 00:00Z');
+         CREATE FUNCTION f(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1'; SET default_text_search_config = 'simple'; SET TimeZone = 'UTC'",
+    );
+    let queries = [
+        ("plain", "SELECT id, id::text || body AS x FROM t", ""),
+        (
+            "searched",
+            "SELECT id, to_tsvector(body)::text AS x FROM t",
+            "default_text_search_config",
+        ),
+        ("compared", "SELECT id, body @@ 'dog' AS x FROM t", "default_text_search_config"),
+        ("charged", "SELECT id, ARRAY[id::money]::text AS x FROM t", "lc_monetary"),
+        ("formatted", "SELECT id, to_char(id, '9D9') AS x FROM t", "lc_monetary"),
+        ("dated", "SELECT id, to_jsonb(t) AS x FROM t", "TimeZone"),
+        ("called", "SELECT id, f(body) AS x FROM t", "TimeZone"),
+    ];
+    for (name, query, _) in queries {
+        session.create(name, query);
+    }
+    session.run("INSERT INTO t VALUES (2, 'two dogs', '2021-01-01 00:00Z')");
+    for name in [
+        "TimeZone",
+        "timezone_abbreviations",
+        "lc_monetary",
+        "lc_numeric",
+        "lc_time",
+        "default_text_search_config",
+    ] {
+        session.run(&format!(
+            "UPDATE pgstream.pgs_stream_tables SET settings[array_position(settings, '{name}') + 1] = 'gone'"
+        ));
+    }
+    let new = "SET default_text_search_config = 'english'; SET TimeZone = 'Asia/Tokyo'";
+    session.run(new);
+    for settings in [new, "RESET ALL"] {
+        let mut other = database.session();
+        other.run(settings);
+        for (name, query, setting) in queries {
+            let refresh = format!("SELECT pgstream.refresh_stream_table('{name}')");
+            if !setting.is_empty() && settings == new {
+                let error = other.error(&refresh);
+                assert_eq!(error.code, "22023", "{error}");
+                assert!(error.message.contains(setting), "{name}: {error}");
+                let verify = format!("SELECT pgstream.verify_stream_table('{name}')");
+                assert_eq!(other.error(&verify).code, "22023", "{name}");
+                other.run(&format!("SELECT pgstream.repair_stream_table('{name}')"));
+                let notices = other.take_notices();
+                assert!(notices.iter().any(|it| it.contains(setting)), "{name}: {notices:?}");
+            } else {
+                other.run(&refresh);
+            }
+            let wrong = pgstream_tests::difference(&mut session, name, query, Comparison::Text)
+                .expect("comparable");
+            assert!(wrong.is_none(), "{name}: {}", wrong.expect("it is there"));
+        }
+        session.run("UPDATE t SET body = 'the cats' WHERE id = 1");
+    }
+}
+
 /// A limit by which PostgreSQL answers with some of the rows.
 #[test]
 fn a_refresh_finds_all_that_an_index_has() {

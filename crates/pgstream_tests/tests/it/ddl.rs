@@ -691,6 +691,46 @@ fn a_text_search_configuration_that_a_query_does_not_name_is_changed() {
     assert_eq!(session.value(outdated), "0");
 }
 
+/// The configuration that the settings at creation name is used like one that the query names.
+#[test]
+fn the_default_text_search_configuration_is_changed_and_renamed() {
+    let before = "CREATE SCHEMA ext; CREATE TEXT SEARCH CONFIGURATION ext.c (COPY = english); SET default_text_search_config = 'ext.c'";
+    let query = "SELECT id, to_tsvector(s || ' running') AS s FROM t";
+    let change = "ALTER TEXT SEARCH CONFIGURATION ext.c ALTER MAPPING FOR asciiword WITH simple";
+    is_rebuilt(before, query, change);
+    for mode in ["DIFFERENTIAL", "FULL"] {
+        let database = Database::new();
+        let mut session = database.session();
+        session.run(&format!(
+            "CREATE TABLE t (id int PRIMARY KEY, s text); INSERT INTO t VALUES (1, 'a'); {before}; {change}"
+        ));
+        for (name, query) in [("st", query), ("plain", "SELECT id, id::text AS s FROM t")] {
+            session.run(&format!(
+                "SELECT pgstream.create_stream_table('{name}', $${query}$$, '1h', '{mode}')"
+            ));
+        }
+        for (ddl, name) in [
+            ("ALTER TEXT SEARCH CONFIGURATION ext.c RENAME TO \"D\"", "ext.\"D\""),
+            ("ALTER SCHEMA ext RENAME TO other", "other.\"D\""),
+            ("ALTER TEXT SEARCH CONFIGURATION other.\"D\" SET SCHEMA public", "public.\"D\""),
+        ] {
+            let mut other = database.session();
+            other.run(&format!("{ddl}; INSERT INTO t SELECT max(id) + 1, 'dogs' FROM t"));
+            other.refresh("st");
+            other.refresh("plain");
+            session.run(&format!("SET default_text_search_config = '{name}'"));
+            compare_with(&mut session, "st", query, ddl);
+        }
+        session.run("RESET default_text_search_config");
+        let drop = "DROP TEXT SEARCH CONFIGURATION \"D\"";
+        assert_eq!(session.error(drop).code, "2BP01");
+        session.run("SELECT pgstream.drop_stream_table('st')");
+        session.run(drop);
+        session.run("INSERT INTO t SELECT max(id) + 1, 'dogs' FROM t");
+        session.refresh("plain");
+    }
+}
+
 /// Names in the value of a row are those of its type's fields.
 #[test]
 fn columns_of_whole_rows_are_renamed() {
