@@ -272,8 +272,9 @@ fn differences(
         .enumerate()
         .map(|(at, it)| format!("d.v{at} AS {}", quote(&it.name)))
         .collect();
+    // A name alone would be that of a column first.
     let sql = format!(
-        "SELECT d.w, row_to_json(r)::text FROM __pgs_difference AS d, LATERAL (SELECT {}) AS r",
+        "SELECT d.w, row_to_json(r.*)::text FROM __pgs_difference AS d, LATERAL (SELECT {}) AS r",
         list.join(", ")
     );
     let _relation = store.register("__pgs_difference");

@@ -368,6 +368,22 @@ fn verify_leaves_open_how_a_recursion_ranks_its_rows() {
     }
 }
 
+/// The names that our statement gives to what it reads are none of the columns'.
+#[test]
+fn verify_shows_rows_whatever_their_columns_are_called() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, r int, p point); INSERT INTO t VALUES (1, 7, '(1,2)')",
+    );
+    session.create("st", "SELECT id AS w, r, t AS d FROM t");
+    tamper(&mut session, "st", "DELETE FROM st");
+    assert_eq!(
+        verified(&mut session),
+        [r#"missing|1|{"w":1,"r":7,"d":{"id":1,"r":7,"p":"(1,2)"}}|st"#]
+    );
+}
+
 #[test]
 fn verify_needs_a_populated_table() {
     let database = Database::new();
