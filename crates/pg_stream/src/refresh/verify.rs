@@ -37,13 +37,13 @@ use crate::{
         tuple::Consolidator,
     },
     refresh::{
-        Refresh,
+        Refresh, Running,
         advance::State,
         check_permissions,
         definition::{Definition, Differential},
         differential::identified,
         full::{bigint, rows_of_stage},
-        guard, lock_sources,
+        guard, lock_sources, refuse_inside_itself,
     },
 };
 
@@ -62,9 +62,11 @@ pub fn verify(pgs_id: i64) -> Result<Vec<Difference>, Error> {
     let clock = Stopwatch::start();
     let progress = Progress::start(pgs_id, clock.started());
     let _superuser = Identity::superuser();
+    refuse_inside_itself(pgs_id)?;
     relation::lock_stream_table(pgs_id);
     let definition = lock_sources(pgs_id)?;
     check_permissions(&definition);
+    let _running = Running::begin(pgs_id);
     let snapshot = Snapshot::for_refresh();
     let state = State::read(pgs_id, &snapshot)?;
     if !state.is_populated {

@@ -567,8 +567,19 @@ fn a_refresh_from_a_trigger_of_the_stream_table_itself_is_refused() {
     );
     let error = session.error(REFRESH);
     assert_eq!(error.code, "55006", "{error}");
+    // To verify is to refresh, and to undo that.
+    let error = session.error("SELECT * FROM pgstream.verify_stream_table('st')");
+    assert_eq!(error.code, "55006", "{error}");
     session.run(
-        "DROP TRIGGER again ON st;
+        "CREATE OR REPLACE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM * FROM pgstream.verify_stream_table('public.' || TG_ARGV[0]); RETURN NULL; END $$",
+    );
+    let error = session.error(REFRESH);
+    assert_eq!(error.code, "55006", "{error}");
+    session.run(
+        "CREATE OR REPLACE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pgstream.refresh_stream_table('public.' || TG_ARGV[0]); RETURN NULL; END $$;
+         DROP TRIGGER again ON st;
          CREATE TRIGGER again AFTER INSERT OR UPDATE ON st FOR EACH STATEMENT EXECUTE FUNCTION again('other')",
     );
     watched.refresh_and_compare(&mut session, "with another one inside");
