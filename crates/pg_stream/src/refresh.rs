@@ -64,7 +64,7 @@ use crate::{
     lower::Refusal,
     monitor::alert,
     pg::{
-        access::{self, Quiet},
+        access::{self, Quiet, Roles},
         progress::{Phase, Progress},
         relation,
         security::Identity,
@@ -669,7 +669,7 @@ impl Refresh<'_> {
         let (counts, output) = {
             let _owner = Identity::restricted(relation::owner(self.definition.relation));
             let _settings = self.definition.enter_settings()?;
-            let _writing = guard::writing(self.definition);
+            let _roles = Roles::enter(self.definition.roles());
             let is_quiet = settings::user_triggers() == UserTriggers::Off;
             let _quiet = is_quiet.then(|| Quiet::enter(self.definition.relation));
             differential::run(
@@ -722,7 +722,7 @@ impl Refresh<'_> {
         self.progress.enter(Phase::Evaluating);
         let _owner = Identity::restricted(relation::owner(self.definition.relation));
         let _settings = self.definition.enter_settings()?;
-        let _writing = guard::writing(self.definition);
+        let _roles = Roles::enter(self.definition.roles());
         full::run(self.definition, differential, wants_output, self.snapshot, self.session)
     }
 

@@ -17,7 +17,10 @@ use crate::{
         tuple::Consolidator,
         write::{Target, Work},
     },
-    refresh::statements::{Kind, Statements, size_class},
+    refresh::{
+        guard,
+        statements::{Kind, Statements, size_class},
+    },
 };
 
 fn column(name: &str, ty: BuiltinOid) -> StoreColumn {
@@ -178,7 +181,7 @@ pub fn apply(
                 _ => all.insert,
             }
         });
-        let written = statement.execute(&[], snapshot);
+        let written = guard::let_write(table, || statement.execute(&[], snapshot));
         fault::point(step);
         written
     };

@@ -16,7 +16,7 @@ use crate::{
     fault::{self, Step},
     pg::{
         access::Quiet,
-        relation,
+        name, relation,
         snapshot::Snapshot,
         spi::{self, Prepared, Session},
         store::{self, Store, StoreColumn},
@@ -26,6 +26,7 @@ use crate::{
         definition::{Definition, Differential},
         delta::{self, Counts},
         differential::{content_change, identified},
+        guard,
     },
 };
 
@@ -161,7 +162,7 @@ fn fill_inner_stages(
     for (index, (stage, storage)) in inner.enumerate().filter(|it| it.1.1.inline.is_none()) {
         let rows = rows_of_stage(stage, storage, &differential.storages);
         let columns = column_list(storage);
-        Prepared::new(&format!("DELETE FROM {}", storage.table), &[]).execute(&[], snapshot);
+        write(&storage.table, &format!("DELETE FROM {}", storage.table), snapshot);
         let values = stored_columns(differential, index);
         insert(&storage.table, &columns, &values, &rows, snapshot);
         if matches!(&stage.head, Some(Head::Recursion(head)) if head.is_set) {
@@ -199,10 +200,8 @@ fn insert(
     rows: &str,
     snapshot: &Snapshot,
 ) -> u64 {
-    let insert = |rows: &str| {
-        let insert = format!("INSERT INTO {table} ({columns}) {rows}");
-        Prepared::new(&insert, &[]).execute(&[], snapshot)
-    };
+    let insert =
+        |rows: &str| write(table, &format!("INSERT INTO {table} ({columns}) {rows}"), snapshot);
     if !store::has_rows(values) {
         return insert(rows);
     }
@@ -210,6 +209,12 @@ fn insert(
     Prepared::new(rows, &[]).query(&[], snapshot, |row| made.put(row.values, row.nulls));
     let _relation = made.register("__pgs_rows");
     insert("SELECT * FROM __pgs_rows")
+}
+
+fn write(table: &str, statement: &str, snapshot: &Snapshot) -> u64 {
+    let table = name::resolve(table).expect("the table of a storage exists");
+    let statement = Prepared::new(statement, &[]);
+    guard::let_write(table, || statement.execute(&[], snapshot))
 }
 
 /// The types of the values of a storage, and of the count that a row has.

@@ -1,43 +1,37 @@
 //! Keeping everybody but a refresh from writing to a stream table.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 
 use pgrx::{pg_sys::Oid, prelude::*};
 
-use crate::{
-    pg::{access::Roles, trigger},
-    refresh::definition::Definition,
-    restore,
-};
+use crate::{pg::trigger, restore};
 
-/// What this backend's refresh is writing to.
-#[derive(Default)]
-struct Target {
-    tables: Vec<Oid>,
-    /// How many triggers deep the guard is when it fires for a statement of the refresh: what triggers of
-    /// users do to the tables meanwhile is none.
+/// A statement of the refresh that has begun, and that the guard has not seen yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Expected {
+    table: Oid,
+    /// How many triggers deep the guard is when it fires for it.
     depth: i32,
 }
 
 thread_local! {
-    static WRITING: RefCell<Target> = const { RefCell::new(Target { tables: Vec::new(), depth: 0 }) };
+    static EXPECTED: Cell<Option<Expected>> = const { Cell::new(None) };
 }
 
-/// Allows writing to one stream table and its hidden state while it lives.
-pub struct Writing {
-    previous: Target,
-    _roles: Roles,
+/// Runs a statement of a refresh that writes to `table`: once, before it touches any row. What triggers
+/// and functions do to the table that it calls is none of the refresh.
+pub fn let_write<T>(table: Oid, statement: impl FnOnce() -> T) -> T {
+    let expected = Expected { table, depth: trigger::depth() + 1 };
+    let _restored = Restored(EXPECTED.replace(Some(expected)));
+    statement()
 }
 
-pub fn writing(definition: &Definition) -> Writing {
-    let target = Target { tables: definition.tables(), depth: trigger::depth() + 1 };
-    Writing { previous: WRITING.replace(target), _roles: Roles::enter(definition.roles()) }
-}
+struct Restored(Option<Expected>);
 
-impl Drop for Writing {
+impl Drop for Restored {
     // Also runs when an error unwinds.
     fn drop(&mut self) {
-        WRITING.set(std::mem::take(&mut self.previous));
+        EXPECTED.set(self.0);
     }
 }
 
@@ -47,8 +41,10 @@ fn guard_stream_table<'a>(
     fired: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, pgrx::PgTriggerError> {
     let relation = fired.relid()?;
-    let is_of_refresh = |it: &Target| it.tables.contains(&relation) && it.depth == trigger::depth();
-    if !WRITING.with_borrow(is_of_refresh) && !restore::accepts_write(relation, fired.op()?) {
+    let fired_for = Expected { table: relation, depth: trigger::depth() };
+    if EXPECTED.get() == Some(fired_for) {
+        EXPECTED.set(None);
+    } else if !restore::accepts_write(relation, fired.op()?) {
         let name = crate::pg::relation::display_name(relation);
         pgrx::pg_sys::panic::ErrorReport::new(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,

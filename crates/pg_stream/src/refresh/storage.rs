@@ -14,14 +14,14 @@ use crate::{
     error::Error,
     fault::{self, Step},
     pg::{
-        event::OwnCommands, member, name, relation, security::Identity, snapshot::Snapshot, spi,
-        spi::Session, store::type_length, time::Stopwatch, types,
+        access::Roles, event::OwnCommands, member, name, relation, security::Identity,
+        snapshot::Snapshot, spi, spi::Session, store::type_length, time::Stopwatch, types,
     },
     refresh::{
         self, Action, InitiatedBy, Occasion, advance, definition,
         definition::{Definition, Differential},
         delta::Counts,
-        full, guard, seal,
+        full, seal,
     },
 };
 
@@ -66,7 +66,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         let inserted = {
             let _owner = Identity::restricted(owner);
             let _settings = definition.enter_settings()?;
-            let _writing = guard::writing(&definition);
+            let _roles = Roles::enter(definition.roles());
             full::fill(&definition, definition.differential.as_ref(), &snapshot)?
         };
         let outcome = refresh::outcome(Action::Full, Counts { inserted, ..Counts::default() });

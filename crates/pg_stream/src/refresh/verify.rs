@@ -25,6 +25,7 @@ use pgstream_ivm::{
 use crate::{
     error::Error,
     pg::{
+        access::Roles,
         name,
         progress::Progress,
         relation,
@@ -43,7 +44,7 @@ use crate::{
         definition::{Definition, Differential},
         differential::identified,
         full::{bigint, rows_of_stage},
-        guard, lock_sources, refuse_inside_itself,
+        lock_sources, refuse_inside_itself,
     },
 };
 
@@ -132,7 +133,7 @@ fn compare(
 ) -> Result<Vec<Difference>, Error> {
     let _owner = Identity::restricted(relation::owner(definition.relation));
     let _settings = definition.enter_settings()?;
-    let _writing = guard::writing(definition);
+    let _roles = Roles::enter(definition.roles());
     let mut differences = compare_content(definition, snapshot);
     for (index, differential) in definition
         .differential

@@ -980,6 +980,49 @@ fn triggers_on_a_stream_table_write_neither_to_it_nor_to_its_state() {
     assert_right(&mut session, "other", "SELECT id, x FROM t");
 }
 
+/// What a statement of a refresh calls is no part of it, whatever it says of itself.
+#[test]
+fn functions_that_a_refresh_calls_cannot_write_to_the_stream_table() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    let mut session = place.session(&alice);
+    session.run(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY, x int);
+         CREATE FUNCTION write(int) RETURNS int LANGUAGE plpgsql VOLATILE SET search_path = {alice} AS $$
+         BEGIN IF $1 > 70 THEN INSERT INTO st (x, n, __pgs_row_id, __pgs_count) VALUES (-1, 1, 1, 1); END IF; RETURN $1; END $$;
+         CREATE FUNCTION lie(int) RETURNS int LANGUAGE plpgsql IMMUTABLE SET search_path = {alice} AS $$
+         BEGIN RETURN write($1); END $$"
+    ));
+    let totals = "SELECT x, count(*) AS n FROM t GROUP BY x";
+    let through_the_query = "SELECT lie(x) AS x, count(*) AS n FROM t GROUP BY lie(x)";
+    let (none, check) = ("SELECT 1", "ALTER TABLE st ADD CHECK (lie(x) IS NOT NULL)");
+    let trigger =
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER nothing AFTER INSERT ON st EXECUTE FUNCTION nothing()";
+    for (query, more) in [
+        (totals, check.to_owned()),
+        // With that, rows are written by statements.
+        (totals, format!("{check}; {trigger}")),
+        (totals, "CREATE INDEX ON st (lie(x))".to_owned()),
+        (through_the_query, none.to_owned()),
+        (through_the_query, trigger.to_owned()),
+    ] {
+        session.create("st", query);
+        session.run(&more);
+        for change in ["INSERT INTO t VALUES (1, 1)", "INSERT INTO t VALUES (2, 80)"] {
+            session.run(change);
+            match session.try_run("SELECT pgstream.refresh_stream_table('st')") {
+                Ok(()) => assert_right(&mut session, "st", totals),
+                Err(error) => assert_eq!(error.code, "42809", "{more}: {error}"),
+            }
+        }
+        session.run("DELETE FROM t WHERE id = 2; UPDATE t SET x = 60");
+        session.refresh("st");
+        assert_right(&mut session, "st", totals);
+        session.run("SELECT pgstream.drop_stream_table('st'); DROP FUNCTION IF EXISTS nothing(); DELETE FROM t");
+    }
+}
+
 #[test]
 fn functions_of_ours_survive_any_arguments() {
     let mut place = Place::new();
