@@ -4,11 +4,13 @@
 //! from, in hints about transactions, and in fields that are compressed or not, as the table had them.
 //! `heap_form_tuple` gives equal fields one form.
 
+use std::ffi::c_void;
+
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::tuple::attribute;
 
-/// Whether values of a type are rows, or arrays with rows in them.
+/// Whether values of a type are rows, or arrays, ranges or multiranges with rows in them.
 ///
 /// # Safety
 ///
@@ -22,6 +24,8 @@ pub(in crate::pg) unsafe fn holds_rows(ty: Oid) -> bool {
             _ if (*entry).typlen != -1 => false,
             b'c' => true,
             b'd' => holds_rows(pg_sys::getBaseType(ty)),
+            b'r' => holds_rows(pg_sys::get_range_subtype(ty)),
+            b'm' => holds_rows(pg_sys::get_multirange_range(ty)),
             _ => ty == pg_sys::RECORDOID || (element != pg_sys::InvalidOid && holds_rows(element)),
         }
     }
@@ -33,15 +37,16 @@ pub(in crate::pg) unsafe fn holds_rows(ty: Oid) -> bool {
 ///
 /// `value` must be of type `ty`, which [`holds_rows`].
 pub(in crate::pg) unsafe fn canonical(value: Datum, ty: Oid) -> Datum {
-    // SAFETY: as promised; what is not a row is an array.
+    // SAFETY: as promised; what is nothing else is an array.
     unsafe {
         let base = pg_sys::getBaseType(ty);
         let stored: *mut pg_sys::varlena = value.cast_mut_ptr();
         let plain = pg_sys::pg_detoast_datum(stored);
-        let made = if pg_sys::type_is_rowtype(base) {
-            row(plain.cast())
-        } else {
-            array(plain.cast(), pg_sys::get_element_type(base))
+        let made = match pg_sys::get_typtype(base) as u8 {
+            _ if pg_sys::type_is_rowtype(base) => row(plain.cast()),
+            b'r' => range(plain.cast(), range_type(base)),
+            b'm' => multirange(plain.cast(), base),
+            _ => array(plain.cast(), pg_sys::get_element_type(base)),
         };
         if plain != stored {
             pg_sys::pfree(plain.cast());
@@ -155,4 +160,82 @@ unsafe fn array(array: *mut pg_sys::ArrayType, element: Oid) -> Datum {
         }
         Datum::from(made)
     }
+}
+
+/// The entry of the type cache, which lives as long as the backend.
+///
+/// # Safety
+///
+/// `ty` must be a type of ranges.
+unsafe fn range_type(ty: Oid) -> *mut pg_sys::TypeCacheEntry {
+    // SAFETY: as promised.
+    unsafe { pg_sys::lookup_type_cache(ty, pg_sys::TYPECACHE_RANGE_INFO as i32) }
+}
+
+/// # Safety
+///
+/// `range` must be a range of type `ty`, neither compressed nor external.
+unsafe fn range(range: *const pg_sys::RangeType, ty: *mut pg_sys::TypeCacheEntry) -> Datum {
+    // SAFETY: as promised; a bound that is not there is infinite, also where the range is empty.
+    unsafe {
+        let (mut lower, mut upper) = Default::default();
+        let mut is_empty = false;
+        pg_sys::range_deserialize(ty, range, &raw mut lower, &raw mut upper, &raw mut is_empty);
+        let mut owned = Vec::new();
+        for bound in [&mut lower, &mut upper] {
+            if !is_empty && !bound.infinite {
+                bound.val = canonical(bound.val, (*(*ty).rngelemtype).type_id);
+                owned.push(bound.val);
+            }
+        }
+        let no_context = std::ptr::null_mut();
+        let made =
+            pg_sys::range_serialize(ty, &raw mut lower, &raw mut upper, is_empty, no_context);
+        owned.iter().for_each(|it| pg_sys::pfree(it.cast_mut_ptr()));
+        Datum::from(made)
+    }
+}
+
+/// # Safety
+///
+/// `multirange` must be a multirange of type `ty`, neither compressed nor external.
+unsafe fn multirange(multirange: *const c_void, ty: Oid) -> Datum {
+    // SAFETY: as promised. The functions have these signatures in PostgreSQL 18; their errors are caught
+    // at the boundary. There is no array where there are no ranges.
+    unsafe {
+        let element = range_type(pg_sys::get_multirange_range(ty));
+        let (mut count, mut stored) = (0, std::ptr::null_mut());
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            multirange_deserialize(element, multirange, &raw mut count, &raw mut stored);
+        });
+        let mut owned = Vec::new();
+        for index in 0..usize::try_from(count).expect("a count") {
+            let slot = stored.add(index);
+            owned.push(slot.read());
+            slot.write(range(slot.read(), element).cast_mut_ptr());
+            owned.push(slot.read());
+        }
+        let made =
+            pg_sys::ffi::pg_guard_ffi_boundary(|| make_multirange(ty, element, count, stored));
+        owned.iter().for_each(|it| pg_sys::pfree(it.cast()));
+        if !stored.is_null() {
+            pg_sys::pfree(stored.cast());
+        }
+        Datum::from(made)
+    }
+}
+
+unsafe extern "C-unwind" {
+    fn multirange_deserialize(
+        range_type: *mut pg_sys::TypeCacheEntry,
+        multirange: *const c_void,
+        count: *mut i32,
+        ranges: *mut *mut *mut pg_sys::RangeType,
+    );
+    fn make_multirange(
+        ty: Oid,
+        range_type: *mut pg_sys::TypeCacheEntry,
+        count: i32,
+        ranges: *mut *mut pg_sys::RangeType,
+    ) -> *mut c_void;
 }

@@ -349,6 +349,7 @@ fn whole_rows() {
 #[test]
 fn rows_with_long_fields() {
     const TABLES: &str = "CREATE TABLE t (id int, long text); CREATE TYPE pair AS (first t, second text); CREATE DOMAIN one AS t;
+        CREATE TYPE span AS RANGE (subtype = t); CREATE TYPE spans AS RANGE (subtype = pair, multirange_type_name = many); CREATE DOMAIN ray AS span;
         INSERT INTO t SELECT i % 4, repeat(chr(96 + i), 5000) FROM generate_series(1, 6) AS i";
     const CHANGES: &[&str] = &[
         "UPDATE t SET id = id + 1 WHERE id = 1; INSERT INTO t VALUES (9, repeat('z', 5000)), (9, repeat('z', 5000))",
@@ -367,6 +368,11 @@ fn rows_with_long_fields() {
         "SELECT DISTINCT ROW(t, long)::pair AS p FROM t",
         "SELECT a, b FROM t AS a LEFT JOIN (SELECT DISTINCT t AS b FROM t) AS q ON (b).id = a.id + 1",
         "SELECT t, row_number() OVER (PARTITION BY id ORDER BY t) AS n FROM t",
+        "SELECT span(t, t, '[]') AS s, span(NULL, t) AS below, span(t, NULL)::ray AS above, span(t, t) AS nothing FROM t",
+        "SELECT ARRAY[span(t, t, '[]')] AS s, spans(ROW(t, long)::pair, NULL) AS p FROM t",
+        "SELECT many(spans(NULL, ROW(t, 'a')::pair), spans(ROW(t, long)::pair, NULL)) AS m, many() AS none FROM t",
+        "SELECT span(t, NULL) AS s, count(*) AS n FROM t GROUP BY span(t, NULL)",
+        "SELECT DISTINCT many(spans(ROW(t, long)::pair, NULL)) AS m FROM t",
     ] {
         check(Scenario { tables: TABLES, query, changes: CHANGES });
     }
