@@ -14,7 +14,8 @@ mod track;
 pub use self::{
     cleanup::{cleanup, truncated_after},
     track::{
-        captured_through, consumers, has_other_members, refit, track, track_stream_table, untrack,
+        Refit, captured_through, consumers, examine, has_other_members, prepare,
+        prepare_stream_table, prepare_to_untrack, refit, track, track_stream_table, untrack,
     },
 };
 

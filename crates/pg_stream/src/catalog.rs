@@ -201,6 +201,15 @@ pub struct Outdated {
     pub is_new: bool,
 }
 
+/// Locks what is noted of stream tables, in the order of their numbers. Tables are locked before, and what is
+/// noted of sources after that.
+pub fn lock(ids: &[i64]) {
+    let tables = OwnTable::open(TABLES, Lock::RowExclusive);
+    for id in BTreeSet::from_iter(ids) {
+        tables.lock_newest(BY_ID, ("pgs_id", *id));
+    }
+}
+
 /// Notes that a stream table has to be rebuilt. Locks its row even where that is noted already: a
 /// rebuild that is under way takes the note away when it is done.
 pub fn outdate(id: i64, reason: &str) -> Option<Outdated> {
@@ -374,7 +383,8 @@ pub fn check_acyclic(relation: Oid, view: Oid) -> Result<(), Error> {
 pub fn tracked_sources(id: i64) -> Vec<Oid> {
     let mut sources = Vec::new();
     spi::ask(
-        "SELECT source_relid FROM pgstream.pgs_change_tracking WHERE $1 = ANY (tracked_by_pgs_ids)",
+        "SELECT source_relid FROM pgstream.pgs_change_tracking WHERE $1 = ANY (tracked_by_pgs_ids) \
+         ORDER BY source_relid",
         &[id.into()],
         |row| sources.extend(row.get::<Oid>(0)),
     );

@@ -52,6 +52,8 @@ pub enum Step {
     BufferTruncated,
     #[name = c"buffer-cleaned"]
     BufferCleaned,
+    #[name = c"rebuild-begun"]
+    RebuildBegun,
     #[name = c"stages-dropped"]
     StagesDropped,
     #[name = c"stages-created"]

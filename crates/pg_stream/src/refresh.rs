@@ -236,8 +236,9 @@ impl Ready {
         if let Some(Cause::Damage(what)) = &cause {
             warn_of_damage(&definition, what);
         }
-        let definition = if cause.is_some() && definition.differential.is_some() {
-            storage::begin_rebuild(definition.pgs_id);
+        let differential = definition.differential.as_ref().filter(|_| cause.is_some());
+        let definition = if let Some(differential) = differential {
+            storage::begin_rebuild(&definition, differential);
             lock_sources(definition.pgs_id)?
         } else {
             definition

@@ -5,9 +5,8 @@ use pgstream_core::{mode::RefreshMode, status::Status};
 
 use crate::{
     api::{create, options, resume},
-    capture,
     catalog::{self, StreamTable},
-    ddl::drop::drop_stages,
+    ddl::drop::{drop_stages, lock_sources, untrack_all},
     error::Error,
     lower,
     pg::text::Argument,
@@ -44,6 +43,14 @@ fn alter(
     let status = status.map(requested_status).transpose()?;
     let _superuser = Identity::superuser();
     relation::lock_stream_table(table.id);
+    // Before what is noted of it.
+    match mode.filter(|it| *it != table.mode) {
+        Some(RefreshMode::Full) => lock_sources(&[table.id]),
+        Some(RefreshMode::Differential) => {
+            catalog::sources(table.id).into_iter().for_each(relation::lock_for_reading);
+        }
+        None => {}
+    }
     if let Some(schedule) = schedule {
         catalog::set_schedule(table.id, schedule);
     }
@@ -81,9 +88,7 @@ fn switch_mode(table: &StreamTable, mode: RefreshMode) -> Result<(), Error> {
         }
         RefreshMode::Full => {
             drop_stages(table.id);
-            for source in catalog::tracked_sources(table.id) {
-                capture::untrack(source, table.id);
-            }
+            untrack_all(table.id);
         }
     }
     Ok(())

@@ -197,10 +197,15 @@ pub fn describe(source: Oid) {
     spi::run(include_str!("describe.sql"), &[source.into()], |_| {});
 }
 
+/// Whether a source is decoded and cannot be any longer.
+pub fn is_unfit(source: Oid) -> bool {
+    Decoding::of(source).mode == Mode::Wal && obstacle(source).is_some()
+}
+
 /// Goes back to triggers where a command has made that necessary. What this transaction changed before
 /// is decoded too late, or not at all, so what reads the source is rebuilt.
 pub fn leave_if_unfit(source: Oid) {
-    if Decoding::of(source).mode == Mode::Wal && obstacle(source).is_some() {
+    if is_unfit(source) {
         lock::relation(source, Lock::ShareRowExclusive);
         switch(source, Mode::Trigger, None, false);
         let name = relation::display_name(source);

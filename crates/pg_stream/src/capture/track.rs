@@ -22,7 +22,7 @@ use crate::{
         decode,
         event::OwnCommands,
         lock::{self, Lock},
-        member,
+        member, name,
         own::{OwnRow, OwnTable, Value},
         relation,
         security::Identity,
@@ -39,24 +39,61 @@ pub fn track(source: Oid, columns: &[i16], consumer: i64) {
     let _identity = Identity::superuser();
     check(source);
     decoding::leave_if_unfit(source);
-    if !Triggers::of(source).are_right() || !has_columns(source, columns) {
-        // Now, so that little is left when writers wait.
-        Decoding::of(source).let_finish();
-        lock::relation(source, Lock::ShareRowExclusive);
+    if !is_captured(source, columns) {
+        keep_writers_out(source);
         create_buffer(source, columns);
-        for member in source::members(source, Lock::ShareRowExclusive) {
-            lock::relation(member, Lock::ShareRowExclusive);
-        }
         note(source).tell_others(source);
         Triggers::of(source).make_right(source);
         note(source);
     }
     register(source, consumer);
     note(source).tell_others(source);
+    // Nothing joins it any more. A command about what has just joined may wait for this one already.
+    if source::members(source, Lock::None).len() > 1 {
+        lock::giving_in(|| source::members(source, Lock::AccessShare));
+    }
     // It may have changed over since the dependency was noted.
     if decode::is_possible() {
         decoding::describe(source);
     }
+}
+
+/// Locks what [`track`] is going to lock, apart from what is noted of the source.
+pub fn prepare(source: Oid, columns: &[i16]) {
+    let _identity = Identity::superuser();
+    check(source);
+    if decoding::is_unfit(source) || !is_captured(source, columns) {
+        keep_writers_out(source);
+    }
+}
+
+fn is_captured(source: Oid, columns: &[i16]) -> bool {
+    Triggers::of(source).are_right() && has_columns(source, columns)
+}
+
+/// Who has read the source before may get in the way of a command that waits for readers to end: it gives in.
+fn keep_writers_out(source: Oid) {
+    // Now, so that little is left when writers wait.
+    Decoding::of(source).let_finish();
+    if !lock::try_relation(source, Lock::ShareRowExclusive) {
+        lock::giving_in(|| lock::relation(source, Lock::ShareRowExclusive));
+    }
+    source::members(source, Lock::ShareRowExclusive);
+}
+
+/// What [`refit`] is going to find. Locks what that is going to lock, apart from what is noted.
+pub fn examine(source: Oid) -> Refit {
+    let _identity = Identity::superuser();
+    let is_unfit = decoding::is_unfit(source);
+    if is_unfit {
+        lock::relation(source, Lock::ShareRowExclusive);
+    }
+    let triggers = Triggers::of(source);
+    triggers.lock();
+    let noted = Noted::of(source);
+    let found = noted.map(|it| it.compare(source, &Noted::current(source))).unwrap_or_default();
+    let has_changed = is_unfit || triggers.concern(source) || found.has_other_triggers;
+    Refit { has_changed, moved: found.moved }
 }
 
 /// Makes the triggers of a captured table right again, after a command that may have changed them,
@@ -91,7 +128,7 @@ pub struct Refit {
 pub(super) const TRACKING: &CStr = c"pgs_change_tracking";
 pub(super) const TRACKING_KEY: &CStr = c"pgs_change_tracking_pkey";
 
-/// Who reads the changes of `source`.
+/// Who reads the changes of `source`, in the order of their numbers.
 pub fn consumers(source: Oid) -> Vec<i64> {
     let mut consumers = Vec::new();
     OwnTable::open(TRACKING, Lock::AccessShare).find(
@@ -100,6 +137,7 @@ pub fn consumers(source: Oid) -> Vec<i64> {
         &Snapshot::latest(),
         |row| consumers = row.get("tracked_by_pgs_ids").unwrap_or_default(),
     );
+    consumers.sort_unstable();
     consumers
 }
 
@@ -121,17 +159,11 @@ pub fn has_other_members(source: Oid) -> bool {
 /// A partition that is being detached differs until it is gone: what those write who do not see that
 /// yet counts as a change of the source, so each refresh meanwhile must rebuild, and the first one after.
 fn differ(source: Oid) -> bool {
-    let mut noted = None;
     let latest = Snapshot::latest();
-    OwnTable::open(TRACKING, Lock::AccessShare).find(
-        TRACKING_KEY,
-        ("source_relid", source),
-        &latest,
-        |row| noted = Noted::read(row),
-    );
     // A detached partition is gone for those who look after that, and not for others.
     let current = || latest.with_own_changes(|| source::members(source, Lock::None));
-    noted.is_some_and(|noted| noted.members != current() || noted.has_other_triggers(source))
+    Noted::of(source)
+        .is_some_and(|noted| noted.members != current() || noted.has_other_triggers(source))
 }
 
 /// What was known of the tables that belong to a source.
@@ -145,6 +177,17 @@ impl Noted {
         Some(Self { members: row.get("members")?, triggers: row.get("triggers")? })
     }
 
+    fn of(source: Oid) -> Option<Self> {
+        let mut noted = None;
+        OwnTable::open(TRACKING, Lock::AccessShare).find(
+            TRACKING_KEY,
+            ("source_relid", source),
+            &Snapshot::latest(),
+            |row| noted = Self::read(row),
+        );
+        noted
+    }
+
     /// As it would have to be noted now, with the partitions that are leaving.
     fn current(source: Oid) -> Self {
         let mut members =
@@ -156,6 +199,20 @@ impl Noted {
 
     fn has_other_triggers(&self, source: Oid) -> bool {
         self.triggers != digest(source, &self.members)
+    }
+
+    /// What has changed until now.
+    fn compare(&self, source: Oid, current: &Self) -> Found {
+        let came = current.members.iter().filter(|it| !self.members.contains(it));
+        let went = self.members.iter().filter(|it| !current.members.contains(it));
+        let moved: Vec<Oid> = came.chain(went).copied().collect();
+        // What was there before is compared. Where nothing moved, that is what is noted from now on.
+        let has_other_triggers = if moved.is_empty() {
+            self.triggers != current.triggers
+        } else {
+            self.has_other_triggers(source)
+        };
+        Found { moved, has_other_triggers }
     }
 }
 
@@ -205,11 +262,9 @@ impl Found {
 fn note(source: Oid) -> Found {
     let current = Noted::current(source);
     let tracking = OwnTable::open(TRACKING, Lock::RowExclusive);
-    let mut noted = None;
-    tracking.find(TRACKING_KEY, ("source_relid", source), &Snapshot::latest(), |row| {
-        noted = Noted::read(row);
-    });
-    if noted.is_some_and(|it| it.members == current.members && it.triggers == current.triggers) {
+    if Noted::of(source)
+        .is_some_and(|it| it.members == current.members && it.triggers == current.triggers)
+    {
         return Found::default();
     }
     let Some(row) = tracking.lock_newest(TRACKING_KEY, ("source_relid", source)) else {
@@ -227,17 +282,7 @@ fn note(source: Oid) -> Found {
     );
     drop(tracking);
     command_done();
-    let Some(noted) = noted else { return Found::default() };
-    let came = current.members.iter().filter(|it| !noted.members.contains(it));
-    let went = noted.members.iter().filter(|it| !current.members.contains(it));
-    let moved: Vec<Oid> = came.chain(went).copied().collect();
-    // What was there before is compared. Where nothing moved, that is what is noted from now on.
-    let has_other_triggers = if moved.is_empty() {
-        noted.triggers != current.triggers
-    } else {
-        noted.has_other_triggers(source)
-    };
-    Found { moved, has_other_triggers }
+    noted.map(|it| it.compare(source, &current)).unwrap_or_default()
 }
 
 /// As [`track`] for a stream table, whose refresh writes the buffer.
@@ -248,6 +293,23 @@ pub fn track_stream_table(source: Oid, columns: &[i16], consumer: i64) {
         create_buffer(source, columns);
     }
     register(source, consumer);
+}
+
+/// As [`prepare`], for [`track_stream_table`].
+pub fn prepare_stream_table(source: Oid, columns: &[i16]) {
+    let _identity = Identity::superuser();
+    if !has_columns(source, columns) {
+        lock::relation(source, Lock::ShareRowExclusive);
+    }
+}
+
+/// As [`prepare`], for [`untrack`] by all these.
+pub fn prepare_to_untrack(source: Oid, leaving: &[i64]) {
+    let has_others = || consumers(source).iter().any(|it| !leaving.contains(it));
+    if relation::exists(source) && !has_others() {
+        lock::relation(source, Lock::AccessExclusive);
+        source::members(source, Lock::AccessExclusive);
+    }
 }
 
 /// Ends the capture of `source` for `consumer`; what nobody else needs is dropped.
@@ -707,6 +769,17 @@ impl Triggers {
         self.missing.iter().any(|it| it.on == table)
             || self.surplus.iter().any(|it| Some(&it.1) == name.as_ref())
             || self.switched.iter().any(|it| it.0 == table)
+    }
+
+    /// Locks the tables on which something is to be done.
+    fn lock(&self) {
+        for (_, table) in self.surplus.iter().chain(&self.stray) {
+            name::resolve(table).iter().for_each(|it| lock::relation(*it, Lock::AccessExclusive));
+        }
+        let changed = self.missing.iter().map(|it| it.on);
+        for table in changed.chain(self.switched.iter().map(|it| it.0)) {
+            lock::relation(table, Lock::ShareRowExclusive);
+        }
     }
 
     fn make_right(&self, source: Oid) {

@@ -26,6 +26,10 @@ use crate::{
 /// A dump that replaces a stream table drops its triggers before it, and its hidden view itself.
 pub fn dropped(dropped: &[Dropped], is_restoring: bool) -> Result<(), ErrorReport> {
     let relations = dropped.iter().filter(|it| it.class == Class::Relation && it.part == 0);
+    let id = |it: &Dropped| {
+        catalog::by_relation(it.object).or_else(|| catalog::by_view(it.object)).map(|it| it.id)
+    };
+    lock_all(&relations.clone().filter_map(id).collect::<Vec<_>>());
     let mut gone = false;
     for it in relations.clone() {
         if let Some(stream_table) = catalog::by_relation(it.object) {
@@ -98,6 +102,7 @@ fn query_dropped(id: i64, all: &[Dropped]) -> Result<(), ErrorReport> {
 
 /// Notes that the query is gone.
 pub fn lose_query(id: i64, reason: &str) {
+    lock_all(&[id]);
     catalog::set_status(id, Status::Error, Some(reason));
     untrack_all(id);
     drop_stages(id);
@@ -157,6 +162,7 @@ fn source_of_trigger(name: &str) -> Option<Oid> {
 
 /// Removes what belonged to a stream table that is gone.
 pub fn forget(id: i64, is_restoring: bool) {
+    lock_all(&[id]);
     untrack_all(id);
     catalog::delete(id);
     if !is_restoring {
@@ -166,7 +172,20 @@ pub fn forget(id: i64, is_restoring: bool) {
     drop_stages(id);
 }
 
-fn untrack_all(id: i64) {
+/// Locks sources that nobody will read any more, then what is noted of their last readers.
+fn lock_all(ids: &[i64]) {
+    lock_sources(ids);
+    catalog::lock(ids);
+}
+
+/// Locks the sources that nobody will read any more when these stream tables do not.
+pub fn lock_sources(ids: &[i64]) {
+    for source in ids.iter().flat_map(|it| catalog::tracked_sources(*it)) {
+        capture::prepare_to_untrack(source, ids);
+    }
+}
+
+pub fn untrack_all(id: i64) {
     for source in catalog::tracked_sources(id) {
         capture::untrack(source, id);
     }

@@ -25,6 +25,7 @@ pub fn outdate(id: i64, reason: &str) -> Result<(), ErrorReport> {
 }
 
 pub fn outdate_all(ids: &[i64], reason: &str) -> Result<(), ErrorReport> {
+    catalog::lock(ids);
     ids.iter().try_for_each(|it| outdate(*it, reason))
 }
 

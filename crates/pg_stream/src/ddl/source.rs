@@ -4,7 +4,8 @@
 use pgrx::pg_sys::{Oid, panic::ErrorReport};
 
 use crate::{
-    capture, catalog,
+    capture::{self, Refit},
+    catalog,
     ddl::outdate,
     pg::{event::Command, lock::Lock, relation, source},
     refresh, settings,
@@ -23,31 +24,37 @@ pub fn changed(table: Oid, command: &Command) -> Result<(), ErrorReport> {
         }
     }
     let is_captured = |it: &Oid| capture::is_tracked(*it) && relation::exists(*it);
-    for source in sources.into_iter().filter(is_captured) {
-        // A stream table is captured by its refreshes, not by triggers.
-        if catalog::by_relation(source).is_some() {
-            continue;
+    // A stream table is captured by its refreshes, not by triggers.
+    let is_table = |it: &Oid| catalog::by_relation(*it).is_none();
+    sources.retain(|it| is_captured(it) && is_table(it));
+    // A new table has no rows yet.
+    let new = (command.tag == "CREATE TABLE").then_some(table);
+    let mut outdated = Vec::new();
+    for source in sources.iter().copied() {
+        if reason(source, new, &capture::examine(source)).is_some() {
+            outdated.extend(capture::consumers(source));
         }
-        let mut found = capture::refit(source);
-        // A new table has no rows yet.
-        if command.tag == "CREATE TABLE" {
-            found.moved.retain(|it| *it != table);
+    }
+    catalog::lock(&outdated);
+    for source in sources {
+        match reason(source, new, &capture::refit(source)) {
+            Some(reason) => outdate::outdate_all(&capture::consumers(source), &reason)?,
+            None => refuse_rebuilds(source)?,
         }
-        let name = relation::display_name(source);
-        let reason = match found.moved.first() {
-            Some(moved) => {
-                format!("table {} joined or left {name}", relation::display_name(*moved))
-            }
-            // Nothing was lost, but whoever finds other triggers than before cannot know.
-            None if found.has_changed => format!("the triggers that capture {name} were changed"),
-            None => {
-                refuse_rebuilds(source)?;
-                continue;
-            }
-        };
-        outdate::outdate_all(&capture::consumers(source), &reason)?;
     }
     Ok(())
+}
+
+/// Why what reads `source` has to be rebuilt, if it has to.
+fn reason(source: Oid, new: Option<Oid>, found: &Refit) -> Option<String> {
+    let name = relation::display_name(source);
+    match found.moved.iter().find(|it| new != Some(**it)) {
+        Some(moved) => {
+            Some(format!("table {} joined or left {name}", relation::display_name(*moved)))
+        }
+        // Nothing was lost, but whoever finds other triggers than before cannot know.
+        None => found.has_changed.then(|| format!("the triggers that capture {name} were changed")),
+    }
 }
 
 /// With `block_source_ddl`: a change of keys or columns for which what is stored would have to be laid

@@ -14,8 +14,17 @@ use crate::{
     error::Error,
     fault::{self, Step},
     pg::{
-        access::Roles, event::OwnCommands, member, name, relation, security::Identity,
-        snapshot::Snapshot, spi, spi::Session, store::type_length, time::Stopwatch, types,
+        access::Roles,
+        event::OwnCommands,
+        lock::{self, Lock},
+        member, name, relation,
+        security::Identity,
+        snapshot::Snapshot,
+        spi,
+        spi::Session,
+        store::type_length,
+        time::Stopwatch,
+        types,
     },
     refresh::{
         self, Action, InitiatedBy, Occasion, advance, definition,
@@ -275,15 +284,44 @@ fn index_row_id(table: &str) {
     spi::run(include_str!("statistics.sql"), &[table.to_owned().into()], |_| {});
 }
 
+/// Tracks what is read, and nothing else. Each source is locked by what is noted of it, so all are taken in one
+/// order, after the locks on tables.
 fn track(pgs_id: i64, differential: &Differential) {
+    lock_sources(pgs_id, differential);
+    let mut all = no_longer_read(pgs_id, differential);
+    all.extend(differential.sources.iter().map(|it| it.relation));
+    all.sort_unstable_by_key(|it| it.to_u32());
+    for source in all {
+        let Some(read) = differential.sources.iter().find(|it| it.relation == source) else {
+            capture::untrack(source, pgs_id);
+            continue;
+        };
+        if is_stream_table(source) {
+            capture::track_stream_table(source, &read.attributes, pgs_id);
+        } else {
+            capture::track(source, &read.attributes, pgs_id);
+        }
+        fault::point(Step::SourceTracked);
+    }
+}
+
+fn no_longer_read(pgs_id: i64, differential: &Differential) -> Vec<Oid> {
+    let mut tracked = catalog::tracked_sources(pgs_id);
+    tracked.retain(|it| !differential.sources.iter().any(|read| read.relation == *it));
+    tracked
+}
+
+fn lock_sources(pgs_id: i64, differential: &Differential) {
     for source in &differential.sources {
         relation::keep_changes(source.relation);
         if is_stream_table(source.relation) {
-            capture::track_stream_table(source.relation, &source.attributes, pgs_id);
+            capture::prepare_stream_table(source.relation, &source.attributes);
         } else {
-            capture::track(source.relation, &source.attributes, pgs_id);
+            capture::prepare(source.relation, &source.attributes);
         }
-        fault::point(Step::SourceTracked);
+    }
+    for source in no_longer_read(pgs_id, differential) {
+        capture::prepare_to_untrack(source, &[pgs_id]);
     }
 }
 
@@ -296,19 +334,27 @@ fn is_stream_table(relation: Oid) -> bool {
 }
 
 /// Keeps other changes of definition from asking for a rebuild while one is under way: they ask for
-/// another one after it. Whoever knows the definition from before must look again.
-pub fn begin_rebuild(pgs_id: i64) {
-    spi::run(
-        "SELECT FROM pgstream.pgs_stream_tables WHERE pgs_id = $1 FOR UPDATE",
-        &[pgs_id.into()],
-        |_| {},
-    );
+/// another one after it. Whoever knows the definition from before must look again. As those do, it locks
+/// tables before; should they wait for each other all the same, this one gives in.
+pub fn begin_rebuild(definition: &Definition, differential: &Differential) {
+    let pgs_id = definition.pgs_id;
+    lock::relation(definition.relation, Lock::ShareRowExclusive);
+    lock_sources(pgs_id, differential);
+    const ROW: &str = "SELECT FROM pgstream.pgs_stream_tables WHERE pgs_id = $1 FOR UPDATE";
+    let lock = |sql: &str| spi::run(sql, &[pgs_id.into()], |_| {});
+    if lock(&format!("{ROW} SKIP LOCKED")) == 0 {
+        lock::giving_in(|| lock(ROW));
+    }
     definition::forget(pgs_id);
+    fault::point(Step::RebuildBegun);
 }
 
 /// Lays out inner stages and capture anew, for a definition that is not the one they were made for.
 pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(), Error> {
     let _own = OwnCommands::begin();
+    // At once: from now on the sources stay made of the tables that have been locked.
+    track(definition.pgs_id, differential);
+    catalog::set_dependencies(definition.pgs_id, &definition.dependencies);
     // Dumps and pg_upgrade do not keep this.
     relation::belongs_to(definition.view, definition.relation);
     definition.hold_text_search();
@@ -323,13 +369,6 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
         index_row_id(&storage.table);
     }
     index_stages(differential);
-    catalog::set_dependencies(definition.pgs_id, &definition.dependencies);
-    track(definition.pgs_id, differential);
-    for source in catalog::tracked_sources(definition.pgs_id) {
-        if !differential.sources.iter().any(|it| it.relation == source) {
-            capture::untrack(source, definition.pgs_id);
-        }
-    }
     seal::renew(definition);
     // What it knew of the sources' triggers and partitions has changed.
     definition::forget(definition.pgs_id);

@@ -1,7 +1,7 @@
 //! Changes of a source's definition: the next refresh is right, or the change is refused, or the
 //! refresh says why it cannot go on; never a wrong row.
 
-use pgstream_tests::{Comparison, Database, Session, Sessions, difference, orphans};
+use pgstream_tests::{Comparison, Database, Session, Sessions, Step, difference, orphans};
 
 const TABLES: &str = "
     CREATE TABLE t (id int PRIMARY KEY, g int, v numeric, unused text); INSERT INTO t SELECT i, i % 3, i, 'u' FROM generate_series(1, 9) i;
@@ -1240,5 +1240,61 @@ fn a_partition_is_written_while_it_is_detached() {
         s.run("ddl", "ALTER TABLE p ATTACH PARTITION p1 FOR VALUES IN (1)");
         s.run("refresher", "SELECT pgstream.refresh_stream_table('st')");
         s.compare("refresher", query);
+    }
+}
+
+/// A rebuild has locked what is noted of the stream table when it comes to its sources, and so do commands
+/// about these: whoever comes second waits, and has nothing that the first one needs.
+#[test]
+fn ddl_waits_for_a_rebuild_without_a_deadlock() {
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["gate", "ddl", "refresher"]);
+    s.monitor().run(
+        "CREATE TABLE p (id int, k int, v int) PARTITION BY LIST (k);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 (id int, k int, v int);
+         CREATE TABLE h (id int, k int, v int); CREATE TABLE c1 () INHERITS (h); CREATE TABLE c2 () INHERITS (h);
+         INSERT INTO p VALUES (1, 1, 1); INSERT INTO p2 VALUES (2, 2, 2); INSERT INTO c2 VALUES (3, 3, 3)",
+    );
+    let query =
+        "SELECT k, sum(v) AS s FROM (SELECT * FROM p UNION ALL SELECT * FROM h) AS q GROUP BY k";
+    s.monitor().create("st", query);
+    let create_other = format!("SELECT pgstream.create_stream_table('other', '{query}', '1d')");
+    s.monitor().run(&create_other);
+    s.run("refresher", "SET pg_stream.inject_fault_action = wait");
+    for (ddl, undo) in [
+        (
+            "ALTER TABLE p ATTACH PARTITION p2 FOR VALUES IN (2)",
+            "ALTER TABLE p DETACH PARTITION p2",
+        ),
+        (
+            "ALTER TABLE p DETACH PARTITION p1",
+            "ALTER TABLE p ATTACH PARTITION p1 FOR VALUES IN (1)",
+        ),
+        ("ALTER TABLE c1 DISABLE TRIGGER USER", "ALTER TABLE c1 ENABLE TRIGGER USER"),
+        ("ALTER TABLE c1 NO INHERIT h", "ALTER TABLE c1 INHERIT h"),
+        ("CREATE TABLE c3 () INHERITS (h)", "DROP TABLE c3"),
+        ("ALTER TABLE st DISABLE TRIGGER ALL", "SELECT 1"),
+        ("SELECT pgstream.drop_stream_table('other')", &create_other),
+    ] {
+        for step in ["rebuild-begun", "source-tracked"] {
+            s.run("gate", "SELECT pg_advisory_lock(7077)");
+            s.monitor().run("UPDATE pgstream.pgs_stream_tables SET needs_reinit = true");
+            s.run("refresher", &format!("SET pg_stream.inject_fault = '{step}'"));
+            s.blocks("refresher", pgstream_tests::REFRESH);
+            let started = s.step("ddl", ddl);
+            s.run("gate", "SELECT pg_advisory_unlock(7077)");
+            s.finish("refresher").unwrap_or_else(|error| panic!("beside {ddl}: {error}"));
+            let ended = match started {
+                Step::Blocked => s.finish("ddl"),
+                Step::Done(result) => result,
+            };
+            ended.unwrap_or_else(|error| panic!("{ddl}: {error}"));
+            s.run("refresher", "RESET pg_stream.inject_fault");
+            for sql in ["SELECT 1", undo] {
+                s.monitor().run(sql);
+                s.run("refresher", pgstream_tests::REFRESH);
+                s.compare("refresher", query);
+            }
+        }
     }
 }
