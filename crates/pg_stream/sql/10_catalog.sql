@@ -41,6 +41,8 @@ CREATE TABLE pgstream.pgs_stream_tables (
     scheduled_at       timestamptz NOT NULL DEFAULT now(),
     -- Why the status is ERROR or SUSPENDED.
     error_message      text,
+    -- How many of the consecutive errors are its own fault. Means nothing beside 0 of them.
+    own_errors         int NOT NULL DEFAULT 0,
     -- Why it needs to be rebuilt.
     reinit_reason      text,
     -- What was consumed of the sources' changes: one snapshot for all of them.

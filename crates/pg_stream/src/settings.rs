@@ -71,7 +71,7 @@ settings! {
     MIN_SCHEDULE min_schedule_seconds: i32 = 60, define_int_guc(1, 86_400),
         "The shortest schedule that a stream table may have, in seconds.";
     MAX_ERRORS max_consecutive_errors: i32 = 3, define_int_guc(1, 100),
-        "After so many failures in a row a stream table is suspended.";
+        "After so many failures in a row that are its own fault a stream table is suspended.";
     BUFFER_SCHEMA change_buffer_schema: Option<CString> = Some(c"pgstream_changes"), define_string_guc(),
         "The schema of the change buffers.";
     MAX_REFRESHES max_concurrent_refreshes: i32 = 4, define_int_guc(1, 32),

@@ -1,9 +1,15 @@
-WITH failed AS (
+WITH counted AS (
+    SELECT CASE WHEN consecutive_errors > 0 THEN own_errors ELSE 0 END + $5::int AS own
+    FROM pgstream.pgs_stream_tables WHERE pgs_id = $1
+    FOR NO KEY UPDATE
+), failed AS (
     UPDATE pgstream.pgs_stream_tables
     SET consecutive_errors = consecutive_errors + 1,
-        status = CASE WHEN $5 AND consecutive_errors + 1 >= $3 THEN 'SUSPENDED' ELSE status END,
-        error_message = CASE WHEN $5 AND consecutive_errors + 1 >= $3 THEN $2 END,
+        own_errors = own,
+        status = CASE WHEN $5 AND own >= $3 THEN 'SUSPENDED' ELSE status END,
+        error_message = CASE WHEN $5 AND own >= $3 THEN $2 END,
         updated_at = clock_timestamp()
+    FROM counted
     WHERE pgs_id = $1
     RETURNING pgs_id, pgs_schema, pgs_name, status, consecutive_errors,
               CASE WHEN is_populated THEN refresh_mode ELSE 'FULL' END AS action

@@ -390,3 +390,39 @@ fn scheduled_failures_are_recorded_retried_and_end_in_suspension() {
     assert!(difference.expect("comparable").is_none());
     session.eventually("SELECT status, consecutive_errors FROM pgstream.pgs_status()", "ACTIVE|0");
 }
+
+#[test]
+fn what_is_not_its_fault_brings_a_table_no_nearer_to_suspension() {
+    let database = Database::on(Server::start(&[
+        "fsync=off",
+        "pg_stream.scheduler_interval_ms=100",
+        "pg_stream.min_schedule_seconds=1",
+        "pg_stream.max_consecutive_errors=2",
+    ]));
+    let mut session = database.session();
+    session.run(TABLES);
+    session.run(&format!("SELECT pgstream.create_stream_table('st', '{QUERY}', '1s')"));
+    session.run(
+        "CREATE TABLE mode (code text); INSERT INTO mode VALUES ('53100');
+         CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$
+            DECLARE c text := (SELECT code FROM public.mode);
+            BEGIN IF c <> '' THEN RAISE 'no %', c USING ERRCODE = c; END IF; RETURN NULL; END $$;
+         CREATE TRIGGER no AFTER INSERT OR UPDATE ON st FOR EACH ROW EXECUTE FUNCTION no()",
+    );
+    let failures = |code: &str| {
+        format!(
+            "SELECT count(*) FROM pgstream.pgs_refresh_history WHERE error_message = 'no {code}'"
+        )
+    };
+    let status = "SELECT status, consecutive_errors FROM pgstream.pgs_status()";
+    session.run("INSERT INTO t VALUES (100, 1, 1)");
+    session.eventually(&failures("53100"), "2");
+    session.run("UPDATE mode SET code = 'P0001'");
+    session.eventually("SELECT status FROM pgstream.pgs_status()", "SUSPENDED");
+    assert_eq!(session.value(&failures("P0001")), "2");
+    session.run("UPDATE mode SET code = ''; SELECT pgstream.resume_stream_table('st')");
+    session.eventually("SELECT sum(n) FROM st", "31");
+    assert_eq!(session.value(status), "ACTIVE|0");
+    session.run("UPDATE mode SET code = 'P0001'; UPDATE t SET v = v + 1");
+    session.eventually(status, "SUSPENDED|2");
+}
