@@ -43,6 +43,8 @@ CREATE TABLE pgstream.pgs_stream_tables (
     error_message      text,
     -- How many of the consecutive errors are its own fault. Means nothing beside 0 of them.
     own_errors         int NOT NULL DEFAULT 0,
+    -- Whether an alert has told that its data is stale, and it is not known to be fresh again.
+    told_stale         bool NOT NULL DEFAULT false,
     -- Why it needs to be rebuilt.
     reinit_reason      text,
     -- What was consumed of the sources' changes: one snapshot for all of them.

@@ -17,6 +17,8 @@ CREATE TABLE pgstream.pgs_change_tracking (
     decoded_from pg_lsn,
     decoded_until pg_lsn,
     transition_started_at timestamptz,
+    -- The readers that leave many changes unconsumed, of which an alert has told.
+    told_growing bigint[] NOT NULL DEFAULT '{}',
     -- The last column: capture looks for it there.
     buffer_relid oid NOT NULL
 );

@@ -21,6 +21,8 @@ pub struct Age {
     pub data: Micros,
     /// When it should have been refreshed; `None` if nothing asks for it.
     pub due: Option<Micros>,
+    /// Whether somebody was told that the data is stale.
+    pub told_stale: bool,
 }
 
 /// Those of all stream tables that have been populated.
@@ -41,15 +43,16 @@ pub fn all() -> Vec<Age> {
         });
         if let Some(data) = row.get::<TimestampWithTimeZone>(5) {
             let name = (text(1).unwrap_or_default(), text(2).unwrap_or_default());
-            populated.insert(id, (name, time::to_epoch(data)));
+            let told_stale = row.get(6) == Some(true);
+            populated.insert(id, (name, time::to_epoch(data), told_stale));
         }
     });
     let schedules = Schedules::new(tables);
     let age = |(position, table): (usize, &Table)| {
-        let (name, data) = populated.remove(&table.id)?;
+        let (name, data, told_stale) = populated.remove(&table.id)?;
         let schedule = schedules.effective(position).clone();
         let due = schedule.next_after(data);
-        Some(Age { id: table.id, name, schedule, data, due })
+        Some(Age { id: table.id, name, schedule, data, due, told_stale })
     };
     schedules.tables().iter().enumerate().filter_map(age).collect()
 }

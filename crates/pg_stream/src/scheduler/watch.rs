@@ -3,8 +3,9 @@
 //!
 //! Changes beyond a limit are given up: what has not consumed them is marked to be rebuilt, and a
 //! stream table that is going to be rebuilt needs no changes.
-
-use std::collections::HashSet;
+//!
+//! What was told is noted in the catalog, in the same transaction, and so is told once, whichever
+//! process is the scheduler. Where somebody else writes that row just now, it is told later.
 
 use pgrx::pg_sys::{Oid, panic::ErrorReportable};
 use pgstream_core::schedule::{Micros, SECOND};
@@ -22,13 +23,10 @@ use crate::{
 /// How many of the shortest pauses of the scheduler lie between two looks.
 const PAUSES: i64 = 30;
 
-/// What was told already.
+/// See the module.
 #[derive(Default)]
 pub struct Watch {
     next: Micros,
-    stale: HashSet<i64>,
-    /// Source and reader.
-    growing: HashSet<(Oid, i64)>,
 }
 
 impl Watch {
@@ -38,7 +36,7 @@ impl Watch {
             return self.next;
         }
         self.next = now + shortest_sleep() * PAUSES * 1000;
-        let work = || self.look_at_ages(now);
+        let work = || look_at_ages(now);
         if let Err(failure) = worker::transaction(c"pg_stream: looking for stale data", work) {
             complain::<()>(&failure.message);
         }
@@ -53,9 +51,8 @@ impl Watch {
         }
         let buffers = worker::transaction(c"pg_stream: looking at change buffers", large_buffers);
         let buffers = buffers.unwrap_or_else(|failure| complain(&failure.message));
-        self.growing.retain(|(source, _)| buffers.contains(source));
         for source in &buffers {
-            let work = || self.look_at_buffer(*source);
+            let work = || look_at_buffer(*source);
             if let Err(failure) = worker::transaction(c"pg_stream: looking at change buffers", work)
             {
                 complain::<()>(&failure.message);
@@ -63,53 +60,72 @@ impl Watch {
         }
         self.next
     }
+}
 
-    /// Tells of data that should have been refreshed twice.
-    fn look_at_ages(&mut self, now: Micros) {
-        let mut stale = HashSet::new();
-        for age in ages::all() {
-            let (Some(missed), Some(period)) =
-                (age.due.and_then(|it| age.schedule.next_after(it)), age.schedule.period(age.data))
-            else {
-                continue;
-            };
-            if missed <= now && stale.insert(age.id) && !self.stale.contains(&age.id) {
-                alert::stale(age.name, (now - age.data) as f64 / SECOND as f64, period);
-            }
+/// Tells of data that should have been refreshed twice.
+fn look_at_ages(now: Micros) {
+    for age in ages::all() {
+        let missed = age.due.and_then(|it| age.schedule.next_after(it)).filter(|it| *it <= now);
+        let period = missed.and_then(|_| age.schedule.period(age.data));
+        if period.is_some() == age.told_stale || !note_stale(age.id, period.is_some()) {
+            continue;
         }
-        self.stale = stale;
+        if let Some(period) = period {
+            alert::stale(age.name, (now - age.data) as f64 / SECOND as f64, period);
+        }
     }
+}
 
-    /// Tells of readers that leave many changes unconsumed, and stops waiting for them in the end.
-    fn look_at_buffer(&mut self, source: Oid) {
-        let too_many =
-            |bytes: u64, megabytes: i32| megabytes > 0 && bytes >> 20 >= megabytes as u64;
-        for reader in refresh::readers(source) {
-            let key = (source, reader.id);
-            if reader.needs_reinit {
-                self.growing.remove(&key);
-                continue;
-            }
-            let (rows, bytes) = capture::pending(source, reader.frontier.as_ref());
-            if !too_many(bytes, settings::buffer_warning_mb()) {
-                self.growing.remove(&key);
-            } else if self.growing.insert(key)
-                && let Some(table) = catalog::by_id(reader.id)
-            {
-                let name = (table.name.schema, table.name.name);
-                pgrx::log!(
-                    "pg_stream: stream table \"{}.{}\" leaves {rows} changes of \"{}\" unconsumed",
-                    name.0,
-                    name.1,
-                    relation::display_name(source)
-                );
-                alert::buffer_growth(name, source, rows);
-            }
-            if too_many(bytes, settings::buffer_limit_mb()) {
-                give_up(source, &reader);
-            }
+/// False if that cannot be noted just now.
+fn note_stale(id: i64, is_stale: bool) -> bool {
+    let noted = spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET told_stale = $2 \
+         WHERE pgs_id = (SELECT pgs_id FROM pgstream.pgs_stream_tables WHERE pgs_id = $1 \
+                         FOR NO KEY UPDATE SKIP LOCKED)",
+        &[id.into(), is_stale.into()],
+        |_| {},
+    );
+    noted > 0
+}
+
+/// Tells of readers that leave many changes unconsumed, and stops waiting for them in the end.
+fn look_at_buffer(source: Oid) {
+    let too_many = |bytes: u64, megabytes: i32| megabytes > 0 && bytes >> 20 >= megabytes as u64;
+    let mut growing = Vec::new();
+    for reader in refresh::readers(source).iter().filter(|it| !it.needs_reinit) {
+        let (rows, bytes) = capture::pending(source, reader.frontier.as_ref());
+        if too_many(bytes, settings::buffer_warning_mb()) {
+            growing.push((reader.id, rows));
         }
-        refresh::clean_buffer(source);
+        if too_many(bytes, settings::buffer_limit_mb()) {
+            give_up(source, reader);
+        }
+    }
+    tell_growing(source, &growing);
+    refresh::clean_buffer(source);
+}
+
+/// Tells of the readers, given with how many changes they leave unconsumed, that are new among them.
+fn tell_growing(source: Oid, growing: &[(i64, u64)]) {
+    let mut ids: Vec<i64> = growing.iter().map(|it| it.0).collect();
+    ids.sort_unstable();
+    let mut told: Vec<i64> = Vec::new();
+    let noted = spi::run(include_str!("growing.sql"), &[source.into(), ids.into()], |row| {
+        told = row.get(0).unwrap_or_default()
+    });
+    if noted == 0 {
+        return;
+    }
+    for (id, rows) in growing.iter().filter(|it| !told.contains(&it.0)) {
+        let Some(table) = catalog::by_id(*id) else { continue };
+        let name = (table.name.schema, table.name.name);
+        pgrx::log!(
+            "pg_stream: stream table \"{}.{}\" leaves {rows} changes of \"{}\" unconsumed",
+            name.0,
+            name.1,
+            relation::display_name(source)
+        );
+        alert::buffer_growth(name, source, *rows);
     }
 }
 
@@ -124,14 +140,15 @@ fn give_up(source: Oid, reader: &Reader) {
     }
 }
 
-/// The sources with buffers that are large enough to be looked at.
+/// The sources with buffers that are large enough to be looked at, or were.
 fn large_buffers() -> Vec<Oid> {
     let limits = [settings::buffer_warning_mb(), settings::buffer_limit_mb()];
     let Some(least) = limits.into_iter().filter(|it| *it > 0).min() else { return Vec::new() };
     let mut sources = Vec::new();
     spi::run(
         "SELECT source_relid FROM pgstream.pgs_change_tracking \
-         WHERE pg_catalog.pg_relation_size(buffer_relid) >= $1::bigint << 20",
+         WHERE pg_catalog.pg_relation_size(buffer_relid) >= $1::bigint << 20 \
+         OR told_growing <> '{}'",
         &[least.into()],
         |row| sources.extend(row.get::<Oid>(0)),
     );

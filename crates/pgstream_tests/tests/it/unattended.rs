@@ -226,6 +226,47 @@ fn stale_data_is_told_once_an_episode() {
 }
 
 #[test]
+fn a_scheduler_that_is_started_again_tells_only_what_is_new() {
+    let database = database();
+    let mut session = database.session();
+    session.run(TABLES);
+    session.run("CREATE TABLE u (LIKE t INCLUDING ALL)");
+    session.create("st", QUERY);
+    session.create("other", "SELECT g, sum(v) AS s FROM u GROUP BY g");
+    session.run(
+        "SELECT pgstream.alter_stream_table(pgs_name, schedule => '1h', status => 'SUSPENDED') FROM pgstream.pgs_stream_tables;
+         LISTEN pg_stream_alert",
+    );
+    let mut neglect = |source: &str, name: &str| {
+        session.run(&format!(
+            "INSERT INTO {source} SELECT i, i % 7, i FROM generate_series(101, 15100) i;
+             UPDATE pgstream.pgs_stream_tables SET data_timestamp = now() - interval '3 h' WHERE pgs_name = '{name}'"
+        ));
+        let events = ["stale_data", "buffer_growth_warning"];
+        let told = alerts(&mut session, &events, 2);
+        session.run(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler'",
+        );
+        let mut told: Vec<_> = told.iter().map(|it| fields(&mut session, it, "0")).collect();
+        told.sort();
+        told
+    };
+    for (source, name) in [("t", "st"), ("u", "other")] {
+        assert_eq!(
+            neglect(source, name),
+            [
+                format!(
+                    "buffer_growth_warning|public.{name}|event,pending_rows,pgs_name,pgs_schema,source,st|0"
+                ),
+                format!(
+                    "stale_data|public.{name}|event,pgs_name,pgs_schema,ratio,schedule_seconds,st,staleness_seconds|0"
+                ),
+            ]
+        );
+    }
+}
+
+#[test]
 fn data_is_stale_once_a_fire_time_is_missed() {
     let database = database();
     let mut session = database.session();
