@@ -97,6 +97,11 @@ pub fn dismiss_workers() {
     shmem::jobs().iter().filter(|it| it.owner.load(SeqCst) == me).for_each(Job::wake_worker);
 }
 
+/// Lets the workers of all schedulers look around.
+pub(in crate::pg) fn wake_workers() {
+    shmem::jobs().iter().filter(|it| it.owner.load(SeqCst) != 0).for_each(Job::wake_worker);
+}
+
 impl Job {
     pub fn database(&self) -> Oid {
         Oid::from(self.database.load(SeqCst))
@@ -137,6 +142,9 @@ impl Job {
     /// The scheduler has read the results.
     pub fn take_back(&self) {
         self.phase.store(Phase::Idle as u32, SeqCst);
+        if shmem::are_processes_reserved() {
+            self.wake_worker();
+        }
     }
 
     fn wake_worker(&self) {

@@ -9,8 +9,14 @@ use std::{
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::job::{JOBS, Job};
+use super::{
+    job::{self, JOBS, Job},
+    time,
+};
 
+/// For how long processes are reserved for whoever could not be started, in microseconds: longer than
+/// until the next try, for which a scheduler that refreshes by itself may take its time.
+const RESERVATION: i64 = 15_000_000;
 /// The most databases that can have a scheduler.
 const SLOTS: usize = 256;
 /// Change buffers share this many counters of commits.
@@ -20,6 +26,8 @@ const COUNTERS: usize = 512;
 struct Shared {
     /// Where the launcher's latch is.
     launcher: AtomicI32,
+    /// Until when processes that become free are for schedulers and decoders.
+    reserved_until: AtomicI64,
     slots: [Slot; SLOTS],
     jobs: [Job; JOBS],
 }
@@ -188,6 +196,27 @@ pub fn wake_launcher() {
     if let Some(shared) = shared() {
         set_latch(shared.launcher.load(SeqCst));
     }
+}
+
+/// A scheduler or a decoder could not be started, and will be tried again soon: refresh workers end when
+/// they are idle, and no others are started.
+pub fn reserve_processes() {
+    if let Some(shared) = shared() {
+        shared.reserved_until.store(time::now() + RESERVATION, SeqCst);
+        job::wake_workers();
+    }
+}
+
+/// There was a process for it. Whoever else lacks one will say so again.
+pub fn release_processes() {
+    if let Some(shared) = shared() {
+        shared.reserved_until.store(0, SeqCst);
+    }
+}
+
+/// Whether refresh workers leave processes to others.
+pub fn are_processes_reserved() -> bool {
+    shared().is_some_and(|it| it.reserved_until.load(SeqCst) > time::now())
 }
 
 impl Slot {

@@ -211,7 +211,10 @@ impl Scheduler {
         }
         self.decoder_not_before = now + DECODER_PAUSE;
         self.decoder = worker::start(decoder::NAME, "pg_stream_decoder_main", self.argument);
-        if self.decoder.is_none() {
+        if self.decoder.is_some() {
+            shmem::release_processes();
+        } else {
+            shmem::reserve_processes();
             pgrx::ereport!(
                 WARNING,
                 pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,

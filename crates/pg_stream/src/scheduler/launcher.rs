@@ -18,7 +18,7 @@ use crate::{
     scheduler::LONGEST_SLEEP,
 };
 
-/// The pause before a scheduler that ended is started again, in microseconds.
+/// The pause before a scheduler that ended, or found no process, is started again, in microseconds.
 const PAUSE: i64 = 2_000_000;
 /// The same for one that could not even connect.
 const LONG_PAUSE: i64 = 30_000_000;
@@ -146,10 +146,12 @@ impl Launcher {
             Some(process) => {
                 self.children.insert(index, Child { process, started_at: now });
                 self.is_short_of_workers = false;
+                shmem::release_processes();
             }
             None => {
                 slot.set_state(State::Wanted);
-                self.not_before.insert(index, now + LONG_PAUSE);
+                self.not_before.insert(index, now + PAUSE);
+                shmem::reserve_processes();
                 if !std::mem::replace(&mut self.is_short_of_workers, true) {
                     pgrx::ereport!(
                         WARNING,

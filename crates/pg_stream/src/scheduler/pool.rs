@@ -1,5 +1,6 @@
 //! The workers of a scheduler. They are started when there is more to do than those can that there
-//! are, keep what they know between two refreshes, and end when they have been idle for a while.
+//! are, keep what they know between two refreshes, and end when they have been idle for a while, or when
+//! a scheduler or a decoder lacks a process: those come first.
 
 use pgrx::pg_sys::Oid;
 use pgstream_core::schedule::{Micros, SECOND};
@@ -7,6 +8,7 @@ use pgstream_core::schedule::{Micros, SECOND};
 use crate::{
     pg::{
         job::{self, Job, Phase},
+        shmem,
         worker::{self, Started},
     },
     scheduler::{refresher, unit::Report},
@@ -41,7 +43,7 @@ pub enum Dispatch {
     Begun,
     /// All workers that there may be are busy.
     Full,
-    /// There is no worker, and none can be started.
+    /// There is no worker, and none may or can be started.
     NoWorker,
 }
 
@@ -89,18 +91,20 @@ impl Pool {
         if self.workers.len() - idle.len() >= most {
             return Dispatch::Full;
         }
-        for index in idle {
-            if self.workers[index].assign(tables, patience) {
-                return Dispatch::Begun;
+        if !shmem::are_processes_reserved() {
+            for index in idle {
+                if self.workers[index].assign(tables, patience) {
+                    return Dispatch::Begun;
+                }
             }
-        }
-        if self.workers.len() < most && now >= self.short_until {
-            if self.start(tables, patience) {
-                self.is_short = false;
-                return Dispatch::Begun;
+            if self.workers.len() < most && now >= self.short_until {
+                if self.start(tables, patience) {
+                    self.is_short = false;
+                    return Dispatch::Begun;
+                }
+                self.short_until = now + PAUSE;
+                self.warn();
             }
-            self.short_until = now + PAUSE;
-            self.warn();
         }
         if self.workers.iter().any(|it| it.is_busy) { Dispatch::Full } else { Dispatch::NoWorker }
     }

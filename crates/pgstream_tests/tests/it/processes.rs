@@ -95,6 +95,43 @@ fn a_database_that_nobody_can_enter_holds_up_no_other() {
     other.eventually(IS_FRESH, "t");
 }
 
+/// The workers are never idle for long, and so do not end by themselves.
+#[test]
+fn a_scheduler_comes_before_the_workers_of_another_database() {
+    // Beside the launcher of logical replication, ours and a scheduler there are two workers.
+    let server = Server::start(&[
+        "fsync=off",
+        "max_worker_processes=5",
+        "pg_stream.scheduler_interval_ms=100",
+        "pg_stream.min_schedule_seconds=1",
+    ]);
+    let mut admin = server.session("postgres");
+    admin.run("CREATE DATABASE busy");
+    let mut busy = server.session("busy");
+    busy.run("CREATE EXTENSION pg_stream; CREATE TABLE t (id int PRIMARY KEY)");
+    for name in ["a", "b", "c"] {
+        busy.run(&format!(
+            "SELECT pgstream.create_stream_table('{name}', 'SELECT clock_timestamp() AS at, pg_sleep(0.3)::text FROM t', '1s', 'FULL')"
+        ));
+    }
+    busy.run("INSERT INTO t VALUES (1)");
+    let workers =
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_stream refresh worker'";
+    busy.eventually(workers, "2");
+    admin.run("CREATE DATABASE other");
+    let mut other = server.session("other");
+    other.run("CREATE EXTENSION pg_stream");
+    other.run(STREAM_TABLE);
+    other.run(CHANGE);
+    other.eventually(IS_FRESH, "t");
+    // One is left for both.
+    other.eventually(workers, "1");
+    let now = busy.value("SELECT clock_timestamp()");
+    for name in ["a", "b", "c"] {
+        busy.eventually(&format!("SELECT at > '{now}' FROM {name}"), "t");
+    }
+}
+
 #[test]
 fn an_extension_that_was_created_by_a_prepared_transaction_is_noticed() {
     let server = server();
