@@ -39,6 +39,7 @@ use crate::pg::types::{self, Oid, RowTypes};
 
 pub use inventory::{Relation, RelationKind};
 pub use refusal::Refusal;
+pub use rights::Rights;
 
 /// Columns of a stream table that are not part of its content. `*` does not mean them.
 const HIDDEN_COLUMNS: [&str; 2] = [pgstream_ivm::sql::ROW_ID, pgstream_ivm::sql::COUNT];
@@ -92,6 +93,8 @@ pub struct Lowered {
     /// Whether the plan can be another one for reasons that no source tells: who has which rights,
     /// and what the owner is called.
     pub depends_on_role: bool,
+    /// What was asked about the owner's rights.
+    pub rights: Rights,
     /// The row types of which it makes or reads values: it shows what their fields are called.
     pub row_types: RowTypes,
 }
@@ -168,22 +171,24 @@ fn lower(query: Query<'_>, view: Option<Oid>) -> Result<Lowered, Refusal> {
     let inventory = inventory::take(query);
     refusal::check_differential(&inventory)?;
     let _settings = PortableSettings::enter();
+    let mut rights = Rights::default();
+    let hiding_view = rights::hiding_view(query, &mut rights);
+    let new = || Lowering { rights: rights.clone(), ..Lowering::default() };
     let by_view = |refusal: Refusal| {
-        let mut lowering = Lowering::default();
+        let mut lowering = new();
         opaque::lower_view(&mut lowering, query, view, refusal).map(|plan| (lowering, plan))
     };
     let by_rules = || {
-        let mut lowering = Lowering::default();
+        let mut lowering = new();
         let plan = select::lower(&mut lowering, query, None, None);
         plan.map(|plan| (lowering, plan)).or_else(by_view)
     };
     let as_a_whole = |refusal: Refusal| {
-        let mut lowering = Lowering::default();
+        let mut lowering = new();
         let plan = opaque::lower(&mut lowering, query, refusal);
         plan.map(|plan| (lowering, plan)).or_else(by_view)
     };
-    let barriers = rights::barriers(query);
-    let (mut lowering, mut plan) = barriers.hiding.map_or_else(by_rules, as_a_whole)?;
+    let (mut lowering, mut plan) = hiding_view.map_or_else(by_rules, as_a_whole)?;
     if inventory.has_unstorable && stores_unstorable(&plan) {
         let refusal = Refusal::without_rule("grouping or storing anonymous rows");
         (lowering, plan) = as_a_whole(refusal)?;
@@ -212,7 +217,8 @@ fn lower(query: Query<'_>, view: Option<Oid>) -> Result<Lowered, Refusal> {
         open: lowering.open.into_iter().collect(),
         parts: lowering.parts.into_iter().map(Oid::from).collect(),
         readers,
-        depends_on_role: depends_on_role || barriers.exist || inventory.names_user,
+        depends_on_role: depends_on_role || inventory.names_user,
+        rights: lowering.rights,
         permissions: inventory.permissions,
         row_types: inventory.row_types,
     })
@@ -238,6 +244,11 @@ struct Lowering {
     open: BTreeSet<String>,
     /// See [`Lowered::parts`].
     parts: BTreeSet<u32>,
+    /// What was asked about the owner's rights.
+    rights: Rights,
+    /// Whether it is about a view that hides what it reads from the owner: nothing but what that shows
+    /// may be stored, and no row be identified by anything else.
+    is_hidden: bool,
     /// How many leaves the plan has so far.
     leaves: usize,
     /// How many sub-queries in expressions have become columns.

@@ -20,8 +20,8 @@ use super::lateral::{self, Laterals};
 use super::refusal::{Refusal, check_expression};
 use super::select::{self, Select, columns_of};
 use super::sub_link::{self, Attaching, Domain};
-use super::{HIDDEN_COLUMNS, Lowering, Scope, recursion};
-use crate::pg::access;
+use super::{HIDDEN_COLUMNS, Lowering, Scope, recursion, rights};
+use crate::pg::access::Permission;
 use crate::pg::deparse::quote;
 use crate::pg::member;
 use crate::pg::node::{ColumnRef, Entry, EntryKind, From as Tree, Join, Node, Query};
@@ -582,7 +582,15 @@ fn lower_leaf<'a>(
             let named = NamedTable { entry, oid, children, is_evaluated: false };
             return lower_table(lowering, &named, position, attributes);
         }
-        EntryKind::SubQuery(query) => select::lower(lowering, query, Some(scope), Some(&needed))?,
+        EntryKind::SubQuery(query) => {
+            let hides =
+                entry.inlined_view().is_some() && rights::hides(query, &mut lowering.rights);
+            let around = lowering.is_hidden;
+            lowering.is_hidden |= hides;
+            let plan = select::lower(lowering, query, Some(scope), Some(&needed));
+            lowering.is_hidden = around;
+            plan?
+        }
         EntryKind::CommonTable { recursive: true, .. } => recursion::reference(lowering, &needed)?,
         EntryKind::CommonTable { name, levels_up, .. } => {
             lower_common_table(lowering, scope, &name, levels_up, &needed)?
@@ -681,7 +689,7 @@ pub fn lower_table(
     lowering: &mut Lowering,
     named: &NamedTable<'_>,
     position: usize,
-    attributes: &BTreeSet<i16>,
+    asked: &BTreeSet<i16>,
 ) -> Result<From, Refusal> {
     let &NamedTable { entry, oid, children, is_evaluated } = named;
     let table = table::look(oid);
@@ -693,11 +701,16 @@ pub fn lower_table(
         .filter(|it| it.levels_up == 0)
         .collect();
     let attributes: BTreeSet<i16> =
-        attributes.iter().copied().chain(of_policy.iter().map(|it| it.attribute)).collect();
+        asked.iter().copied().chain(of_policy.iter().map(|it| it.attribute)).collect();
     // Neither keys nor NOT NULL hold for inheriting tables.
     let inherits = table.has_children && !table.is_partitioned;
     // What its owner may not read does not get into a stream table, not even as the identity of rows.
-    let key = table.key.clone().filter(|key| !inherits && access::may_read(oid, key));
+    let may_identify = |key: &Vec<i16>| {
+        !inherits
+            && !lowering.is_hidden
+            && lowering.rights.suffice(Permission::of_columns(oid, key))
+    };
+    let key = table.key.clone().filter(may_identify);
     let is_key = |number| key.iter().flatten().any(|it| *it == number);
     let is_whole = attributes.contains(&0);
     let is_asked = |it: &Attribute| is_whole || attributes.contains(&it.number);
@@ -763,11 +776,19 @@ pub fn lower_table(
     }
     let plan = if is_part { without_children(scan) } else { Plan::Scan(scan) };
     let from = From { plan, places };
-    if computed.is_empty() && !is_whole {
-        return Ok(from);
+    let row_type = is_whole.then(|| types::row_type(oid));
+    let from = if computed.is_empty() && !is_whole {
+        from
+    } else {
+        with_computed(from, &table, position, &computed, row_type)?
+    };
+    if is_part && lowering.is_hidden && !is_evaluated {
+        return Err(Refusal::without_rule(ONLY));
     }
-    with_computed(from, &table, position, &computed, is_whole.then(|| types::row_type(oid)))
+    Ok(from)
 }
+
+const ONLY: &str = "ONLY of a table with children";
 
 /// The rows of a table itself. What is captured does not tell them from those of its children.
 fn without_children(scan: Scan) -> Plan {
@@ -776,7 +797,7 @@ fn without_children(scan: Scan) -> Plan {
     Plan::Opaque {
         sql: format!("SELECT {} FROM ONLY {sql}", columns.join(", ")),
         schema: scan.columns.clone(),
-        reason: "ONLY of a table with children".to_owned(),
+        reason: ONLY.to_owned(),
         reads: vec![Plan::Scan(scan)],
     }
 }

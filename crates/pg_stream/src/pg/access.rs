@@ -45,13 +45,37 @@ impl Permission {
         }
         Self { relation: info.relid, role: info.checkAsUser, columns }
     }
+
+    /// Of columns that somebody reads who runs the query.
+    pub fn of_columns(relation: Oid, columns: &[i16]) -> Self {
+        let member = |it: &i16| i32::from(*it) - pg_sys::FirstLowInvalidHeapAttributeNumber;
+        Self { relation, role: Oid::INVALID, columns: columns.iter().map(member).collect() }
+    }
+
+    /// Whether `role` could read the same in its own name: these columns, of the same rows.
+    pub fn is_held_by(&self, role: Oid) -> bool {
+        let own = Self { role, ..self.clone() };
+        let is_itself = self.role == Oid::INVALID || self.role == role;
+        // SAFETY: the nodes live in the current memory context; nothing is asked of the range table.
+        let may_read =
+            unsafe { pg_sys::ExecCheckPermissions(ptr::null_mut(), infos(&[own], role), false) };
+        may_read && (is_itself || row_security(self.relation, role) != RowSecurity::Applies)
+    }
 }
 
 /// Raises the error of a query that lacks one of the permissions. `owner` runs it.
 pub fn check(permissions: &[Permission], owner: Oid) {
     // SAFETY: the nodes live in the current memory context; nothing is asked of the range table.
     unsafe {
-        let mut infos = ptr::null_mut();
+        pg_sys::ExecCheckPermissions(ptr::null_mut(), infos(permissions, owner), true);
+    }
+}
+
+/// The permissions as PostgreSQL has them.
+fn infos(permissions: &[Permission], owner: Oid) -> *mut pg_sys::List {
+    let mut infos = ptr::null_mut();
+    // SAFETY: the nodes are made in the current memory context.
+    unsafe {
         for permission in permissions {
             let info = pg_sys::palloc0(size_of::<pg_sys::RTEPermissionInfo>())
                 .cast::<pg_sys::RTEPermissionInfo>();
@@ -65,8 +89,8 @@ pub fn check(permissions: &[Permission], owner: Oid) {
             }
             infos = pg_sys::lappend(infos, info.cast());
         }
-        pg_sys::ExecCheckPermissions(ptr::null_mut(), infos, true);
     }
+    infos
 }
 
 /// What row-level security means for a role that reads a table.
@@ -86,26 +110,6 @@ pub fn row_security(relation: Oid, role: Oid) -> RowSecurity {
         APPLIES => RowSecurity::Applies,
         BYPASSED => RowSecurity::Bypassed,
         _ => RowSecurity::Off,
-    }
-}
-
-/// Whether the role may read every column and every row of the table.
-pub fn sees_all(relation: Oid, role: Oid) -> bool {
-    // SAFETY: a look-up by OID.
-    let privilege = unsafe { pg_sys::pg_class_aclcheck(relation, role, pg_sys::ACL_SELECT.into()) };
-    privilege == pg_sys::AclResult::ACLCHECK_OK
-        && row_security(relation, role) != RowSecurity::Applies
-}
-
-/// Whether the current user may read these columns of the table himself, not only through a view.
-pub fn may_read(relation: Oid, columns: &[i16]) -> bool {
-    let select = pg_sys::ACL_SELECT.into();
-    let ok = pg_sys::AclResult::ACLCHECK_OK;
-    // SAFETY: look-ups by OID.
-    unsafe {
-        let role = pg_sys::GetUserId();
-        let may_read = |it: &i16| pg_sys::pg_attribute_aclcheck(relation, *it, role, select) == ok;
-        pg_sys::pg_class_aclcheck(relation, role, select) == ok || columns.iter().all(may_read)
     }
 }
 

@@ -122,6 +122,11 @@ impl<'a> Node<'a> {
         NonNull::new(pointer.cast()).map(|pointer| Self { pointer, arena: PhantomData })
     }
 
+    /// Whether it is this very node, not only one like it.
+    pub fn is(self, other: Self) -> bool {
+        self.pointer == other.pointer
+    }
+
     pub(super) fn as_ptr<T>(self) -> *mut T {
         self.pointer.as_ptr().cast()
     }
@@ -1219,6 +1224,20 @@ impl<'a> Query<'a> {
                 .map(|it| Permission::of(&*it))
                 .collect()
         }
+    }
+
+    /// What is read of an entry, with the rights of whom: of a table, or of a view that was put in its place.
+    pub fn permission(self, entry: Entry<'_>) -> Option<Permission> {
+        let index = usize::try_from(entry.0.perminfoindex).ok()?.checked_sub(1)?;
+        self.permissions().into_iter().nth(index)
+    }
+
+    pub fn has_common_tables(self) -> bool {
+        !self.get().cteList.is_null()
+    }
+
+    pub fn has_sub_links(self) -> bool {
+        self.get().hasSubLinks
     }
 
     /// For each relation that this query itself names, the columns that it reads; 0 stands for

@@ -21,7 +21,7 @@ use pgstream_ivm::{
 use crate::{
     capture, catalog,
     error::Error,
-    lower::{self, Relation},
+    lower::{self, Relation, Rights},
     pg::{
         access::{self, Permission},
         name, relation,
@@ -84,6 +84,8 @@ pub struct Differential {
     readers: Vec<(Oid, Oid)>,
     /// Whether the plan can be another one although nothing tells so: see [`recheck`].
     pub depends_on_role: bool,
+    /// What was asked about the owner's rights: with other answers it can be another one, too.
+    rights: Rights,
     /// For marks and outer joins the orders that find the matches of a row, where one has an index.
     pub matches: Vec<Vec<Ordered>>,
     /// The seal of the tables as they were when this was loaded: see [`super::seal`].
@@ -191,7 +193,8 @@ fn keep(pgs_id: i64, definition: Rc<Definition>) {
 /// cached stays if it is the same.
 pub fn recheck(pgs_id: i64) -> Result<(), Error> {
     let cached = of(pgs_id)?;
-    let Some(old) = cached.differential.as_ref().filter(|it| it.depends_on_role) else {
+    let is_doubtful = |it: &&Differential| it.depends_on_role || it.rights.have_changed();
+    let Some(old) = cached.differential.as_ref().filter(is_doubtful) else {
         return Ok(());
     };
     let loaded = relation::watching_all(|| load(pgs_id))?;
@@ -199,6 +202,7 @@ pub fn recheck(pgs_id: i64) -> Result<(), Error> {
         new.fingerprint == old.fingerprint
             && new.readers == old.readers
             && new.permissions == old.permissions
+            && new.rights == old.rights
     });
     if !is_same {
         keep(pgs_id, Rc::new(loaded));
@@ -364,6 +368,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
         differential.permissions = lowered.permissions;
         differential.readers = lowered.readers;
         differential.depends_on_role = lowered.depends_on_role;
+        differential.rights = lowered.rights;
         differential.seal = seal::current(relation, &differential);
         let locked = lowered.dependencies.iter().map(|it| it.oid).collect();
         dependencies = lowered.dependencies;
@@ -446,6 +451,7 @@ fn differential(
         permissions: Vec::new(),
         readers: Vec::new(),
         depends_on_role: false,
+        rights: Rights::default(),
         matches,
         seal: None,
         has_other_members,

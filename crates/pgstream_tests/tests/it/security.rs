@@ -935,6 +935,199 @@ fn keys_that_the_owner_may_not_read_are_stored_nowhere() {
     }
 }
 
+/// How many parts of a stream table are evaluated as a whole, and because of which views.
+fn wholes(session: &mut Session, table: &str) -> Vec<String> {
+    session.rows(&format!(
+        "SELECT substring(value FROM 'whole, for (.*), and the difference') FROM pgstream.explain_st('{table}')
+         WHERE property LIKE '%strategy' AND value LIKE 'evaluated as a whole%'"
+    ))
+}
+
+/// Panics when a table of the session's user shows a value that nobody told it.
+fn assert_no_secret(session: &mut Session, context: &str) {
+    let tables = session.rows(
+        "SELECT oid::regclass FROM pg_class WHERE relkind = 'r' AND relowner = current_user::regrole",
+    );
+    for table in tables {
+        let rows = session.rows(&format!("SELECT to_jsonb(q) FROM {table} AS q"));
+        let found = rows.iter().find(|it| it.contains("secret"));
+        assert_eq!(found, None, "{table} {context}");
+    }
+}
+
+const SECRETS: &str = "
+    CREATE TABLE base (id int PRIMARY KEY, a int, secret text);
+    INSERT INTO base SELECT i, i % 3, 'secret ' || i % 5 FROM generate_series(1, 12) AS i;
+    CREATE TABLE part (id int PRIMARY KEY, a int, secret text); INSERT INTO part SELECT * FROM base;
+    CREATE TABLE pub (id int PRIMARY KEY, a int); INSERT INTO pub SELECT i, i FROM generate_series(0, 4) AS i;
+    CREATE VIEW plain AS SELECT a, secret FROM base WHERE secret <> 'x';
+    CREATE VIEW by_pub AS SELECT a, count(*) AS n FROM pub GROUP BY a;";
+
+/// Changes of these tables.
+const SECRET_CHANGES: [&str; 3] = [
+    "INSERT INTO base VALUES (20, 1, 'secret 20'), (21, 7, 'secret 1'); INSERT INTO part VALUES (20, 1, 'secret 20')",
+    "UPDATE base SET secret = 'secret 21' WHERE id < 4; UPDATE part SET secret = 'secret 3', a = a + 1 WHERE id < 4; UPDATE pub SET a = a + 1",
+    "DELETE FROM base WHERE id % 4 = 0; DELETE FROM part WHERE id = 20; DELETE FROM pub WHERE id = 4",
+];
+
+#[test]
+fn what_a_view_hides_is_stored_nowhere() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    place.admin.run(&format!(
+        "{SECRETS} GRANT SELECT (id, a) ON part TO {alice}; GRANT SELECT ON pub TO {alice}"
+    ));
+    let hiding = [
+        "SELECT a, count(*) AS n FROM (SELECT DISTINCT a, secret FROM base) AS q GROUP BY a",
+        "SELECT a, max(secret) > 'm' AS y FROM base GROUP BY a",
+        "SELECT a, row_number() OVER (PARTITION BY secret ORDER BY id) AS r FROM base",
+        "SELECT a FROM base WHERE secret <> 'x' GROUP BY a, secret",
+        "SELECT a FROM base GROUP BY a HAVING max(secret) <> 'secret 4'",
+        "SELECT a, (SELECT count(*) FROM base AS c WHERE c.secret = b.secret) AS n FROM base AS b",
+        "SELECT a FROM base AS b WHERE EXISTS (SELECT FROM base AS c WHERE c.secret = b.secret AND c.id <> b.id)",
+        "SELECT b.a, c.a AS y FROM base AS b LEFT JOIN base AS c ON c.secret = b.secret AND c.id = b.id + 5",
+        "SELECT DISTINCT ON (secret) id % 2 AS y FROM base ORDER BY secret, id",
+        "SELECT id FROM (SELECT id, secret FROM base ORDER BY secret, id LIMIT 5) AS q",
+        "SELECT length(secret) AS y FROM (SELECT secret FROM base UNION SELECT secret FROM part) AS q",
+        "SELECT length(secret) AS y FROM (SELECT secret FROM base EXCEPT ALL SELECT secret FROM part) AS q",
+        "WITH w AS (SELECT DISTINCT a, secret FROM base) SELECT a FROM w",
+        "WITH RECURSIVE r AS (SELECT id, secret FROM base WHERE id < 3 UNION SELECT b.id, b.secret FROM r JOIN base AS b ON b.id = r.id + 3) SELECT id FROM r",
+        "SELECT q.id, l.n FROM pub AS q, LATERAL (SELECT count(DISTINCT secret) AS n FROM base AS b WHERE b.a = q.a) AS l",
+        "SELECT a, count(*) AS n FROM plain GROUP BY a, secret",
+        "SELECT a, count(DISTINCT secret) AS n FROM part GROUP BY a",
+    ];
+    let by_rules = [
+        // The conditions of a view without more do not get out of it.
+        "SELECT a FROM base WHERE secret <> 'x'",
+        "SELECT b.a FROM base AS b JOIN part AS c ON b.secret = c.secret AND c.id > 3",
+        "SELECT b.a FROM part AS b JOIN pub AS p ON length(b.secret) = p.id + 6",
+        "SELECT b.a FROM base AS b JOIN by_pub AS p ON p.a = b.a AND b.secret <> 'x'",
+        // Nothing is hidden here.
+        "SELECT a, count(*) AS n FROM pub GROUP BY a",
+        "SELECT a, count(*) AS n FROM part GROUP BY a",
+        "SELECT n, count(*) FROM by_pub GROUP BY n",
+    ];
+    let queries = [
+        "SELECT * FROM VIEW",
+        "SELECT x, row_number() OVER (ORDER BY x) AS r FROM VIEW AS v(x)",
+        "SELECT p.id, v.x FROM pub AS p LEFT JOIN VIEW AS v(x) ON v.x = p.id",
+    ];
+    let mut session = place.session(&alice);
+    let mut tables = Vec::new();
+    for (number, view) in hiding.iter().chain(&by_rules).enumerate() {
+        let name = if number % 2 == 0 { format!("v{number}") } else { format!("above{number}") };
+        place.admin.run(&format!(
+            "CREATE VIEW v{number} AS {view}; CREATE VIEW above{number} AS SELECT * FROM v{number};
+             GRANT SELECT ON {name} TO {alice}"
+        ));
+        for (at, query) in queries.iter().enumerate() {
+            let (table, query) = (format!("st_{number}_{at}"), query.replace("VIEW", &name));
+            session.create(&table, &query);
+            let expected = match number < hiding.len() {
+                true => vec![format!("the view public.v{number} over what the owner may not read")],
+                false => Vec::new(),
+            };
+            assert_eq!(wholes(&mut session, &table), expected, "{query} of {view}");
+            tables.push((table, query));
+        }
+    }
+    assert_no_secret(&mut session, "at first");
+    for change in SECRET_CHANGES {
+        place.admin.run(change);
+        for (table, query) in &tables {
+            session.refresh(table);
+            assert_eq!(last_action(&mut session), "DIFFERENTIAL", "{change} {query}");
+            assert_right(&mut session, table, query);
+        }
+        assert_no_secret(&mut session, change);
+    }
+    // Rows that look the same have the same identity, unless what tells them apart may be read.
+    for number in 0..hiding.len() + 4 {
+        let ids = format!(
+            "SELECT count(DISTINCT __pgs_row_id) = count(DISTINCT to_jsonb(q) - '__pgs_row_id' - '__pgs_count') FROM st_{number}_0 AS q"
+        );
+        assert_eq!(session.value(&ids), "t", "{number}");
+    }
+}
+
+/// Of a view that has rules, parts may have none.
+#[test]
+fn what_has_no_rule_in_a_view_that_hides_something_is_not_stored_by_itself() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    place.admin.run(&format!(
+        "{SECRETS} CREATE TABLE child () INHERITS (base); INSERT INTO child VALUES (30, 1, 'secret 30');
+         CREATE VIEW own_rows AS SELECT a FROM ONLY base WHERE secret <> 'secret 2';
+         CREATE VIEW whole_rows AS SELECT a, secret, to_jsonb(q) <> '0' AS b FROM (SELECT a, secret FROM base) AS q;
+         CREATE VIEW above AS SELECT a, b FROM (SELECT a, secret, b FROM whole_rows) AS q WHERE secret <> 'x';
+         GRANT SELECT ON own_rows, above TO {alice}; GRANT SELECT (a, b) ON whole_rows TO {alice}"
+    ));
+    let queries = [
+        "SELECT a FROM public.own_rows",
+        "SELECT a, b FROM public.whole_rows",
+        "SELECT a, b, count(*) AS n FROM public.whole_rows GROUP BY a, b",
+        "SELECT b, count(*) AS n FROM public.above GROUP BY b",
+    ];
+    let mut session = place.session(&alice);
+    for (number, query) in queries.iter().enumerate() {
+        session.create(&format!("st_{number}"), query);
+        assert_eq!(wholes(&mut session, &format!("st_{number}")).len(), 1, "{query}");
+    }
+    assert_no_secret(&mut session, "at first");
+    for change in SECRET_CHANGES {
+        place.admin.run(change);
+        for (number, query) in queries.iter().enumerate() {
+            session.refresh(&format!("st_{number}"));
+            assert_eq!(last_action(&mut session), "DIFFERENTIAL", "{change} {query}");
+            assert_right(&mut session, &format!("st_{number}"), query);
+        }
+        assert_no_secret(&mut session, change);
+    }
+}
+
+#[test]
+fn a_view_has_rules_while_the_owner_may_read_what_it_hides() {
+    let mut place = Place::new();
+    let (alice, team) = (place.role("alice"), place.role("team"));
+    place.admin.run(&format!(
+        "{SECRETS} CREATE VIEW v AS SELECT a, count(DISTINCT secret) AS n FROM base GROUP BY a; GRANT SELECT ON v TO {alice};
+         GRANT SELECT ON base TO {team}; GRANT SELECT (id, a) ON part TO {team}; GRANT SELECT (a) ON part TO {alice}"
+    ));
+    let mut session = place.session(&alice);
+    let (query, keyed) = ("SELECT a, n FROM public.v", "SELECT a FROM public.part");
+    session.create("st", query);
+    session.create("keyed", keyed);
+    let ids = "SELECT count(*) = count(DISTINCT __pgs_row_id) FROM keyed";
+    // Neither of a membership nor of an attribute of a role is there a message.
+    for (change, may_read, may_read_key) in [
+        (format!("GRANT {team} TO {alice}"), true, true),
+        (format!("REVOKE {team} FROM {alice}"), false, false),
+        (format!("ALTER ROLE {alice} SUPERUSER"), true, true),
+        (format!("ALTER ROLE {alice} NOSUPERUSER"), false, false),
+        (format!("GRANT SELECT (a, secret) ON base TO {alice}"), true, false),
+        (format!("REVOKE SELECT (secret) ON base FROM {alice}"), false, false),
+        (format!("GRANT {team} TO {alice}"), true, true),
+        ("ALTER TABLE base ENABLE ROW LEVEL SECURITY".to_owned(), false, true),
+        ("ALTER TABLE base DISABLE ROW LEVEL SECURITY".to_owned(), true, true),
+    ] {
+        place.admin.run(&change);
+        for table in ["st", "keyed"] {
+            session.refresh(table);
+        }
+        assert_eq!(wholes(&mut session, "st").is_empty(), may_read, "{change}");
+        assert_eq!(session.value(ids) == "t", may_read_key, "{change}");
+        if !may_read {
+            assert_no_secret(&mut session, &change);
+        }
+        place.admin.run("UPDATE base SET secret = secret || 'x' WHERE id % 3 = 1; UPDATE part SET a = a + 1 WHERE id = 3");
+        for (table, query) in [("st", query), ("keyed", keyed)] {
+            session.refresh(table);
+            assert_eq!(last_action(&mut session), "DIFFERENTIAL", "{change}");
+            assert_right(&mut session, table, query);
+        }
+    }
+}
+
 #[test]
 fn triggers_on_a_stream_table_write_neither_to_it_nor_to_its_state() {
     let mut place = Place::new();
