@@ -684,7 +684,8 @@ pub struct NamedTable<'a> {
 
 /// Lowers a table, which is entry `position` of the range table, with these columns and its key. What
 /// is made of a row when it is read stands above the scan: virtual generated columns, and the row as
-/// a whole.
+/// a whole. What only these and policies are made of does not get out of it: the owner may not be allowed
+/// to read it, and much of what does is stored.
 pub fn lower_table(
     lowering: &mut Lowering,
     named: &NamedTable<'_>,
@@ -782,10 +783,35 @@ pub fn lower_table(
     } else {
         with_computed(from, &table, position, &computed, row_type)?
     };
-    if is_part && lowering.is_hidden && !is_evaluated {
+    let is_shown = |it: i16| is_whole || asked.contains(&it) || is_key(it);
+    // What is not shown would be stored.
+    let hides = lowering.is_hidden || !read.iter().all(|it| is_shown(it.number));
+    if is_part && hides && !is_evaluated {
         return Err(Refusal::without_rule(ONLY));
     }
-    Ok(from)
+    Ok(with_shown(from, is_shown))
+}
+
+/// Without columns that are not shown.
+fn with_shown(from: From, is_shown: impl Fn(i16) -> bool) -> From {
+    let From { plan, mut places } = from;
+    let all = places.len();
+    places.retain(|it, _| is_shown(it.attribute));
+    if places.len() == all {
+        return From { plan, places };
+    }
+    let shown: BTreeSet<usize> = places.values().copied().collect();
+    let plan = match plan {
+        Plan::Project { input, columns } => {
+            let columns = columns.into_iter().enumerate().filter(|it| shown.contains(&it.0));
+            Plan::Project { input, columns: columns.map(|it| it.1).collect() }
+        }
+        plan => plan.columns(shown.iter().copied()),
+    };
+    for position in places.values_mut() {
+        *position = shown.range(..*position).count();
+    }
+    From { plan, places }
 }
 
 const ONLY: &str = "ONLY of a table with children";

@@ -1086,6 +1086,60 @@ fn what_has_no_rule_in_a_view_that_hides_something_is_not_stored_by_itself() {
 }
 
 #[test]
+fn what_only_a_policy_or_a_virtual_column_reads_is_stored_nowhere() {
+    let mut place = Place::new();
+    let alice = place.role("alice");
+    place.admin.run(&format!(
+        "CREATE TABLE ps (id int UNIQUE NOT NULL, a int, tag text, hidden text, n int GENERATED ALWAYS AS (length(hidden)) VIRTUAL);
+         INSERT INTO ps SELECT i, i % 3, CASE WHEN i % 2 = 0 THEN 'secret' END, 'secret ' || i FROM generate_series(1, 12) AS i;
+         ALTER TABLE ps ENABLE ROW LEVEL SECURITY; CREATE POLICY pp ON ps FOR SELECT USING (tag = 'secret');
+         CREATE TABLE tags (tag text); INSERT INTO tags VALUES ('secret'); CREATE TABLE own (a int); INSERT INTO own SELECT i % 4 FROM generate_series(1, 6) AS i;
+         GRANT SELECT (a, n) ON ps TO {alice}; GRANT SELECT ON own, tags TO {alice};
+         CREATE TABLE deep (a int, tag text, hidden text); INSERT INTO deep SELECT a, tag, hidden FROM ps; GRANT SELECT (a) ON deep TO {alice};
+         ALTER TABLE deep ENABLE ROW LEVEL SECURITY; CREATE POLICY pp ON deep FOR SELECT USING (tag IN (SELECT t.tag FROM tags AS t))"
+    ));
+    let reader = place.role("reader");
+    place.admin.run(&format!(
+        "GRANT SELECT ON deep, tags TO {reader}; CREATE VIEW v AS SELECT a, hidden FROM deep WHERE hidden <> 'x';
+         ALTER VIEW v OWNER TO {reader}; GRANT SELECT (a) ON v TO {alice}"
+    ));
+    let queries = [
+        "SELECT a, n FROM public.ps",
+        "SELECT a, row_number() OVER (ORDER BY a) AS r FROM public.ps",
+        "SELECT a, n, row_number() OVER (PARTITION BY n ORDER BY a) AS r FROM public.ps",
+        "SELECT o.a, p.n, sum(p.n) OVER (PARTITION BY o.a) AS s FROM public.own AS o LEFT JOIN public.ps AS p ON p.a = o.a",
+        "SELECT p.a, rank() OVER (ORDER BY o.a) AS r FROM public.own AS o JOIN public.ps AS p ON p.a = o.a",
+        "SELECT DISTINCT ON (a) a, n FROM public.ps ORDER BY a, n",
+        "SELECT a, count(*) AS c FROM (SELECT a, n FROM public.ps ORDER BY n, a LIMIT 3) AS q GROUP BY a",
+        "SELECT a, count(DISTINCT n) AS c FROM public.ps GROUP BY a",
+        "WITH RECURSIVE r AS (SELECT a FROM public.own UNION SELECT p.n FROM r JOIN public.ps AS p ON p.a = r.a) SELECT a FROM r",
+        "SELECT a, (SELECT count(*) FROM public.ps AS p WHERE p.a = o.a) AS c FROM public.own AS o",
+        "SELECT count(*) AS c FROM public.ps",
+        "SELECT a FROM public.own WHERE EXISTS (SELECT FROM public.ps)",
+        "SELECT a, count(*) AS c FROM public.deep GROUP BY a",
+        "SELECT a, count(*) AS c FROM public.v GROUP BY a",
+    ];
+    let mut session = place.session(&alice);
+    for (number, query) in queries.iter().enumerate() {
+        session.create(&format!("st_{number}"), query);
+    }
+    assert_no_secret(&mut session, "at first");
+    for change in [
+        "INSERT INTO ps VALUES (20, 1, 'secret', 'secret 20'), (21, 0, 'no', 'secret 21'); INSERT INTO deep VALUES (1, 'secret', 'secret 4')",
+        "UPDATE ps SET tag = 'secret' WHERE id < 4; UPDATE ps SET hidden = 'secret' WHERE id > 6; UPDATE deep SET a = a + 1",
+        "UPDATE ps SET tag = 'no' WHERE id IN (2, 20); DELETE FROM ps WHERE id > 10; DELETE FROM deep WHERE a = 2",
+    ] {
+        place.admin.run(change);
+        for (number, query) in queries.iter().enumerate() {
+            session.refresh(&format!("st_{number}"));
+            assert_eq!(last_action(&mut session), "DIFFERENTIAL", "{change} {query}");
+            assert_right(&mut session, &format!("st_{number}"), query);
+        }
+        assert_no_secret(&mut session, change);
+    }
+}
+
+#[test]
 fn a_view_has_rules_while_the_owner_may_read_what_it_hides() {
     let mut place = Place::new();
     let (alice, team) = (place.role("alice"), place.role("team"));
