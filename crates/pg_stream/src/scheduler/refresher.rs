@@ -37,9 +37,9 @@ pub extern "C-unwind" fn pg_stream_refresher_main(argument: pg_sys::Datum) {
             slot.wake();
         } else if !consumed.is_empty() {
             unit::clean(&std::mem::take(&mut consumed));
-        } else if shmem::are_processes_reserved() && job.end_if_idle() {
-            break;
-        } else if !worker::sleep(LONGEST_IDLE, wait) && job.end_if_idle() {
+        } else if (shmem::are_processes_reserved() && job.end_if_idle())
+            || (!worker::sleep(LONGEST_IDLE, wait) && job.end_if_idle())
+        {
             break;
         }
     }
