@@ -70,6 +70,7 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
         decoder: None,
         is_decoder_used: false,
         decoder_not_before: 0,
+        lacks_process: false,
         is_blind: false,
         argument: argument.value(),
     };
@@ -140,6 +141,8 @@ struct Scheduler {
     /// As the catalog has it.
     is_decoder_used: bool,
     decoder_not_before: Micros,
+    /// Whether there was no process for it the last time.
+    lacks_process: bool,
     /// Whether the catalog could not be read the last time.
     is_blind: bool,
     /// What a worker of this database is started with.
@@ -211,19 +214,21 @@ impl Scheduler {
         }
         self.decoder_not_before = now + DECODER_PAUSE;
         self.decoder = worker::start(decoder::NAME, "pg_stream_decoder_main", self.argument);
+        let lacked_process = std::mem::replace(&mut self.lacks_process, self.decoder.is_none());
         if self.decoder.is_some() {
             shmem::release_processes();
-        } else {
-            shmem::reserve_processes();
+            return LONGEST_SLEEP;
+        }
+        shmem::reserve_processes();
+        if !lacked_process {
             pgrx::ereport!(
                 WARNING,
                 pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
                 "pg_stream cannot start the decoder of a database",
                 "All background worker processes are in use. Raise max_worker_processes."
             );
-            return DECODER_PAUSE / 1000;
         }
-        LONGEST_SLEEP
+        DECODER_PAUSE / 1000
     }
 
     /// Learns whether a decoder is needed, where nothing is scheduled.

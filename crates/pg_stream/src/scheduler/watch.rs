@@ -14,7 +14,7 @@ use crate::{
     capture, catalog,
     ddl::missed,
     monitor::alert,
-    pg::{relation, spi, worker},
+    pg::{notify, relation, spi, worker},
     refresh::{self, Reader},
     scheduler::{ages, shortest_sleep},
     settings,
@@ -64,6 +64,9 @@ impl Watch {
 
 /// Tells of data that should have been refreshed twice.
 fn look_at_ages(now: Micros) {
+    if !notify::has_room() {
+        return;
+    }
     for age in ages::all() {
         let missed = age.due.and_then(|it| age.schedule.next_after(it)).filter(|it| *it <= now);
         let period = missed.and_then(|_| age.schedule.period(age.data));
@@ -101,7 +104,9 @@ fn look_at_buffer(source: Oid) {
             give_up(source, reader);
         }
     }
-    tell_growing(source, &growing);
+    if notify::has_room() {
+        tell_growing(source, &growing);
+    }
     refresh::clean_buffer(source);
 }
 
