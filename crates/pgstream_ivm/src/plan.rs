@@ -386,6 +386,20 @@ impl Plan {
         }
     }
 
+    /// How many operators and columns it is made of.
+    pub fn size(&self) -> usize {
+        let own = match self {
+            Self::Empty(schema) | Self::Opaque { schema, .. } => schema.len(),
+            Self::Scan(scan) => scan.columns.len(),
+            Self::Project { columns, .. } => columns.len(),
+            Self::Expand { columns, .. } => columns.len(),
+            Self::Window { calls, .. } => calls.len(),
+            Self::Aggregate { keys, calls, .. } => keys.len() + calls.len(),
+            _ => 0,
+        };
+        1 + own + self.inputs().into_iter().map(Self::size).sum::<usize>()
+    }
+
     /// Whether rows are paired or matched with others.
     pub fn has_join(&self) -> bool {
         let is_join = matches!(

@@ -39,6 +39,16 @@ const MAX_VALUES: usize = 1000;
 pub struct From {
     pub plan: Plan,
     pub places: Places,
+    /// What domains were taken from: `plan` as it was then, the narrowest first. Its columns are the first
+    /// ones still, and no condition has dropped rows since, so that the next domain need not be taken from
+    /// all that was attached meanwhile.
+    pub narrower: Vec<Plan>,
+}
+
+impl From {
+    pub fn new(plan: Plan, places: Places) -> Self {
+        Self { plan, places, narrower: Vec::new() }
+    }
 }
 
 /// What is joined: a table or a sub-query, or an outer join.
@@ -237,7 +247,9 @@ pub fn lower<'a>(
     }
     let used = Used { columns, laterals: &select.laterals };
     let domain = scope.domain.map(Domain::rows);
-    lower_side(lowering, scope, &used, &select.from, (domain, Vec::new()))
+    let rows = lower_side(lowering, scope, &used, &select.from, (domain, Vec::new()))?;
+    // An item without rows may have dropped some, and what stands above is not evaluated for these.
+    Ok(From::new(rows.plan, rows.places))
 }
 
 /// What of FROM is used.
@@ -317,6 +329,7 @@ fn lower_side<'a>(
         });
     }
     let joined = filtered_by_rest(joined.unwrap_or_else(unit), conditions)?;
+    select::check_size(&joined.plan, 1)?;
     if late.is_empty() {
         return Ok(joined);
     }
@@ -326,7 +339,7 @@ fn lower_side<'a>(
 }
 
 fn unit() -> From {
-    From { plan: Plan::Unit, places: Places::new() }
+    From::new(Plan::Unit, Places::new())
 }
 
 fn attribute_list(columns: &BTreeMap<i16, Node<'_>>) -> Vec<i16> {
@@ -383,12 +396,12 @@ fn lower_outer<'a>(
         Some(condition) => Some(scalar(place(condition, &places)?, &schema)),
         None => None,
     };
-    let plan = if outer.is_full {
-        Plan::full_join(preserved.plan, optional.plan, on)
-    } else {
-        Plan::LeftJoin { left: Box::new(preserved.plan), right: Box::new(optional.plan), on }
-    };
-    Ok(From { plan, places })
+    if outer.is_full {
+        return Ok(From::new(Plan::full_join(preserved.plan, optional.plan, on), places));
+    }
+    let (left, right) = (Box::new(preserved.plan), Box::new(optional.plan));
+    let plan = Plan::LeftJoin { left, right, on };
+    Ok(From { plan, places, narrower: preserved.narrower })
 }
 
 /// Adds what sub-queries in ON become to the sides that they refer to. What is about the optional side
@@ -446,7 +459,7 @@ fn of_pairs<'a>(
     let joined = join(preserved, optional, &mut on, &entries)?;
     let mut attaching = Attaching::new(lowering, scope, filtered_by_rest(joined, on)?);
     attaching.filter(late)?;
-    let From { plan, mut places } = attaching.into_from();
+    let From { plan, mut places, .. } = attaching.into_from();
     places.retain(|_, position| *position < width);
     let pairs = plan.columns(0..width);
     let same = |(index, position): (usize, &usize)| {
@@ -456,7 +469,7 @@ fn of_pairs<'a>(
     let alone =
         Plan::semi_join(rows, pairs.clone().columns(key), sub_link::conjunction(&same), false);
     let alone = alone.with_nulls_for(optional_schema);
-    Ok(From { plan: Plan::Sum { inputs: vec![pairs, alone] }, places })
+    Ok(From::new(Plan::Sum { inputs: vec![pairs, alone] }, places))
 }
 
 fn sub_query_in_on(condition: Node<'_>) -> Refusal {
@@ -520,7 +533,7 @@ fn filter(from: From, conditions: &[Node<'_>]) -> Result<From, Refusal> {
     let Some(condition) = all_of(conditions) else { return Ok(from) };
     let predicate = scalar(place(condition, &from.places)?, &from.plan.schema());
     let plan = Plan::Filter { input: Box::new(from.plan), predicate };
-    Ok(From { plan, places: from.places })
+    Ok(From::new(plan, from.places))
 }
 
 fn join(
@@ -535,7 +548,7 @@ fn join(
         None => None,
     };
     let plan = Plan::InnerJoin { left: Box::new(left.plan), right: Box::new(right.plan), on };
-    Ok(From { plan, places })
+    Ok(From::new(plan, places))
 }
 
 /// Where the columns of both are in a join of them, and all of those.
@@ -603,7 +616,7 @@ fn lower_leaf<'a>(
         .enumerate()
         .map(|(at, attribute)| (column_ref(position, *attribute), at))
         .collect();
-    Ok(From { plan, places })
+    Ok(From::new(plan, places))
 }
 
 fn column_ref(entry: usize, attribute: i16) -> ColumnRef {
@@ -776,7 +789,7 @@ pub fn lower_table(
         lowering.parts.insert(oid.to_u32());
     }
     let plan = if is_part { without_children(scan) } else { Plan::Scan(scan) };
-    let from = From { plan, places };
+    let from = From::new(plan, places);
     let row_type = is_whole.then(|| types::row_type(oid));
     let from = if computed.is_empty() && !is_whole {
         from
@@ -794,11 +807,11 @@ pub fn lower_table(
 
 /// Without columns that are not shown.
 fn with_shown(from: From, is_shown: impl Fn(i16) -> bool) -> From {
-    let From { plan, mut places } = from;
+    let From { plan, mut places, .. } = from;
     let all = places.len();
     places.retain(|it, _| is_shown(it.attribute));
     if places.len() == all {
-        return From { plan, places };
+        return From::new(plan, places);
     }
     let shown: BTreeSet<usize> = places.values().copied().collect();
     let plan = match plan {
@@ -811,7 +824,7 @@ fn with_shown(from: From, is_shown: impl Fn(i16) -> bool) -> From {
     for position in places.values_mut() {
         *position = shown.range(..*position).count();
     }
-    From { plan, places }
+    From::new(plan, places)
 }
 
 const ONLY: &str = "ONLY of a table with children";
@@ -836,7 +849,7 @@ fn with_computed(
     computed: &[(&Attribute, Node<'_>)],
     row_type: Option<Oid>,
 ) -> Result<From, Refusal> {
-    let From { plan, mut places } = from;
+    let From { plan, mut places, .. } = from;
     let schema = plan.schema();
     let column = |(at, it): (usize, &Column)| (Scalar::column(at, it), it.name.clone());
     let mut columns: Vec<_> = schema.iter().enumerate().map(column).collect();
@@ -861,7 +874,7 @@ fn with_computed(
         let row = Scalar { segments, ty, nullable: false, scale: None };
         columns.push((row, "row".to_owned()));
     }
-    Ok(From { plan: Plan::Project { input: Box::new(plan), columns }, places })
+    Ok(From::new(Plan::Project { input: Box::new(plan), columns }, places))
 }
 
 fn check_table(entry: Entry<'_>, table: &Table, oid: Oid) -> Result<(), Refusal> {

@@ -21,7 +21,7 @@ use super::from::From;
 use super::grouping_sets::Set;
 use super::lateral;
 use super::refusal::Refusal;
-use super::select::{Select, check_group_width};
+use super::select::{Select, check_group_width, check_size};
 use super::{Lowering, open};
 use crate::pg::node::{
     Aggregate, ColumnRef, EntryKind, Kind, Node, Query, SortGroup, Step, column,
@@ -68,6 +68,7 @@ pub fn lower<'a>(
     let plan = if parts.groupings.is_empty() && sets == [all_keys] {
         Plan::Aggregate { input: Box::new(below.plan), keys: below.keys, calls }
     } else {
+        check_size(&below.plan, sets.len())?;
         let of_set = |set: &Set| grouped_by(set, &below, &calls, (select, &parts));
         Plan::Sum { inputs: sets.iter().map(of_set).collect() }
     };
@@ -81,7 +82,7 @@ pub fn lower<'a>(
         };
     }
     select.having = select.having.map(|it| parts.with_columns(it));
-    Ok(From { plan, places })
+    Ok(From::new(plan, places))
 }
 
 /// The rows of `from` with those of the set-returning keys, and where these are.
@@ -94,7 +95,7 @@ fn with_sets<'a>(from: From, keys: &[Node<'a>]) -> Result<(From, BTreeMap<usize,
     };
     let keys = keys.iter().enumerate().map(named).collect::<Result<Vec<_>, Refusal>>()?;
     let (plan, expanded) = lateral::lower_sets(from.plan, &keys);
-    Ok((From { plan, places: from.places }, expanded))
+    Ok((From::new(plan, from.places), expanded))
 }
 
 /// The groups by the keys in `set`: all keys, NULL where they are not in the set, the calls, and

@@ -105,7 +105,7 @@ pub fn lower<'a>(
     position: usize,
     (query, used): (Query<'a>, &BTreeMap<i16, Node<'a>>),
 ) -> Result<From, Refusal> {
-    let From { plan, mut places } = from;
+    let From { plan, mut places, narrower } = from;
     let width = plan.schema().len();
     let mut columns = Vec::new();
     for (index, (attribute, node)) in used.iter().enumerate() {
@@ -123,7 +123,7 @@ pub fn lower<'a>(
     let placed = place(select.node(), &places)?;
     let Kind::Query(select) = placed.kind() else { return Err(Refusal::without_rule("LATERAL")) };
     let plan = expand(plan, &deparse::query(select), columns, item.outer);
-    Ok(From { plan, places })
+    Ok(From { plan, places, narrower })
 }
 
 /// A query without tables that refers to nothing outside of it.

@@ -45,19 +45,30 @@ pub fn lower_for<'a>(
 ) -> Result<Plan, Refusal> {
     check_fit(query)?;
     let scope = Scope { query, outer, domain };
-    if domain.is_some() {
+    let plan = lower_in(lowering, &scope, needed)?;
+    check_size(&plan, 1)?;
+    Ok(plan)
+}
+
+fn lower_in<'a>(
+    lowering: &mut Lowering,
+    scope: &Scope<'_, 'a>,
+    needed: Option<&[usize]>,
+) -> Result<Plan, Refusal> {
+    let query = scope.query;
+    if scope.domain.is_some() {
         sub_link::check_for_domain(query)?;
     }
     if limit::is_in(query)? {
-        return limit::lower(lowering, &scope, needed);
+        return limit::lower(lowering, scope, needed);
     }
     if let Some(tree) = query.set_operations() {
-        return set_operation::lower(lowering, &scope, tree, needed, &output_names(query));
+        return set_operation::lower(lowering, scope, tree, needed, &output_names(query));
     }
     if query.distinct().is_empty() {
-        return lower_rows(lowering, &scope, needed);
+        return lower_rows(lowering, scope, needed);
     }
-    let distinct = lower_distinct(lowering, &scope)?;
+    let distinct = lower_distinct(lowering, scope)?;
     let Some(needed) = needed else { return Ok(distinct) };
     Ok(columns_of(distinct, Some(&scope.after_domain(needed))))
 }
@@ -79,8 +90,19 @@ pub fn check_group_width(values: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Refuses so many copies of a plan, as some constructs make, before there is no memory for them.
+pub fn check_size(plan: &Plan, copies: usize) -> Result<(), Refusal> {
+    const MOST: usize = 250_000;
+    analysis::check_for_interrupts();
+    if plan.size().saturating_mul(copies) > MOST {
+        return Err(Refusal::without_rule("a query of this complexity"));
+    }
+    Ok(())
+}
+
 /// Refuses clauses without a rule.
 pub fn check_fit(query: Query<'_>) -> Result<(), Refusal> {
+    analysis::check_for_interrupts();
     analysis::check_depth();
     check_clauses(query)
 }

@@ -52,7 +52,7 @@ impl<'a> Domain<'a> {
             _ => None,
         };
         let places = self.nodes.iter().enumerate().filter_map(column).collect();
-        From { plan: self.plan.clone(), places }
+        From::new(self.plan.clone(), places)
     }
 }
 
@@ -173,6 +173,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             let schema = self.from.plan.schema();
             let predicate = scalar(place(condition, &self.from.places)?, &schema);
             self.wrap(|input| Plan::Filter { input, predicate });
+            self.from.narrower.clear();
         }
         Ok(())
     }
@@ -296,6 +297,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             (SubLinkKind::Row, Some(test)) => self.row(link.query, test)?,
             _ => return Err(refuse(link.words)),
         };
+        select::check_size(&self.from.plan, 1)?;
         self.known.push((expression, need, value));
         Ok(value)
     }
@@ -845,7 +847,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         let mut attaching = Attaching::new(self.lowering, &scope, from);
         attaching.filter(&late)?;
         attaching.targets(&mut select)?;
-        let From { mut plan, places } = attaching.into_from();
+        let From { mut plan, places, .. } = attaching.into_from();
         let mut positions = Vec::new();
         for target in &select.targets {
             let schema = plan.schema();
@@ -884,6 +886,19 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
         self.from.places.iter().map(|(column, position)| (up(column), *position)).collect()
     }
 
+    /// The rows as they were before what was attached to them, if they had these columns then.
+    fn narrowest(&mut self, positions: &[usize]) -> Plan {
+        let has_all = |plan: &&Plan| {
+            let width = plan.schema().len();
+            positions.iter().all(|it| *it < width)
+        };
+        if let Some(plan) = self.from.narrower.iter().find(has_all) {
+            return plan.clone();
+        }
+        self.from.narrower.push(self.from.plan.clone());
+        self.from.plan.clone()
+    }
+
     /// The sub-query for each row of its domain, joined by the domain's columns.
     fn inner_for_domain(&mut self, query: Query<'a>, outputs: &[usize]) -> Result<Inner, Refusal> {
         let places = self.outer_places();
@@ -904,7 +919,7 @@ impl<'l, 's, 'o, 'a> Attaching<'l, 's, 'o, 'a> {
             return Err(Refusal::without_rule("a correlated reference of a type without equality"));
         }
         // Where a NULL finds nothing, none is looked up, and the join is by plain equality.
-        let mut plan = self.from.plan.clone();
+        let mut plan = self.narrowest(&positions);
         let mut columns = Vec::new();
         for (position, node) in positions.iter().zip(&nodes) {
             let mut column = Scalar::column(*position, &schema[*position]);
@@ -973,6 +988,7 @@ pub fn lateral<'a>(
 ) -> Result<From, Refusal> {
     let outputs: Vec<usize> =
         attributes.iter().filter_map(|it| usize::try_from(*it - 1).ok()).collect();
+    select::check_size(&left.plan, 1)?;
     let mut rows = Attaching::new(lowering, scope, left);
     let inner = rows.inner(query, &outputs)?;
     let column =
@@ -1000,6 +1016,9 @@ pub fn lateral<'a>(
         true => Plan::LeftJoin { left, right, on },
         false => Plan::InnerJoin { left, right, on },
     });
+    if !is_outer && !conditions.is_empty() {
+        rows.from.narrower.clear();
+    }
     rows.from.places = places;
     Ok(rows.from)
 }

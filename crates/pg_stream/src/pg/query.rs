@@ -326,6 +326,11 @@ pub fn all_of<'a>(conditions: &[Node<'a>]) -> Option<Node<'a>> {
     }
 }
 
+/// Raises an error if the statement is to be cancelled.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
 /// Raises an error if the stack is nearly used up.
 pub fn check_depth() {
     // SAFETY: may only raise an error.

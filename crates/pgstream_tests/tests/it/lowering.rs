@@ -75,6 +75,28 @@ fn having_without_groups() {
     check_query("SELECT 'some' AS some FROM o HAVING count(*) > 35 AND sum(qty) > 10");
 }
 
+/// Each FULL JOIN has its sides twice, and so have domains what is attached to them.
+#[test]
+fn a_query_whose_plan_would_be_huge_is_evaluated_as_a_whole() {
+    let joins: Vec<_> =
+        (2..=24).map(|it| format!("FULL JOIN g g{it} ON g{it}.id = g{}.id", it - 1)).collect();
+    let conditions: Vec<_> = (1..=24)
+        .map(|it| format!("(SELECT count(*) FROM g WHERE g.id < c.id + {it}) >= 0"))
+        .collect();
+    for query in [
+        format!("SELECT g1.a, g24.a AS b FROM g g1 {}", joins.join(" ")),
+        format!("SELECT c.id FROM c WHERE {}", conditions.join(" AND ")),
+    ] {
+        let database = Database::new();
+        let mut session = database.session();
+        session.run(TABLES);
+        session.create("st", &query);
+        let tree = "SELECT value FROM pgstream.explain_st('st') WHERE property = 'operator_tree'";
+        let tree = session.value(tree);
+        assert!(tree.contains("a query of this complexity"), "{tree}");
+    }
+}
+
 #[test]
 fn an_error_in_the_text_keeps_its_code() {
     let database = Database::new();

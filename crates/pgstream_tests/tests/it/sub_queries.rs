@@ -146,6 +146,39 @@ fn among_groups() {
 }
 
 #[test]
+fn beside_each_other() {
+    sub_queries(&[
+        "SELECT id, (SELECT max(v) FROM b WHERE b.aid < a.id) AS m, (SELECT count(*) FROM b WHERE b.aid < a.id) AS n, (SELECT v FROM b WHERE b.aid > a.x ORDER BY v, id LIMIT 1) AS f FROM a WHERE (SELECT count(*) FROM b WHERE b.aid < a.id) > 2 AND (SELECT max(z) FROM c WHERE c.k < a.id) > 0",
+        "SELECT a.id, m.v, c.z, n.v AS w, (SELECT count(*) FROM b WHERE b.id < c.z) AS q, (SELECT count(*) FROM b WHERE b.id < a.id) AS s FROM a LEFT JOIN LATERAL (SELECT max(v) AS v FROM b WHERE b.aid < a.id) m ON m.v > 1 LEFT JOIN c ON c.k = a.x LEFT JOIN LATERAL (SELECT count(*) AS v FROM b WHERE b.aid < a.id) n ON true",
+        "SELECT a.id, m.v, n.v AS w, o.z FROM a, LATERAL (SELECT v FROM b WHERE b.aid < a.id ORDER BY v, id LIMIT 1) m, LATERAL (SELECT count(*) AS v FROM b WHERE b.v < m.v) n, LATERAL (SELECT z FROM c WHERE c.k > a.x ORDER BY z LIMIT 1) o",
+        "SELECT a.id, a2.x, (SELECT count(*) FROM b WHERE b.aid < a.id) AS n, (SELECT count(*) FROM b WHERE b.aid < a2.x) AS m FROM a FULL JOIN a AS a2 ON a.x = a2.id",
+    ]);
+}
+
+/// The rows for which they are evaluated are those of before the others.
+#[test]
+fn many_beside_each_other_cost_no_more_than_one_by_one() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(TABLES);
+    let of = |it| format!("SELECT count(*) AS n FROM b WHERE b.aid < a.id + {it}");
+    let values: Vec<_> = (1..=30).map(|it| format!("({}) AS m{it}", of(it))).collect();
+    session.create("st", &format!("SELECT id, {} FROM a", values.join(", ")));
+    let items: Vec<_> =
+        (1..=30).map(|it| format!("LEFT JOIN LATERAL ({}) m{it} ON true", of(it))).collect();
+    let shown: Vec<_> = (1..=30).map(|it| format!("m{it}.n AS m{it}")).collect();
+    let query = format!("SELECT id, {} FROM a {}", shown.join(", "), items.join(" "));
+    session.create("lateral", &query);
+    for name in ["st", "lateral"] {
+        let domains = session.value(&format!(
+            "SELECT count(*) FROM pgstream.explain_st('{name}')
+             WHERE property LIKE '%_strategy' AND value LIKE 'counts of equal rows%'"
+        ));
+        assert_eq!(domains, "1", "{name}");
+    }
+}
+
+#[test]
 fn nested() {
     sub_queries(&[
         "SELECT id FROM a WHERE (SELECT count(*) FROM b WHERE aid = a.id AND EXISTS (SELECT FROM a AS a3 WHERE a3.id = b.id AND a3.x = a.x)) > 0",
