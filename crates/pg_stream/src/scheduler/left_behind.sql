@@ -1,5 +1,5 @@
 -- The stream tables besides $1 that these read, directly or not, whose last refresh failed or was not tried
--- to the end, and which are going to be tried again.
+-- to the end, and which are going to be tried again: not those that got another schedule since.
 WITH RECURSIVE below(pgs_id) AS (
     SELECT pg_catalog.unnest($1::bigint[])
     UNION
@@ -18,4 +18,4 @@ WHERE s.pgs_id <> ALL ($1)
                                FROM pgstream.pgs_refresh_history h
                                WHERE h.pgs_id = s.pgs_id AND h.status <> 'RUNNING'
                                ORDER BY h.refresh_id DESC LIMIT 1) AS last
-                  WHERE last.status = 'SKIPPED' AND last.start_time > s.data_timestamp))
+                  WHERE last.status = 'SKIPPED' AND last.start_time > greatest(s.data_timestamp, s.scheduled_at)))

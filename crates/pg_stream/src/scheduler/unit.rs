@@ -135,17 +135,24 @@ pub fn clean(sources: &HashSet<Oid>) {
     }
 }
 
+/// Those that would see one source in several ways wait until all are refreshed together again.
 fn one_by_one(unit: &Unit<'_>) -> Vec<Report> {
+    let all: BTreeSet<i64> = unit.tables.iter().copied().collect();
+    let torn = worker::transaction(c"pg_stream: looking for what must wait", || {
+        memory::schedules().torn(&all)
+    });
+    let torn = torn.unwrap_or(all);
     let alone = |(offset, table): (usize, &i64)| {
         let one = Unit { tables: std::slice::from_ref(table), offset, ..*unit };
+        if torn.contains(table) {
+            return one.hold_up_alone();
+        }
         match one.transaction() {
             Ok(mut reports) => reports.remove(0),
             Err(failure) => one.fail_alone(&failure),
         }
     };
-    let mut reports: Vec<Report> = unit.tables.iter().enumerate().rev().map(alone).collect();
-    reports.reverse();
-    reports
+    unit.tables.iter().enumerate().map(alone).collect()
 }
 
 /// What is known before the refresh.
@@ -479,6 +486,21 @@ impl Unit<'_> {
             pgrx::warning!("pg_stream cannot record a failed refresh: {}", failure.message);
             Report::failed(Verdict::Failed)
         })
+    }
+
+    /// Leaves the only table to a later pass.
+    fn hold_up_alone(&self) -> Report {
+        let id = self.tables[0];
+        if let Some(row) = self.announced(id) {
+            let reason = "refresh skipped: it waits until all that it reads is refreshed with it";
+            let result = worker::transaction(c"pg_stream: recording a skipped refresh", || {
+                skip(id, Some(row), time::current(), reason);
+            });
+            if let Err(failure) = result {
+                pgrx::log!("pg_stream cannot record a skipped refresh: {}", failure.message);
+            }
+        }
+        Report::failed(Verdict::HeldUp)
     }
 
     fn hold_up(&self, member: &mut Member, reason: &str) {
