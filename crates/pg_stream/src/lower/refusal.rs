@@ -121,9 +121,8 @@ pub fn check_both_modes(
             return Err(Refusal::always(construct, reason).hint(&hint).at(location));
         }
     }
-    if has_equal_keys(query) {
+    if let Some(construct) = changed_by_printing(query) {
         let reason = "PostgreSQL cannot print such a query so that it keeps its meaning";
-        let construct = "an expression that is twice among grouping sets";
         return Err(Refusal::always(construct, reason));
     }
     if let Some(words) = compares_rows(rewritten) {
@@ -158,6 +157,50 @@ fn anonymous_whole_row(query: Query<'_>, expression: Node<'_>) -> Option<String>
         }
         _ => None,
     }
+}
+
+/// What makes the text that PostgreSQL prints for a query mean something else.
+fn changed_by_printing(query: Query<'_>) -> Option<&'static str> {
+    if has_equal_keys(query) {
+        return Some("an expression that is twice among grouping sets");
+    }
+    if has_equal_names(query, &[]) {
+        return Some("a row as a whole that has two columns of one name");
+    }
+    let mut has_named_row = false;
+    query.node().visit(&mut |node| {
+        has_named_row |= matches!(node.kind(), Kind::Row { is_named: true });
+        Step::Into
+    });
+    has_named_row
+        .then_some("a row of a join as a whole beside aggregates, or by the name of its USING")
+}
+
+/// Whether a row is used as a whole whose columns do not have names of their own: printed, they get some.
+fn has_equal_names(query: Query<'_>, outer: &[Query<'_>]) -> bool {
+    let queries = [outer, &[query]].concat();
+    let (mut is_inside, mut found) = (false, false);
+    query.node().visit(&mut |node| {
+        match node.kind() {
+            Kind::Query(inner) if is_inside => {
+                found |= has_equal_names(inner, &queries);
+                return Step::Over;
+            }
+            Kind::Query(_) => is_inside = true,
+            Kind::Column(ColumnRef { attribute: 0, entry, levels_up })
+                if types::is_record(node.type_oid()) =>
+            {
+                let level = usize::try_from(levels_up).expect("a count");
+                let holder = queries.iter().rev().nth(level);
+                let names = holder.and_then(|it| it.entry(entry)).map(|it| it.column_names());
+                let names = names.unwrap_or_default();
+                found |= (1..names.len()).any(|at| names[..at].contains(&names[at]));
+            }
+            _ => {}
+        }
+        Step::Into
+    });
+    found
 }
 
 fn has_row_locks(query: Query<'_>) -> bool {

@@ -1419,11 +1419,17 @@ impl<'a> Entry<'a> {
     /// The name of its column `attribute`.
     pub fn column_name(self, attribute: i16) -> Option<String> {
         let index = usize::try_from(attribute - 1).ok()?;
+        self.column_names().into_iter().nth(index)
+    }
+
+    /// The names of its columns.
+    pub fn column_names(self) -> Vec<String> {
         // SAFETY: `eref` is null or a valid alias, whose names are a list of strings.
         unsafe {
-            let names = self.0.eref.as_ref()?.colnames;
-            let name = pointers::<pg_sys::String>(names).nth(index)?;
-            text((*name).sval)
+            let names = self.0.eref.as_ref().map_or(std::ptr::null_mut(), |it| it.colnames);
+            pointers::<pg_sys::String>(names)
+                .map(|it| text((*it).sval).unwrap_or_default())
+                .collect()
         }
     }
 

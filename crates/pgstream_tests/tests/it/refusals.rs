@@ -42,6 +42,33 @@ fn refused_in_differential_mode_with_the_construct_named() {
     assert_eq!(left, "0");
 }
 
+/// The text that PostgreSQL prints for them has other names of fields.
+#[test]
+fn rows_that_cannot_be_printed() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE a (id int PRIMARY KEY, v int, t text); CREATE TABLE b (id int PRIMARY KEY, v int)");
+    for query in [
+        "SELECT to_jsonb(j) AS z FROM (a JOIN b USING (id)) AS j",
+        "SELECT id, ARRAY(SELECT to_jsonb(j) FROM (SELECT) AS k) AS z FROM (SELECT a.*, b.v FROM a, b) AS j",
+        "WITH x AS (SELECT id, v AS id FROM a) SELECT to_jsonb(x) AS z FROM x",
+        "SELECT to_jsonb(u) AS z FROM a LEFT JOIN b USING (id) AS u",
+        "SELECT row_to_json(x)::text AS z FROM a, unnest(ARRAY[a.v, 2], ARRAY[3]) AS x",
+        "SELECT to_jsonb(x) AS z FROM a, (VALUES (1, 2)) AS x (k, k)",
+        "SELECT max(row_to_json(j)::text) AS z FROM (a JOIN b ON a.id = b.id) AS j (c, d, e, f, g)",
+    ] {
+        for mode in ["DIFFERENTIAL", "FULL"] {
+            let sql = format!(
+                "SELECT pgstream.create_stream_table('st', $q${query}$q$, refresh_mode => '{mode}')"
+            );
+            let error = session.try_run(&sql).expect_err(query);
+            assert_eq!(error.code, "0A000", "{query}: {error}");
+            assert!(error.message.contains("as a whole"), "{query}: {error}");
+        }
+    }
+    session.create("st", "SELECT to_jsonb(j) AS z, to_jsonb(a) AS a FROM (SELECT b.id, b.v + 1 AS w FROM b) AS j JOIN a USING (id)");
+}
+
 /// VACUUM FULL changes them, and so does an update of columns that nobody reads.
 #[test]
 fn system_columns_but_tableoid() {
