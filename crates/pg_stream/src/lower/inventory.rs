@@ -61,6 +61,8 @@ pub struct Inventory {
     types: HashSet<Oid>,
     functions: HashSet<Oid>,
     session_values: bool,
+    /// Whether a path into JSON may give a time the offset that its zone has today.
+    takes_offset: bool,
     converts: bool,
     /// Types whose values are read, and written, as texts by what takes values of all types.
     read: HashSet<Oid>,
@@ -155,6 +157,7 @@ impl Inventory {
         let reads = |ty: &Oid| is_momentary(types::input_function(*ty));
         let writes = |ty: &Oid| is_momentary(types::output_function(*ty));
         self.session_values
+            || self.takes_offset
             || self.functions.iter().any(|it| is_momentary(*it))
             || self.parts(&self.read).iter().any(reads)
             || self.parts(&self.written).iter().any(writes)
@@ -316,6 +319,11 @@ fn note_conversions(inventory: &mut Inventory, node: Node<'_>) {
         inventory.fields.extend(node.argument_types());
         return;
     }
+    let takes_offset = |path: &Node<'_>| {
+        let text = path.constant_text();
+        text.is_none_or(|it| it.contains("time_tz(") || it.contains("datetime("))
+    };
+    inventory.takes_offset |= node.json_paths().iter().any(takes_offset);
     // One that PostgreSQL brought may be about all types, and call what reads and writes theirs.
     let functions = node.functions();
     let stable = functions

@@ -617,6 +617,42 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// The paths by which the node looks into JSON, where they may use the time zone.
+    pub fn json_paths(self) -> Vec<Node<'a>> {
+        // SAFETY: each cast follows the tag; a table function of JSON has a plan.
+        unsafe {
+            match self.tag() {
+                NodeTag::T_JsonExpr => {
+                    let path = self.cast::<pg_sys::JsonExpr>().path_spec;
+                    Node::from_ptr(path).into_iter().collect()
+                }
+                NodeTag::T_TableFunc => {
+                    let mut paths = Vec::new();
+                    let mut plans = vec![self.cast::<pg_sys::TableFunc>().plan];
+                    while let Some(plan) = plans.pop().and_then(|it| Node::from_ptr(it)) {
+                        if plan.tag() == NodeTag::T_JsonTablePathScan {
+                            let scan = plan.cast::<pg_sys::JsonTablePathScan>();
+                            paths.extend(Node::from_ptr((*scan.path).value.cast::<pg_sys::Node>()));
+                            plans.extend((!scan.child.is_null()).then_some(scan.child.cast()));
+                        } else if plan.tag() == NodeTag::T_JsonTableSiblingJoin {
+                            let join = plan.cast::<pg_sys::JsonTableSiblingJoin>();
+                            plans.extend([join.lplan.cast(), join.rplan.cast()]);
+                        }
+                    }
+                    paths
+                }
+                NodeTag::T_FuncExpr => {
+                    let call = self.cast::<pg_sys::FuncExpr>();
+                    let name = super::types::builtin_function(call.funcid);
+                    let is_path =
+                        name.is_some_and(|it| it.starts_with("jsonb_path_") && it.ends_with("_tz"));
+                    nodes(call.args).into_iter().filter(|_| is_path).skip(1).take(1).collect()
+                }
+                _ => Vec::new(),
+            }
+        }
+    }
+
     /// An output column of a query, or an argument of an aggregate.
     pub fn is_target(self) -> bool {
         self.tag() == NodeTag::T_TargetEntry

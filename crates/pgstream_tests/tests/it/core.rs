@@ -439,6 +439,21 @@ fn what_follows_the_moment_is_evaluated_wholly_and_nothing_else() {
         ("jsonb_populate_record(NULL::pair, j)", true),
         ("(SELECT q.r FROM jsonb_to_record(j) AS q (r regclass))", true),
         ("JSON_VALUE(j, '$' RETURNING regclass)", true),
+        ("JSON_VALUE(j, '$.t.time_tz()' RETURNING text)", true),
+        ("JSON_VALUE(j, s::jsonpath RETURNING text)", true),
+        ("jsonb_path_query_first_tz(j, '$.t ? (@.time() < \"10:00+00\".datetime())')", true),
+        (
+            "(SELECT max(q.a) FROM JSON_TABLE(j, '$' COLUMNS (NESTED PATH '$.x ? (@.time_tz() < 1)' COLUMNS (a int PATH '$.a'))) AS q)",
+            true,
+        ),
+        (
+            "JSON_VALUE(j, '$.datetime.timestamp_tz()') || jsonb_path_query_first_tz(j, '$.time_tz')::text",
+            false,
+        ),
+        (
+            "(SELECT max(q.a) FROM JSON_TABLE(j, '$' COLUMNS (NESTED PATH '$.x' COLUMNS (a int PATH '$.a'))) AS q)",
+            false,
+        ),
         ("format('%s %s', id, z)", false),
         ("to_jsonb(tz)", false),
         ("z AT LOCAL", false),
