@@ -17,7 +17,7 @@ WITH RECURSIVE above(classid, objid) AS (
                              'pg_catalog.pg_cast'::regclass, 'pg_catalog.pg_policy'::regclass,
                              'pg_catalog.pg_collation'::regclass, 'pg_catalog.pg_opclass'::regclass,
                              'pg_catalog.pg_opfamily'::regclass, 'pg_catalog.pg_ts_dict'::regclass,
-                             'pg_catalog.pg_ts_config'::regclass)
+                             'pg_catalog.pg_ts_config'::regclass, 'pg_catalog.pg_attrdef'::regclass)
                OR d.classid = 'pg_catalog.pg_class'::regclass
               AND d.refclassid IN ('pg_catalog.pg_type'::regclass, 'pg_catalog.pg_collation'::regclass,
                                    'pg_catalog.pg_ts_config'::regclass))
@@ -29,6 +29,13 @@ WITH RECURSIVE above(classid, objid) AS (
         SELECT 'pg_catalog.pg_class'::regclass, p.polrelid
         FROM pg_catalog.pg_policy AS p
         WHERE a.classid = 'pg_catalog.pg_policy'::regclass AND p.oid = a.objid
+        UNION ALL
+        -- What a stored generated column has, stays.
+        SELECT 'pg_catalog.pg_class'::regclass, e.adrelid
+        FROM pg_catalog.pg_attrdef AS e
+        JOIN pg_catalog.pg_attribute AS g ON (g.attrelid, g.attnum) = (e.adrelid, e.adnum)
+        WHERE a.classid = 'pg_catalog.pg_attrdef'::regclass AND e.oid = a.objid
+          AND g.attgenerated = 'v'
         UNION ALL
         SELECT 'pg_catalog.pg_type'::regclass, c.reltype
         FROM pg_catalog.pg_class AS c

@@ -13,6 +13,16 @@ const RESERVE: f64 = 0.1;
 /// Sends `payload`, of at most [`LONGEST`] bytes, on `channel` when the transaction commits, if there is
 /// room for it: to lose a notification is better than to lose what it is about.
 pub fn send(channel: &str, payload: &str) {
+    // What waits was told before, and the transaction cannot be prepared from now on.
+    let level = level();
+    let waiting = WAITING.with_borrow_mut(|waiting| {
+        waiting.extract_if(.., |it| it.level == level).collect::<Vec<_>>()
+    });
+    waiting.iter().for_each(|it| send_now(it.channel, &it.payload));
+    send_now(channel, payload);
+}
+
+fn send_now(channel: &str, payload: &str) {
     if !has_room() {
         return;
     }
@@ -68,9 +78,13 @@ pub fn send_unless_prepared(channel: &'static str, payload: String) {
             pg_sys::RegisterSubXactCallback(Some(at_end_of_part), std::ptr::null_mut());
         }
     }
+    WAITING.with_borrow_mut(|it| it.push(Waiting { level: level(), channel, payload }));
+}
+
+/// How many subtransactions there are around what runs.
+fn level() -> i32 {
     // SAFETY: reads the state of the transaction.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
-    WAITING.with_borrow_mut(|it| it.push(Waiting { level, channel, payload }));
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
 }
 
 #[pgrx::pg_guard]
@@ -82,7 +96,7 @@ unsafe extern "C-unwind" fn at_end(
         // PostgreSQL collects what is sent later than this.
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => {
             let waiting = WAITING.take();
-            waiting.iter().for_each(|it| send(it.channel, &it.payload));
+            waiting.iter().for_each(|it| send_now(it.channel, &it.payload));
         }
         pg_sys::XactEvent::XACT_EVENT_PREPARE | pg_sys::XactEvent::XACT_EVENT_ABORT => {
             WAITING.take();
@@ -98,8 +112,8 @@ unsafe extern "C-unwind" fn at_end_of_part(
     _parent: pg_sys::SubTransactionId,
     _argument: *mut std::ffi::c_void,
 ) {
-    // SAFETY: reads the state of the transaction, in which this part is still the current one.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    // This part is still the current one.
+    let level = level();
     WAITING.with_borrow_mut(|waiting| match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
             waiting.iter_mut().for_each(|it| it.level = it.level.min(level - 1));

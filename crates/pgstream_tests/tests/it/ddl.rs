@@ -680,6 +680,10 @@ fn a_text_search_configuration_that_a_query_does_not_name_is_changed() {
             is_rebuilt(BEFORE, query, change);
         }
     }
+    let before = "CREATE TEXT SEARCH CONFIGURATION c (COPY = english);
+        ALTER TABLE t ADD COLUMN words tsvector GENERATED ALWAYS AS (to_tsvector('c', s || ' running')) VIRTUAL";
+    let change = "ALTER TEXT SEARCH CONFIGURATION c ALTER MAPPING FOR asciiword WITH simple";
+    is_rebuilt(before, "SELECT id, words FROM t", change);
     let database = Database::new();
     let mut session = database.session();
     session.run("CREATE TABLE t (id int PRIMARY KEY, s text)");

@@ -93,6 +93,15 @@ fn commands_that_make_a_rebuild_necessary_can_be_prepared() {
     );
     let alerts = session.notifications("pg_stream_alert");
     assert!(alerts.len() == 1 && alerts[0].contains("public.other"), "{alerts:?}");
+    // In the order in which it happened.
+    session.run(
+        "BEGIN; CREATE OR REPLACE VIEW w AS SELECT id + 2 AS id FROM p;
+         SELECT pgstream.refresh_stream_table('st'); COMMIT",
+    );
+    let alerts = session.notifications("pg_stream_alert");
+    let events = ["reinitialize_needed", "refresh_completed"];
+    let is_so = alerts.iter().zip(events).all(|(alert, event)| alert.contains(event));
+    assert!(alerts.len() == 2 && is_so, "{alerts:?}");
 }
 
 #[test]
