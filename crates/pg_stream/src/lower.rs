@@ -97,6 +97,9 @@ pub struct Lowered {
     pub rights: Rights,
     /// The row types of which it makes or reads values: it shows what their fields are called.
     pub row_types: RowTypes,
+    /// Digests of the expressions of virtual columns that what is evaluated as a whole may read: its text
+    /// does not show them.
+    pub expressions: Vec<u64>,
 }
 
 /// Analyzes a user's text, and refuses what no mode can take.
@@ -205,7 +208,9 @@ fn lower(query: Query<'_>, view: Option<Oid>) -> Result<Lowered, Refusal> {
         lowering.open.insert("ARRAY(sub-query)".to_owned());
     }
     let views = inventory.relations.iter().filter(|it| it.kind == RelationKind::View).cloned();
+    let expressions = if has_opaque(&plan) { inventory.expressions.clone() } else { Vec::new() };
     Ok(Lowered {
+        expressions,
         plan,
         dependencies: lowering.tables.into_values().chain(views).collect(),
         functions_used: inventory.functions_used(),
@@ -222,6 +227,10 @@ fn lower(query: Query<'_>, view: Option<Oid>) -> Result<Lowered, Refusal> {
         permissions: inventory.permissions,
         row_types: inventory.row_types,
     })
+}
+
+fn has_opaque(plan: &Plan) -> bool {
+    matches!(plan, Plan::Opaque { .. }) || plan.inputs().into_iter().any(has_opaque)
 }
 
 /// Whether a hidden table would have a column of a type that no table can have.

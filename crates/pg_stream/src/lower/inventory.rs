@@ -58,6 +58,8 @@ pub struct Inventory {
     pub has_unstorable: bool,
     /// The row types of which it makes or reads values, and those of what is in them.
     pub row_types: RowTypes,
+    /// Digests of the expressions of virtual columns of all tables.
+    pub expressions: Vec<u64>,
     types: HashSet<Oid>,
     functions: HashSet<Oid>,
     session_values: bool,
@@ -243,6 +245,7 @@ fn note_virtual_columns(inventory: &mut Inventory, relation: Oid) {
     for attribute in table::virtual_columns(relation) {
         let column = ColumnRef { entry: 1, attribute, levels_up: 0 };
         if let Some(expression) = query::generation_expression(relation, column) {
+            inventory.expressions.push(expression.digest());
             expression.visit(&mut |node| {
                 note_functions(inventory, node);
                 note_conversions(inventory, node);

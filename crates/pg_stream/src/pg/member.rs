@@ -25,7 +25,8 @@ fn protect_catalog() {
     revoke_default_privileges(None);
 }
 
-fn revoke_default_privileges(relation: Option<Oid>) {
+/// Takes away what default privileges have given to others than the owner.
+pub fn revoke_default_privileges(relation: Option<Oid>) {
     let mut commands: Vec<String> = Vec::new();
     spi::run(include_str!("default_privileges.sql"), &[relation.into()], |row| {
         commands.extend(row.get::<String>(0));

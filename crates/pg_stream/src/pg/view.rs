@@ -8,6 +8,7 @@ use pgrx::{
 };
 
 use super::{
+    member,
     node::{Arena, pointers},
     query, relation,
     security::Identity,
@@ -51,6 +52,7 @@ pub fn create(schema: &str, name: &str, sql: &str, owner: Oid) -> Oid {
         view
     };
     command_done();
+    member::revoke_default_privileges(Some(view));
     view
 }
 

@@ -363,6 +363,7 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
             lowered.depends_on_moment,
             name,
             &row_types,
+            &lowered.expressions,
         );
         differential.parts = lowered.parts;
         differential.permissions = lowered.permissions;
@@ -408,6 +409,7 @@ fn differential(
     depends_on_moment: bool,
     owner: Option<String>,
     row_types: &RowTypes,
+    expressions: &[u64],
 ) -> Differential {
     let mut pipeline = stage::stage(plan);
     let last = pipeline.stages.len() - 1;
@@ -434,7 +436,10 @@ fn differential(
     let sources = tracked_sources(&pipeline);
     // Renaming something does not change what is stored, but for fields of values that are rows.
     let stored: Vec<_> = storages.iter().map(|it| (&it.columns, &it.state, it.counted)).collect();
-    let layout = format!("3 {:?} {stored:?} {owner:?} {row_types:?}", pipeline.without_names());
+    let layout = format!(
+        "3 {:?} {stored:?} {owner:?} {row_types:?} {expressions:?}",
+        pipeline.without_names()
+    );
     let fingerprint = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(layout.as_bytes()));
     // What is stored does not depend on the indexes that there are.
     look_up::indexed(&mut pipeline, &|order| has_index(order, &storages));

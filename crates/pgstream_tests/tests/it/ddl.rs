@@ -695,6 +695,29 @@ fn a_text_search_configuration_that_a_query_does_not_name_is_changed() {
     assert_eq!(session.value(outdated), "0");
 }
 
+#[test]
+fn expressions_of_virtual_columns_are_changed() {
+    for query in [
+        "SELECT id, v FROM p",
+        "SELECT id, v FROM ONLY p",
+        "SELECT id, to_jsonb(p) AS v FROM ONLY p",
+        "WITH RECURSIVE r AS (SELECT id, v FROM p WHERE id = 1 UNION SELECT p.id, p.v + max(r.v) OVER () FROM r JOIN p ON p.id = r.id + 1) SELECT * FROM r",
+    ] {
+        let database = Database::new();
+        let mut session = database.session();
+        session.run(
+            "CREATE TABLE p (id int, n int, v int GENERATED ALWAYS AS (n * 2) VIRTUAL); CREATE TABLE c () INHERITS (p);
+             INSERT INTO p VALUES (1, 1), (2, 2), (3, 3)",
+        );
+        session.create("st", query);
+        let mut other = database.session();
+        other.refresh("st"); // and caches what it knows
+        session.run("ALTER TABLE p ALTER COLUMN v SET EXPRESSION AS (n * 9)");
+        other.refresh("st");
+        compare_with(&mut session, "st", query, "SET EXPRESSION");
+    }
+}
+
 /// The configuration that the settings at creation name is used like one that the query names.
 #[test]
 fn the_default_text_search_configuration_is_changed_and_renamed() {

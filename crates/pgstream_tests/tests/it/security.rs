@@ -799,29 +799,33 @@ fn names_are_names_whatever_is_in_them() {
 
 #[test]
 fn nothing_of_ours_is_writable_by_others() {
-    is_closed_to(|_, _| {});
+    is_closed_to(|_, _, _| {});
 }
 
 #[test]
 fn default_privileges_open_nothing_of_ours() {
-    is_closed_to(|admin, bob| {
+    is_closed_to(|admin, alice, bob| {
         admin.run("DROP EXTENSION pg_stream");
         for what in ["TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"] {
-            for whom in [bob, "PUBLIC"] {
-                admin.run(&format!("ALTER DEFAULT PRIVILEGES GRANT ALL ON {what} TO {whom}"));
+            for (owner, whom) in
+                [("postgres", bob), ("postgres", "PUBLIC"), (alice, bob), (alice, "PUBLIC")]
+            {
+                admin.run(&format!(
+                    "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT ALL ON {what} TO {whom}"
+                ));
             }
         }
         admin.run("CREATE EXTENSION pg_stream");
     });
 }
 
-/// What is closed to everybody, after `prepare` has been told the superuser's session and a role.
-fn is_closed_to(prepare: impl Fn(&mut Session, &str)) {
+/// What is closed to everybody, after `prepare` has been told the superuser's session, who owns a stream
+/// table, and another role.
+fn is_closed_to(prepare: impl Fn(&mut Session, &str, &str)) {
     let mut place = Place::new();
-    let bob = place.role("bob");
-    prepare(&mut place.admin, &bob);
+    let (alice, bob) = (place.role("alice"), place.role("bob"));
+    prepare(&mut place.admin, &alice, &bob);
     place.admin.run(TABLE);
-    let alice = place.role("alice");
     place.admin.run(&format!("GRANT SELECT ON t TO {alice}"));
     let mut session = place.session(&alice);
     session.create("st", "SELECT n, count(*) AS c FROM (SELECT g, count(*) AS n FROM public.t GROUP BY g) AS q GROUP BY n");
