@@ -366,10 +366,10 @@ fn attach_by_name(table: Oid) -> bool {
     );
     name::invalidate(table);
     // The next refresh says what is missing.
-    let _missing = subtransaction::attempt(|| {
-        if let Err(error) = recover_query(&stream_table) {
-            ErrorReport::from(error).report(PgLogLevel::ERROR);
-        }
+    let _missing = subtransaction::attempt(|| match recover_query(&stream_table) {
+        // The scheduler must know at once what belongs together.
+        Ok(view) => catalog::set_dependencies(stream_table.id, &lower::look_at_view(view).0),
+        Err(error) => ErrorReport::from(error).report(PgLogLevel::ERROR),
     });
     wake::scheduler_at_commit();
     true

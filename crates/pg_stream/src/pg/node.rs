@@ -510,9 +510,18 @@ impl<'a> Node<'a> {
     /// The functions that the node itself calls.
     pub fn functions(self) -> Vec<Oid> {
         let mut functions = Vec::new();
-        if self.tag() == NodeTag::T_Aggref {
-            functions.extend(Aggregate { whole: self, call: self }.support_functions());
-        }
+        // SAFETY: each cast follows the tag.
+        let aggregate = unsafe {
+            match self.tag() {
+                NodeTag::T_Aggref => Some(self.cast::<pg_sys::Aggref>().aggfnoid),
+                NodeTag::T_WindowFunc => {
+                    let call = self.cast::<pg_sys::WindowFunc>();
+                    call.winagg.then_some(call.winfnoid)
+                }
+                _ => None,
+            }
+        };
+        functions.extend(aggregate.into_iter().flat_map(support_functions));
         // SAFETY: the callback gets back exactly this vector, and only during this call.
         unsafe {
             pg_sys::check_functions_in_node(
@@ -958,24 +967,24 @@ impl<'a> Aggregate<'a> {
         // SAFETY: an expression or null.
         unsafe { Node::from_ptr(self.get().aggfilter) }
     }
+}
 
-    fn support_functions(self) -> Vec<Oid> {
-        // Attribute numbers of `pg_aggregate`.
-        const AGGTRANSFN: i16 = 4;
-        const AGGFINALFN: i16 = 5;
-        let cache = pg_sys::SysCacheIdentifier::AGGFNOID as i32;
-        // SAFETY: both attributes are OIDs by value and never NULL.
-        unsafe {
-            let tuple = pg_sys::SearchSysCache1(cache, self.function().into());
-            if tuple.is_null() {
-                return Vec::new();
-            }
-            let functions = [AGGTRANSFN, AGGFINALFN].map(|attribute| {
-                Oid::from(pg_sys::SysCacheGetAttrNotNull(cache, tuple, attribute).value() as u32)
-            });
-            pg_sys::ReleaseSysCache(tuple);
-            functions.into_iter().filter(|it| *it != pg_sys::InvalidOid).collect()
+/// The functions that an aggregate is made of.
+fn support_functions(aggregate: Oid) -> Vec<Oid> {
+    // Attribute numbers of `pg_aggregate`: the functions of state and result, and those for windows.
+    const FUNCTIONS: [i16; 5] = [4, 5, 9, 10, 11];
+    let cache = pg_sys::SysCacheIdentifier::AGGFNOID as i32;
+    // SAFETY: these attributes are OIDs by value and never NULL.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(cache, aggregate.into());
+        if tuple.is_null() {
+            return Vec::new();
         }
+        let functions = FUNCTIONS.map(|attribute| {
+            Oid::from(pg_sys::SysCacheGetAttrNotNull(cache, tuple, attribute).value() as u32)
+        });
+        pg_sys::ReleaseSysCache(tuple);
+        functions.into_iter().filter(|it| *it != pg_sys::InvalidOid).collect()
     }
 }
 

@@ -92,6 +92,10 @@ fn check_restored(session: &mut Session) {
         ),
         "7|t|t|1"
     );
+    // The scheduler knows at once what belongs together.
+    let joined = "SELECT string_agg(source_relid::regclass::text, ',' ORDER BY source_relid::regclass::text)
+        FROM pgstream.pgs_dependencies JOIN pgstream.pgs_stream_tables USING (pgs_id) WHERE pgs_name = 'joined'";
+    assert_eq!(session.value(joined), "d,t");
     for (name, query, _) in STREAM_TABLES {
         assert_eq!(
             session.value(&format!(
@@ -126,13 +130,7 @@ fn check_restored(session: &mut Session) {
     session.run("SELECT pgstream.drop_stream_table('fresh')");
     session.run("SELECT pgstream.alter_stream_table('whole', '3h', 'DIFFERENTIAL')");
     refresh_and_compare(session, "a change of mode");
-    assert_eq!(
-        session.value(
-            "SELECT string_agg(source_relid::regclass::text, ',' ORDER BY source_relid::regclass::text)
-             FROM pgstream.pgs_dependencies JOIN pgstream.pgs_stream_tables USING (pgs_id) WHERE pgs_name = 'joined'"
-        ),
-        "d,t"
-    );
+    assert_eq!(session.value(joined), "d,t");
     let error = session.error("SELECT pgstream.drop_stream_table('joined')");
     assert_eq!(error.code, "2BP01", "{error}");
     session.run("DROP VIEW shown");

@@ -6,6 +6,8 @@ const TABLES: &str = "
     CREATE TABLE t (id int PRIMARY KEY, g int, v int); CREATE TABLE u (id int PRIMARY KEY, t int);
     CREATE MATERIALIZED VIEW m AS SELECT * FROM t;
     CREATE FUNCTION vol(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT $1';
+    CREATE FUNCTION next(bigint, int) RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT $1 + $2';
+    CREATE AGGREGATE total (int) (SFUNC = next, STYPE = bigint);
     CREATE FUNCTION stab(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1';
     CREATE EXTENSION file_fdw; CREATE SERVER s FOREIGN DATA WRAPPER file_fdw; CREATE FOREIGN TABLE f (id int) SERVER s OPTIONS (filename '/dev/null')";
 
@@ -31,6 +33,8 @@ fn refused_in_differential_mode_with_the_construct_named() {
         ("SELECT id, random() AS r FROM t", "volatile"),
         ("SELECT id FROM t WHERE vol(v) > 1", "volatile"),
         ("SELECT g, sum(vol(v)) AS s FROM t GROUP BY g", "volatile"),
+        ("SELECT g, total(v) AS s FROM t GROUP BY g", "volatile"),
+        ("SELECT id, total(v) OVER (ORDER BY id) AS s FROM t", "volatile"),
         ("SELECT 1 AS one", "table"),
     ] {
         let error = session.try_create("st", query).expect_err(query);
