@@ -190,6 +190,7 @@ pub fn take(query: Query<'_>) -> Inventory {
             note_columns(&mut inventory, node);
             note_functions(&mut inventory, node);
             note_conversions(&mut inventory, node);
+            note_defaults(&mut inventory, node);
             note_row_types(&mut inventory, node);
             inventory.has_unstorable = inventory.has_unstorable || is_unstorable(node);
         }
@@ -292,6 +293,17 @@ fn note_columns(inventory: &mut Inventory, node: Node<'_>) {
 fn note_row_types(inventory: &mut Inventory, node: Node<'_>) {
     if let Some(ty) = node.made_type().filter(|it| inventory.types.insert(*it)) {
         types::collect_row_types(ty, &mut inventory.row_types);
+    }
+}
+
+/// PostgreSQL adds them when it plans.
+fn note_defaults(inventory: &mut Inventory, node: Node<'_>) {
+    for argument in node.expanded_arguments() {
+        argument.visit(&mut |node| {
+            note_functions(inventory, node);
+            note_conversions(inventory, node);
+            Step::Into
+        });
     }
 }
 

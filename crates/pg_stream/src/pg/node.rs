@@ -533,6 +533,33 @@ impl<'a> Node<'a> {
         functions
     }
 
+    /// The arguments of a call that leaves some to the function's defaults: all that it gets.
+    pub fn expanded_arguments(self) -> Vec<Node<'a>> {
+        if self.tag() != NodeTag::T_FuncExpr {
+            return Vec::new();
+        }
+        // SAFETY: the tag was checked; the tuple is that of the function that is called, and the arguments
+        // are copies in the current context.
+        unsafe {
+            let call = self.cast::<pg_sys::FuncExpr>();
+            let cache = pg_sys::SysCacheIdentifier::PROCOID as i32;
+            let tuple = pg_sys::SearchSysCache1(cache, call.funcid.into());
+            if tuple.is_null() {
+                return Vec::new();
+            }
+            let function = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>();
+            let given = cells(call.args).count();
+            let arguments = if given < usize::try_from((*function).pronargs).unwrap_or(0) {
+                let result = call.funcresulttype;
+                nodes(pg_sys::expand_function_arguments(call.args, false, result, tuple))
+            } else {
+                Vec::new()
+            };
+            pg_sys::ReleaseSysCache(tuple);
+            arguments
+        }
+    }
+
     /// The positions of the plan's columns in the expression.
     pub fn input_positions(self) -> Vec<usize> {
         let mut positions = Vec::new();

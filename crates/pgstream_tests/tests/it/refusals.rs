@@ -7,6 +7,7 @@ const TABLES: &str = "
     CREATE MATERIALIZED VIEW m AS SELECT * FROM t;
     CREATE FUNCTION vol(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT $1';
     CREATE FUNCTION next(bigint, int) RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT $1 + $2';
+    CREATE FUNCTION plus(int, y float8 DEFAULT random()) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT $1 + $2';
     CREATE AGGREGATE total (int) (SFUNC = next, STYPE = bigint);
     CREATE FUNCTION stab(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1';
     CREATE EXTENSION file_fdw; CREATE SERVER s FOREIGN DATA WRAPPER file_fdw; CREATE FOREIGN TABLE f (id int) SERVER s OPTIONS (filename '/dev/null')";
@@ -35,6 +36,7 @@ fn refused_in_differential_mode_with_the_construct_named() {
         ("SELECT g, sum(vol(v)) AS s FROM t GROUP BY g", "volatile"),
         ("SELECT g, total(v) AS s FROM t GROUP BY g", "volatile"),
         ("SELECT id, total(v) OVER (ORDER BY id) AS s FROM t", "volatile"),
+        ("SELECT id, plus(v) AS s FROM t", "volatile"),
         ("SELECT 1 AS one", "table"),
     ] {
         let error = session.try_create("st", query).expect_err(query);
