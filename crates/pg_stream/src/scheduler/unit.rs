@@ -26,7 +26,7 @@ use crate::{
     catalog,
     error::Error,
     pg::{
-        notify,
+        lock, notify,
         progress::Progress,
         relation,
         snapshot::Snapshot,
@@ -319,7 +319,8 @@ impl Unit<'_> {
         }
         self.each(members, |member| {
             let _progress = Progress::start(member.id, time::now());
-            self.raise(refresh::lock_sources(member.id));
+            // Those of its sources that it has are let go between two turns.
+            self.raise(lock::giving_in(|| refresh::lock_sources(member.id)));
         });
     }
 

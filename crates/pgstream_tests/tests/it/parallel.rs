@@ -589,6 +589,27 @@ fn a_refresh_that_outlives_its_scheduler_and_is_terminated_is_not_left_running()
 }
 
 #[test]
+fn a_refresh_gives_in_however_long_it_has_waited() {
+    let database = database();
+    let (mut user, mut session) = (database.session(), database.session());
+    session.run("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY, v int)");
+    session.run(
+        "SELECT pgstream.create_stream_table('j', 'SELECT id, v FROM t JOIN u USING (id)', '1s')",
+    );
+    user.run("BEGIN; LOCK TABLE u");
+    session.run("INSERT INTO t VALUES (1)");
+    // Each attempt has more patience.
+    let skipped = "SELECT count(*) > 2 FROM pgstream.pgs_refresh_history WHERE status = 'SKIPPED'";
+    session.eventually(skipped, "t");
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE query = 'REFRESH STREAM TABLE public.j' AND wait_event_type = 'Lock'";
+    session.eventually(waiting, "1");
+    user.run("ALTER TABLE t ADD COLUMN z int; COMMIT");
+    session.run("INSERT INTO u VALUES (1, 1)");
+    session.eventually("SELECT count(*) FROM j", "1");
+}
+
+#[test]
 fn a_full_queue_of_notifications_stops_no_refresh() {
     let database = Database::on(server(&["max_notify_queue_pages=64"]));
     let (mut listener, mut session) = (database.session(), database.session());
