@@ -601,8 +601,9 @@ fn a_refresh_gives_in_however_long_it_has_waited() {
     // Each attempt has more patience.
     let skipped = "SELECT count(*) > 2 FROM pgstream.pgs_refresh_history WHERE status = 'SKIPPED'";
     session.eventually(skipped, "t");
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-        WHERE query = 'REFRESH STREAM TABLE public.j' AND wait_event_type = 'Lock'";
+    // It has looked for a deadlock when it had waited for 100 ms.
+    let waiting = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE query = 'REFRESH STREAM TABLE public.j' AND waitstart < clock_timestamp() - interval '200 ms'";
     session.eventually(waiting, "1");
     user.run("ALTER TABLE t ADD COLUMN z int; COMMIT");
     session.run("INSERT INTO u VALUES (1, 1)");
