@@ -39,7 +39,7 @@ use crate::{
         dump,
         event::{Class, Command, OwnCommands},
         label,
-        lock::Lock,
+        lock::{self, Lock},
         member, name, relation,
         security::{Identity, LocalSettings},
         source::{self, Source, command_done},
@@ -67,12 +67,17 @@ fn describe_stream_table<'a>(
 pub fn describe(id: i64) {
     let _superuser = Identity::superuser();
     command_done();
+    let Some(view) = catalog::by_id(id).and_then(|it| it.view) else { return };
     let changed = subtransaction::unless_locked(|| {
         subtransaction::undone(|| {
+            // Otherwise it may be gone when its turn comes.
+            if !lock::try_relation(view, Lock::AccessShare) {
+                return None;
+            }
             let _no_waiting = LocalSettings::new(&[(c"lock_timeout".into(), c"1".into())]);
             let _settings = PortableSettings::enter();
             let mut changed = None;
-            spi::ask(include_str!("restore/describe.sql"), &[id.into()], |row| {
+            spi::ask(include_str!("restore/describe.sql"), &[id.into(), view.into()], |row| {
                 changed = row.get::<Oid>(0).zip(row.get::<String>(1));
             });
             changed

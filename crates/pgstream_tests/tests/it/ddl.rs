@@ -1325,3 +1325,24 @@ fn ddl_waits_for_a_rebuild_without_a_deadlock() {
         }
     }
 }
+
+#[test]
+fn a_source_is_altered_while_its_readers_are_dropped() {
+    let database = Database::new();
+    let (mut session, mut other) = (database.session(), database.session());
+    session.run("CREATE TABLE t (id int, v int)");
+    for number in 0..40 {
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('q{number}', 'SELECT id, v + 1 AS v FROM t', '1d', 'FULL')"
+        ));
+    }
+    let dropping = std::thread::spawn(move || {
+        (0..40).for_each(|it| other.run(&format!("DROP TABLE q{it}")));
+    });
+    while !dropping.is_finished() {
+        session.run(
+            "ALTER TABLE t ADD COLUMN IF NOT EXISTS w int; ALTER TABLE t DROP COLUMN IF EXISTS w",
+        );
+    }
+    dropping.join().expect("they are dropped");
+}
