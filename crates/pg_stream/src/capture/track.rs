@@ -75,8 +75,12 @@ fn is_captured(source: Oid, columns: &[i16]) -> bool {
 fn keep_writers_out(source: Oid) {
     // Now, so that little is left when writers wait.
     Decoding::of(source).let_finish();
-    if !lock::try_relation(source, Lock::ShareRowExclusive) {
-        lock::giving_in(|| lock::relation(source, Lock::ShareRowExclusive));
+    // To drop a trigger asks for more, which nobody can give in to any more when writers wait.
+    let name = source::sql_name(source);
+    let drops = Triggers::of(source).surplus.into_iter().any(|it| Some(it.1) == name);
+    let lock = if drops { Lock::AccessExclusive } else { Lock::ShareRowExclusive };
+    if !lock::try_relation(source, lock) {
+        lock::giving_in(|| lock::relation(source, lock));
     }
     source::members(source, Lock::ShareRowExclusive);
 }
@@ -88,7 +92,7 @@ pub fn examine(source: Oid) -> Refit {
     if is_unfit {
         lock::relation(source, Lock::ShareRowExclusive);
     }
-    let triggers = Triggers::of(source);
+    let triggers = Triggers::after_command(source);
     triggers.lock();
     let noted = Noted::of(source);
     let found = noted.map(|it| it.compare(source, &Noted::current(source))).unwrap_or_default();
@@ -103,7 +107,7 @@ pub fn refit(source: Oid) -> Refit {
     decoding::leave_if_unfit(source);
     // The decoder looks whether it may be decoded from now on.
     wake::scheduler_at_commit();
-    let triggers = Triggers::of(source);
+    let triggers = Triggers::after_command(source);
     let found = note(source);
     let has_changed = triggers.concern(source) || found.has_other_triggers;
     triggers.make_right(source);
@@ -369,6 +373,12 @@ fn own_triggers(on: &Source, source: Oid) -> Vec<Trigger> {
     let mut triggers = on.triggers();
     triggers.retain(|it| it.function == function && it.arguments == [argument.as_str()]);
     triggers
+}
+
+fn is_captured_by_row(source: Oid) -> bool {
+    let name = trigger_name(source, "");
+    let there = own_triggers(&Source::open(source, Lock::AccessShare), source);
+    there.iter().any(|it| it.name == name && it.per_row)
 }
 
 /// The sources that are captured by triggers on a relation.
@@ -723,8 +733,22 @@ struct Triggers {
 impl Triggers {
     /// Of all that inherit from `source`, which is locked or the command in progress has changed.
     fn of(source: Oid) -> Self {
-        let members = source::members(source, Lock::AccessShare);
+        Self::for_way(source, Way::of(source))
+    }
+
+    /// As [`Self::of`]. A row trigger sees all without children, too: unless the command in progress has locked
+    /// the source against all, it leaves that to the next rebuild, rather than wait for readers and writers, who
+    /// may wait for it.
+    fn after_command(source: Oid) -> Self {
         let way = Way::of(source);
+        let is_kept = way == Way::ByStatement
+            && !lock::is_held(source, Lock::AccessExclusive)
+            && is_captured_by_row(source);
+        Self::for_way(source, if is_kept { Way::ByRow } else { way })
+    }
+
+    fn for_way(source: Oid, way: Way) -> Self {
+        let members = source::members(source, Lock::AccessShare);
         let is_decoded = Decoding::of(source).mode == Mode::Wal;
         let mut triggers = Self {
             missing: Vec::new(),

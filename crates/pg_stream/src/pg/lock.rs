@@ -46,6 +46,12 @@ pub fn try_relation(relation: Oid, lock: Lock) -> bool {
     unsafe { pg_sys::ConditionalLockRelationOid(relation, lock.mode()) }
 }
 
+/// Whether this transaction has locked a relation in that way.
+pub fn is_held(relation: Oid, lock: Lock) -> bool {
+    // SAFETY: looks at this backend's locks.
+    unsafe { pg_sys::CheckRelationOidLockedByMe(relation, lock.mode(), false) }
+}
+
 /// Gives back a lock before the end of the transaction.
 pub fn release(relation: Oid, lock: Lock) {
     // SAFETY: the caller holds the lock; if not, PostgreSQL warns.

@@ -1346,3 +1346,30 @@ fn a_source_is_altered_while_its_readers_are_dropped() {
     }
     dropping.join().expect("they are dropped");
 }
+
+/// Which would come to the child, too.
+#[test]
+fn the_last_child_leaves_beside_a_writer_of_its_parent() {
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["writer", "ddl", "refresher"]);
+    s.monitor().run(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE child () INHERITS (t); INSERT INTO child VALUES (5, 5)",
+    );
+    let query = "SELECT v, count(*) AS n FROM t GROUP BY v";
+    s.monitor().create("st", query);
+    s.run("writer", "BEGIN; INSERT INTO t VALUES (1, 1)");
+    s.run("ddl", "ALTER TABLE child NO INHERIT t");
+    s.run("writer", "UPDATE t SET v = v + 1; COMMIT");
+    let triggers = "SELECT string_agg(tgtype::text, ' ' ORDER BY tgtype) FROM pg_trigger WHERE tgrelid = 't'::regclass";
+    let by_row = s.monitor().value(triggers);
+    // Who has read it may write to it while the refresh waits.
+    s.run("writer", "BEGIN; SELECT FROM t LIMIT 1");
+    s.blocks("refresher", pgstream_tests::REFRESH);
+    s.run("writer", "UPDATE t SET v = v + 1; COMMIT");
+    s.finish("refresher").expect("nobody is in the way any more");
+    s.compare("refresher", query);
+    assert_ne!(s.monitor().value(triggers), by_row, "it has no children");
+    s.run("writer", "UPDATE t SET v = v + 1; INSERT INTO t VALUES (7, 7)");
+    s.run("refresher", pgstream_tests::REFRESH);
+    s.compare("refresher", query);
+}
