@@ -337,6 +337,11 @@ fn load(pgs_id: i64) -> Result<Definition, Error> {
     let Some(view) = view else {
         return Err(Error::QueryLost(name));
     };
+    relation::lock_for_reading(view);
+    if !relation::exists(view) {
+        // Who was waited for has made another one.
+        return load(pgs_id);
+    }
     catalog::check_acyclic(relation, view)?;
     let (schema, name) = relation::name(relation);
     let columns = relation::column_names(view);

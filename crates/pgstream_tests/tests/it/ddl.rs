@@ -1373,3 +1373,18 @@ fn the_last_child_leaves_beside_a_writer_of_its_parent() {
     s.run("refresher", pgstream_tests::REFRESH);
     s.compare("refresher", query);
 }
+
+#[test]
+fn a_refresh_waits_while_its_query_is_made_anew() {
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["ddl", "refresher"]);
+    s.monitor().run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)");
+    s.monitor().create("below", "SELECT id, v > 0 AS is_some FROM t");
+    let query = "SELECT id, is_some FROM below";
+    s.monitor().create("st", query);
+    s.run("ddl", "BEGIN; ALTER TABLE t ALTER v TYPE bigint");
+    s.blocks("refresher", pgstream_tests::REFRESH);
+    s.run("ddl", "COMMIT");
+    s.finish("refresher").expect("it looks again");
+    s.compare("refresher", query);
+}
