@@ -4,6 +4,10 @@
 //! hidden views. So the hidden views are taken away before the command and made again, from their
 //! text, after it; the columns of the stream tables follow. Where a query does not work with the new
 //! types, or something of a user's depends on the old ones, the command is refused.
+//!
+//! PostgreSQL's reason is that a query must go on to mean what its owner made it mean: the names in a text
+//! can stand for other functions now, which run as the owner of the stream table. So those are refused, and
+//! types, which can have code, too, that belong to somebody who could not run anything as that owner before.
 
 use std::cell::RefCell;
 
@@ -23,7 +27,7 @@ use crate::{
         alter,
         event::{Command as Altered, OwnCommands, TypeChange},
         lock::{self, Lock},
-        relation,
+        name, relation,
         security::Identity,
         source, spi,
     },
@@ -34,6 +38,29 @@ struct Removed {
     stream_table: StreamTable,
     view: Oid,
     text: String,
+    uses: Uses,
+}
+
+/// What `uses.sql` finds, column by column.
+#[derive(Default)]
+struct Uses {
+    catalogs: Vec<Oid>,
+    objects: Vec<Oid>,
+    tables: Vec<Oid>,
+    columns: Vec<i32>,
+}
+
+impl Uses {
+    fn of(view: Oid, table: Oid) -> Self {
+        let mut uses = Self::default();
+        spi::ask(include_str!("uses.sql"), &[view.into(), table.into()], |row| {
+            uses.catalogs.extend(row.get::<Oid>(0));
+            uses.objects.extend(row.get::<Oid>(1));
+            uses.tables.extend(row.get::<Oid>(2));
+            uses.columns.extend(row.get::<i32>(3));
+        });
+        uses
+    }
 }
 
 /// The hidden views that were taken away for a command, each after those that it reads.
@@ -69,7 +96,8 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
     for stream_table in with_readers(&affected)? {
         let Some(view) = stream_table.view.filter(|it| relation::exists(*it)) else { continue };
         let text = catalog::query_text(view).expect("a view has a query");
-        removed.push(Removed { stream_table, view, text });
+        let uses = Uses::of(view, stream_table.relation);
+        removed.push(Removed { stream_table, view, text, uses });
     }
     let _own = OwnCommands::begin();
     for it in removed.iter().rev() {
@@ -139,7 +167,10 @@ fn restore(removed: &Removed) -> Result<(), ErrorReport> {
     let view = {
         let _own = OwnCommands::begin();
         let owner = relation::owner(relation);
+        // Before, too, for to analyze a query is to evaluate parts of it.
+        refuse_foreign_uses(removed, None)?;
         let view = or_refuse(&name, || catalog::create_view(id, &removed.text, owner))?;
+        refuse_foreign_uses(removed, Some(view))?;
         relation::belongs_to(view, relation);
         catalog::set_view(id, view);
         if or_refuse(&name, || follow_types(relation, view, owner)) {
@@ -152,6 +183,35 @@ fn restore(removed: &Removed) -> Result<(), ErrorReport> {
         lower::lower_view(view).map_err(Error::from)?;
     }
     outdate::outdate(id, "the type of a column was changed")
+}
+
+/// Refuses what would run code of somebody as the owner of the stream table who could not do that before: with
+/// a view, what its query uses now; without one, what it could come to use.
+fn refuse_foreign_uses(removed: &Removed, view: Option<Oid>) -> Result<(), ErrorReport> {
+    let StreamTable { relation, .. } = removed.stream_table;
+    let Uses { catalogs, objects, tables, columns } = &removed.uses;
+    let owner = relation::owner(relation);
+    let mut found = None;
+    spi::ask(
+        include_str!("foreign_use.sql"),
+        &[
+            catalogs.clone().into(),
+            objects.clone().into(),
+            tables.clone().into(),
+            columns.clone().into(),
+            relation.into(),
+            view.into(),
+            owner.into(),
+        ],
+        |row| found = row.get::<String>(0).zip(row.get::<String>(1)),
+    );
+    let Some((object, role)) = found else { return Ok(()) };
+    let owner = name::of_role(owner);
+    let detail =
+        format!("It could come to use {object} of role \"{role}\" as its owner, role \"{owner}\".");
+    Err(refusal(&relation::display_name(relation), PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED)
+        .set_detail(detail)
+        .set_hint("Drop the stream table, and create it again after that."))
 }
 
 /// Gives the columns of a stream table the types of its query. Conditions and indexes of the owner's are
@@ -174,11 +234,15 @@ fn follow_types(table: Oid, view: Oid, owner: Oid) -> bool {
 /// Says whose query stands in the way when `work` fails.
 fn or_refuse<T>(stream_table: &str, work: impl FnOnce() -> T) -> T {
     rephrased(work, |code, message| {
-        let text = format!("cannot alter type of a column used by stream table \"{stream_table}\"");
         let problem = match code {
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => "Its owner lacks a right",
             _ => "Its query does not go with the new type",
         };
-        ErrorReport::new(code, text, "column_type").set_detail(format!("{problem}: {message}."))
+        refusal(stream_table, code).set_detail(format!("{problem}: {message}."))
     })
+}
+
+fn refusal(stream_table: &str, code: PgSqlErrorCode) -> ErrorReport {
+    let text = format!("cannot alter type of a column used by stream table \"{stream_table}\"");
+    ErrorReport::new(code, text, "column_type")
 }

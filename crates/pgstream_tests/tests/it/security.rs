@@ -489,6 +489,165 @@ fn a_change_of_type_runs_what_an_owner_has_planted_as_the_owner() {
     assert_right(&mut session, "st", "SELECT id, v FROM s");
 }
 
+/// As for a view, a query means what it meant to its owner, whatever those who own what it reads, or may
+/// create functions where its functions are, make of it.
+#[test]
+fn a_change_of_type_runs_nothing_of_others_as_the_owner_of_a_reader() {
+    const OVERLOADS: &str = "CREATE FUNCTION pubf.f(bigint) RETURNS int IMMUTABLE RETURN spy(1)";
+    const MY_TO_INT: &str = "CREATE FUNCTION toint(my) RETURNS int IMMUTABLE RETURN spy(1);
+        CREATE CAST (my AS int) WITH FUNCTION toint(my) AS IMPLICIT";
+    const MOOD_TO_JSON: &str =
+        "CREATE FUNCTION tojson(mood) RETURNS json IMMUTABLE RETURN to_json(spy(1));
+        CREATE CAST (mood AS json) WITH FUNCTION tojson(mood)";
+    for (query, planted, change) in [
+        ("SELECT id, a FROM t", "", "TABLE t ALTER a TYPE dom"),
+        ("SELECT id FROM t WHERE a > 0", "", "TABLE t ALTER a TYPE dom"),
+        ("SELECT id, a FROM t", "", "TABLE t ALTER a TYPE dom[] USING ARRAY[a]"),
+        (
+            "SELECT id, a FROM t",
+            "CREATE TYPE span AS RANGE (subtype = dom)",
+            "TABLE t ALTER a TYPE span USING NULL",
+        ),
+        (
+            "SELECT id, a FROM t",
+            "CREATE TYPE deep AS (x dom[])",
+            "TABLE t ALTER a TYPE deep USING row(ARRAY[a])",
+        ),
+        ("SELECT id, coalesce(a, '1') AS a FROM t", "", "TABLE t ALTER a TYPE my USING row(a)"),
+        ("SELECT id, a + 1 AS b FROM t", MY_TO_INT, "TABLE t ALTER a TYPE my USING row(a)"),
+        ("SELECT id, m FROM t", MY_TO_INT, "TABLE t ALTER m TYPE int USING 1"),
+        ("SELECT id, to_jsonb(a) AS a FROM t", MOOD_TO_JSON, "TABLE t ALTER a TYPE mood USING 'x'"),
+        ("SELECT id, pubf.f(a) AS b FROM t", OVERLOADS, "TABLE t ALTER a TYPE bigint"),
+        (
+            "SELECT id, a OPERATOR(pubf.<+>) 1 AS b FROM t",
+            "CREATE FUNCTION f(bigint, int) RETURNS int IMMUTABLE RETURN spy(1);
+          CREATE OPERATOR pubf.<+> (FUNCTION = f, LEFTARG = bigint, RIGHTARG = int)",
+            "TABLE t ALTER a TYPE bigint",
+        ),
+        (
+            "SELECT id % 2 AS g, pubf.agg(a) AS b FROM t GROUP BY 1",
+            "CREATE FUNCTION step(bigint, bigint) RETURNS bigint IMMUTABLE RETURN spy(1);
+          CREATE AGGREGATE pubf.agg(bigint) (SFUNC = step, STYPE = bigint)",
+            "TABLE t ALTER a TYPE bigint",
+        ),
+        (
+            "SELECT id, pubf.g(a, '(1)') AS b FROM t",
+            "CREATE FUNCTION pubf.g(bigint, my) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'",
+            "TABLE t ALTER a TYPE bigint",
+        ),
+        ("SELECT id, a FROM parted", "", "TABLE parted ALTER a TYPE dom"),
+        ("SELECT id, a FROM parent", "", "TABLE parent ALTER a TYPE dom"),
+        ("SELECT id, a FROM child", "", "TABLE parent ALTER a TYPE dom"),
+        ("SELECT id, a FROM typed", "", "TYPE pair ALTER ATTRIBUTE a TYPE dom CASCADE"),
+        ("SELECT id, a FROM own", "", "TABLE t ALTER a TYPE dom"),
+    ] {
+        let mut place = Place::new();
+        let mal = place.role("mal");
+        place.admin.run(&format!(
+            "CREATE SCHEMA pubf; GRANT USAGE, CREATE ON SCHEMA pubf TO {mal}; SET search_path = {mal}, public;
+             CREATE FUNCTION pubf.f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+             CREATE FUNCTION pubf.g(int, \"any\") RETURNS int LANGUAGE internal IMMUTABLE AS 'int4up';
+             CREATE OPERATOR pubf.<+> (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int);
+             CREATE AGGREGATE pubf.agg(int) (SFUNC = int4pl, STYPE = int)"
+        ));
+        let mut session = place.session(&mal);
+        session.run(&format!(
+            "{SPY}; CREATE DOMAIN dom AS int CHECK (spy(VALUE) = VALUE); CREATE TYPE my AS (x dom); CREATE TYPE mood AS ENUM ('x');
+             CREATE TABLE t (id int PRIMARY KEY, a int, m my); INSERT INTO t VALUES (1, 1, row(1));
+             CREATE TYPE pair AS (id int, a int); CREATE TABLE typed OF pair;
+             CREATE TABLE parted (id int, a int) PARTITION BY LIST (id); CREATE TABLE part PARTITION OF parted DEFAULT;
+             CREATE TABLE parent (id int, a int); CREATE TABLE child () INHERITS (parent)"
+        ));
+        if query.contains("own") {
+            session.create("own", "SELECT id, a FROM t");
+        }
+        place.admin.create("public.st", query);
+        session.run(planted);
+        let error = session.error(&format!("ALTER {change}"));
+        assert_eq!(error.code, "0A000", "{query}: {change}: {error}");
+        assert!(error.message.contains("type of a column used by stream table"), "{error}");
+        session.run("INSERT INTO t VALUES (2, 2, row(2))");
+        place.admin.refresh("public.st");
+        assert_right(&mut place.admin, "public.st", query);
+    }
+}
+
+/// They are analyzed anew, too, when the columns of the stream table get other types.
+#[test]
+fn a_change_of_type_gives_no_other_functions_to_indexes_and_conditions_of_a_reader() {
+    for planted in [
+        "CREATE INDEX ON st ((pubf.f(a)))",
+        "CREATE INDEX ON st (id) WHERE pubf.f(a) > 0",
+        "ALTER TABLE st ADD CHECK (pubf.f(a) > 0)",
+        "CREATE STATISTICS ON (pubf.f(a)), id FROM st",
+    ] {
+        let mut place = Place::new();
+        let mal = place.role("mal");
+        place.admin.run(&format!(
+            "CREATE SCHEMA pubf; GRANT USAGE, CREATE ON SCHEMA pubf TO {mal};
+             CREATE FUNCTION pubf.f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'"
+        ));
+        let mut session = place.session(&mal);
+        session.run("CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, 1)");
+        place.admin.create("st", &format!("SELECT id, a FROM {mal}.t"));
+        place.admin.run(planted);
+        session.run(&format!(
+            "{SPY}; CREATE FUNCTION pubf.f(bigint) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN {mal}.spy(1); END'"
+        ));
+        let error = session.error("ALTER TABLE t ALTER a TYPE bigint");
+        assert_eq!(error.code, "0A000", "{planted}: {error}");
+        place.admin.refresh("st");
+    }
+}
+
+/// Those who may act as the owner anyway.
+#[test]
+fn a_change_of_type_may_bring_in_what_belongs_to_the_owner_of_a_reader_or_to_who_acts_for_him() {
+    let mut place = Place::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|it| place.role(it));
+    place.admin.run(&format!(
+        "CREATE TYPE public.mood AS ENUM ('1', '2'); GRANT {alice} TO {carol}; CREATE SCHEMA pubf;
+         CREATE FUNCTION pubf.f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+         CREATE FUNCTION pubf.f(bigint) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1::int';
+         CREATE FUNCTION pubf.f(numeric) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1::int';
+         ALTER FUNCTION pubf.f(numeric) OWNER TO {carol};
+         GRANT USAGE ON SCHEMA pubf, {alice}, {bob}, {carol} TO PUBLIC"
+    ));
+    let domain = |of: &str| {
+        format!("CREATE FUNCTION holds(text) RETURNS bool LANGUAGE plpgsql AS
+                   $$BEGIN IF current_user = '{bob}' THEN RETURN true; END IF; RETURN current_user = '{alice}'; END$$;
+                 CREATE DOMAIN {of}.dom AS text CHECK ({of}.holds(VALUE))")
+    };
+    for role in [&alice, &carol] {
+        place.session(role).run(&domain(role));
+    }
+    let mut owner = place.session(&bob);
+    owner.run(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY, a int, b text); INSERT INTO t VALUES (1, 1, '1'); GRANT SELECT ON t TO {alice}"
+    ));
+    let query = format!("SELECT id, a, pubf.f(a) AS f, b, b || '!' AS c FROM {bob}.t");
+    let mut session = place.session(&alice);
+    session.create("st", &query);
+    for change in [
+        "a TYPE bigint".to_owned(),
+        "a TYPE numeric".to_owned(),
+        format!("b TYPE {alice}.dom"),
+        format!("b TYPE {carol}.dom"),
+        "b TYPE text".to_owned(),
+        "b TYPE varchar(20)".to_owned(),
+    ] {
+        owner.run(&format!("ALTER TABLE t ALTER {change}"));
+        owner.run("INSERT INTO t SELECT max(id) + 1, 2, '2' FROM t");
+        session.refresh("st");
+        assert_right(&mut session, "st", &query);
+    }
+    session.create("plain", &format!("SELECT b FROM {bob}.t"));
+    session.run("SELECT pgstream.drop_stream_table('st')");
+    owner.run("ALTER TABLE t ALTER b TYPE public.mood USING b::text::public.mood");
+    session.refresh("plain");
+    assert_right(&mut session, "plain", &format!("SELECT b FROM {bob}.t"));
+}
+
 /// Names that others can guess may be taken.
 #[test]
 fn whoever_may_create_in_a_schema_is_in_nobodys_way_there() {
