@@ -45,6 +45,10 @@ pub fn before(start: Start) -> Result<(), ErrorReport> {
             drop::release_stages(&roles);
             Ok(())
         }
+        Start::ReassignOwned(roles) => {
+            let _superuser = Identity::superuser();
+            stream_table::owners_change(&roles)
+        }
     }
 }
 

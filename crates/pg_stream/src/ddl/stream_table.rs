@@ -9,8 +9,14 @@ use pgstream_ivm::sql::quote_qualified;
 
 use crate::{
     catalog::{self, StreamTable},
-    ddl::outdate,
-    pg::{event::OwnCommands, lock::Lock, member, name, relation, source::Source, spi},
+    ddl::{drop::drop_stages, outdate},
+    pg::{
+        event::OwnCommands,
+        lock::{self, Lock},
+        member, name, relation,
+        source::Source,
+        spi,
+    },
 };
 
 const GUARD: &str = "pg_stream_guard";
@@ -113,10 +119,30 @@ fn follow_owner(stream_table: &StreamTable) -> Result<(), ErrorReport> {
         &[],
         |_| {},
     );
-    for stage in catalog::stages(stream_table.id) {
-        spi::run(&format!("ALTER TABLE {stage} OWNER TO {role}"), &[], |_| {});
+    give_away(stream_table.id)
+}
+
+/// Hidden state is made of what the former owner could read, and the stream table shows less of it.
+fn give_away(id: i64) -> Result<(), ErrorReport> {
+    drop_stages(id);
+    outdate::outdate(id, "it has a new owner")
+}
+
+/// Before REASSIGN OWNED, which would give away the hidden tables themselves.
+pub fn owners_change(owners: &[Oid]) -> Result<(), ErrorReport> {
+    let mut ids = Vec::new();
+    spi::ask(
+        "SELECT s.pgs_id FROM pgstream.pgs_stream_tables AS s \
+         JOIN pg_catalog.pg_class AS c ON c.oid = s.pgs_relid \
+         WHERE c.relowner = ANY ($1) ORDER BY s.pgs_id",
+        &[owners.to_vec().into()],
+        |row| ids.extend(row.get::<i64>(0)),
+    );
+    for stream_table in ids.into_iter().filter_map(catalog::by_id) {
+        lock::relation(stream_table.relation, Lock::AccessExclusive);
+        give_away(stream_table.id)?;
     }
-    outdate::outdate(stream_table.id, "it has a new owner")
+    Ok(())
 }
 
 /// After the renaming of a schema, and the like: the catalog follows, and nobody uses statements with

@@ -4,7 +4,7 @@ use std::{cell::Cell, sync::OnceLock};
 
 use pgrx::pg_sys::{self, Datum, NodeTag, Oid};
 
-use super::{relation::text, security, spi};
+use super::{member, relation::text, security, spi};
 
 /// The sorts of objects that a command can be about, as far as they are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,13 +174,16 @@ pub enum Start {
     TypeChange(TypeChange),
     /// What these roles own is about to be dropped. The current user may do that.
     DropOwned(Vec<Oid>),
+    /// The same for what gets another owner.
+    ReassignOwned(Vec<Oid>),
 }
 
 type Handler = fn(Start) -> Result<(), pg_sys::panic::ErrorReport>;
 
 static HANDLER: OnceLock<Handler> = OnceLock::new();
 
-/// `handler` is called before each ALTER TABLE that changes types of columns, and each DROP OWNED.
+/// `handler` is called before each ALTER TABLE that changes types of columns, and each DROP OWNED and
+/// REASSIGN OWNED.
 pub fn before_ddl(handler: Handler) {
     HANDLER.get_or_init(|| handler);
 }
@@ -210,30 +213,56 @@ pub unsafe extern "C-unwind" fn pg_stream_on_ddl_start(fcinfo: pg_sys::FunctionC
             );
         }
         let statement = (*context.cast::<pg_sys::EventTriggerData>()).parsetree;
-        drop_owned(statement).or_else(|| type_change(statement).map(Start::TypeChange))
+        of_owned(statement).or_else(|| type_change(statement).map(Start::TypeChange))
     };
-    if let (Some(start), Some(handler)) = (start.filter(|_| !is_own()), HANDLER.get())
+    start.filter(|_| !is_own()).into_iter().for_each(handle);
+    Datum::from(0)
+}
+
+fn handle(start: Start) {
+    if let Some(handler) = HANDLER.get()
         && let Err(report) = handler(start)
     {
         report.report(pgrx::PgLogLevel::ERROR);
     }
-    Datum::from(0)
+}
+
+/// Before a command that event triggers are not told of.
+///
+/// # Safety
+///
+/// `command` must be a parse tree.
+pub unsafe fn before_untold(command: *mut pg_sys::Node) {
+    // Other databases have this hook, too.
+    if member::extension().is_some() {
+        // SAFETY: as promised.
+        unsafe { of_owned(command) }.into_iter().for_each(handle);
+    }
 }
 
 /// # Safety
 ///
 /// `statement` must be a parse tree.
-unsafe fn drop_owned(statement: *mut pg_sys::Node) -> Option<Start> {
+unsafe fn of_owned(statement: *mut pg_sys::Node) -> Option<Start> {
     // SAFETY: the tag says which struct it is; elements of a list lie one after the other.
     unsafe {
-        if statement.is_null() || (*statement).type_ != NodeTag::T_DropOwnedStmt {
+        if statement.is_null() {
             return None;
         }
-        let roles = pg_sys::roleSpecsToIds((*statement.cast::<pg_sys::DropOwnedStmt>()).roles);
+        let (roles, start): (_, fn(Vec<Oid>) -> Start) = match (*statement).type_ {
+            NodeTag::T_DropOwnedStmt => {
+                ((*statement.cast::<pg_sys::DropOwnedStmt>()).roles, Start::DropOwned)
+            }
+            NodeTag::T_ReassignOwnedStmt => {
+                ((*statement.cast::<pg_sys::ReassignOwnedStmt>()).roles, Start::ReassignOwned)
+            }
+            _ => return None,
+        };
+        let roles = pg_sys::roleSpecsToIds(roles);
         let count = usize::try_from((*roles).length).unwrap_or(0);
         let roles = (0..count).map(|it| (*(*roles).elements.add(it)).oid_value);
         let may = |it: &Oid| pg_sys::has_privs_of_role(pg_sys::GetUserId(), *it);
-        Some(Start::DropOwned(roles.filter(may).collect()))
+        Some(start(roles.filter(may).collect()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Commands that schedulers must know of: on databases (most fail while anybody is connected, so
-//! the scheduler and its workers step aside), DROP EXTENSION, and COMMIT PREPARED.
+//! the scheduler and its workers step aside), DROP EXTENSION, and COMMIT PREPARED. And REASSIGN OWNED,
+//! of which no event trigger is told.
 
 use std::ffi::{CStr, c_char};
 
@@ -8,7 +9,7 @@ use pgrx::{
     pg_sys::{self, NodeTag, Oid},
 };
 
-use super::{job, security::Identity, shmem, time, wake};
+use super::{event, job, security::Identity, shmem, time, wake};
 
 /// How long they stay away, in microseconds. PostgreSQL waits 5 seconds for others to go.
 const ABSENCE: i64 = 7_000_000;
@@ -57,6 +58,9 @@ unsafe extern "C-unwind" fn process_utility(
         if is_about_databases(tag) {
             before(command);
         }
+        if tag == NodeTag::T_ReassignOwnedStmt {
+            before_reassign_owned(command);
+        }
         let next = NEXT.unwrap_or(standard_ProcessUtility);
         next(
             statement,
@@ -93,6 +97,12 @@ unsafe extern "C-unwind" fn before(command: *mut pg_sys::Node) {
     if let Some(database) = unsafe { disturbed_database(command) } {
         step_aside(database);
     }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn before_reassign_owned(command: *mut pg_sys::Node) {
+    // SAFETY: as in `before`.
+    unsafe { event::before_untold(command) };
 }
 
 /// # Safety

@@ -1133,6 +1133,44 @@ const SECRET_CHANGES: [&str; 3] = [
     "DELETE FROM base WHERE id % 4 = 0; DELETE FROM part WHERE id = 20; DELETE FROM pub WHERE id = 4",
 ];
 
+/// As with a materialized view, only what it shows.
+#[test]
+fn who_is_given_a_stream_table_gets_nothing_of_what_it_is_made_from() {
+    for give in ["ALTER TABLE alice.st OWNER TO heir", "REASSIGN OWNED BY alice TO heir"] {
+        let mut place = Place::new();
+        let [alice, heir] = ["alice", "heir"].map(|it| place.role(it));
+        let give = give.replace("alice", &alice).replace("heir", &heir);
+        place.admin.run(&format!(
+            "CREATE TABLE base (id int PRIMARY KEY, a int, secret text); INSERT INTO base VALUES (1, 1, 'top secret 1'), (2, 1, 'top secret 2');
+             GRANT SELECT ON base TO {alice}; GRANT USAGE ON SCHEMA {alice} TO {heir}"
+        ));
+        let query = "SELECT a, count(*) AS n FROM (SELECT DISTINCT a, secret FROM public.base) AS x GROUP BY a";
+        place.session(&alice).create("st", query);
+        place.admin.run(&format!("BEGIN; {give}; ROLLBACK; INSERT INTO base VALUES (3, 1, 'x')"));
+        place.admin.refresh(&format!("{alice}.st"));
+        assert_eq!(last_action(&mut place.admin), "DIFFERENTIAL");
+        place.admin.run(&give);
+        let mut session = place.session(&heir);
+        let table = format!("{alice}.st");
+        let mine = "SELECT count(*) FROM pg_class WHERE relowner = current_user::regrole AND relnamespace = 'pgstream_state'::regnamespace AND relkind = 'r'";
+        assert_eq!(session.value(mine), "0", "{give}");
+        assert_eq!(session.rows(&format!("SELECT a, n FROM {table}")), ["1|3"], "{give}");
+        let refresh = format!("SELECT pgstream.refresh_stream_table('{table}')");
+        assert_eq!(session.error(&refresh).code, DENIED);
+        place.admin.run(&format!("SELECT * FROM pgstream.explain_st('{table}')"));
+        place
+            .admin
+            .run(&format!("GRANT SELECT ON base TO {heir}; INSERT INTO base VALUES (4, 2, 'y')"));
+        session.run(&format!("SELECT * FROM pgstream.verify_stream_table('{table}')"));
+        session.run(&refresh);
+        assert_right(&mut session, &table, query);
+        place.admin.run("UPDATE base SET a = 3 WHERE id < 3");
+        session.run(&refresh);
+        assert_eq!(last_action(&mut place.admin), "DIFFERENTIAL");
+        assert_right(&mut session, &table, query);
+    }
+}
+
 #[test]
 fn what_a_view_hides_is_stored_nowhere() {
     let mut place = Place::new();
