@@ -39,6 +39,8 @@ struct Removed {
     view: Oid,
     text: String,
     uses: Uses,
+    /// It is held as well.
+    text_search: Option<Oid>,
 }
 
 /// What `uses.sql` finds, column by column.
@@ -97,7 +99,8 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
         let Some(view) = stream_table.view.filter(|it| relation::exists(*it)) else { continue };
         let text = catalog::query_text(view).expect("a view has a query");
         let uses = Uses::of(view, stream_table.relation);
-        removed.push(Removed { stream_table, view, text, uses });
+        let text_search = relation::held_text_search(view);
+        removed.push(Removed { stream_table, view, text, uses, text_search });
     }
     let _own = OwnCommands::begin();
     for it in removed.iter().rev() {
@@ -172,6 +175,7 @@ fn restore(removed: &Removed) -> Result<(), ErrorReport> {
         let view = or_refuse(&name, || catalog::create_view(id, &removed.text, owner))?;
         refuse_foreign_uses(removed, Some(view))?;
         relation::belongs_to(view, relation);
+        relation::hold_text_search(view, removed.text_search);
         catalog::set_view(id, view);
         if or_refuse(&name, || follow_types(relation, view, owner)) {
             let command = Altered::of_table(relation, format!("stream table {name}"));

@@ -104,6 +104,19 @@ pub fn hold_text_search(view: Oid, config: Option<Oid>) {
     }
 }
 
+/// The text search configuration that a view holds on to by [`hold_text_search`].
+pub fn held_text_search(view: Oid) -> Option<Oid> {
+    let mut config = None;
+    super::spi::ask(
+        "SELECT refobjid FROM pg_catalog.pg_depend \
+         WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = $1 \
+         AND refclassid = 'pg_catalog.pg_ts_config'::regclass",
+        &[view.into()],
+        |row| config = row.get(0),
+    );
+    config
+}
+
 /// The OID of a type by its qualified SQL name.
 pub fn type_named(name: &str) -> Oid {
     let name = CString::new(name).expect("a type name has no NUL");

@@ -737,7 +737,10 @@ fn the_default_text_search_configuration_is_changed_and_renamed() {
             ));
         }
         for (ddl, name) in [
-            ("ALTER TEXT SEARCH CONFIGURATION ext.c RENAME TO \"D\"", "ext.\"D\""),
+            (
+                "ALTER TABLE t ALTER id TYPE bigint; ALTER TEXT SEARCH CONFIGURATION ext.c RENAME TO \"D\"",
+                "ext.\"D\"",
+            ),
             ("ALTER SCHEMA ext RENAME TO other", "other.\"D\""),
             ("ALTER TEXT SEARCH CONFIGURATION other.\"D\" SET SCHEMA public", "public.\"D\""),
         ] {
