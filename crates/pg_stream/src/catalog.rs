@@ -16,8 +16,9 @@ use crate::{
         event::OwnCommands,
         lock::Lock,
         name,
+        node::Arena,
         own::{self, OwnRow, OwnTable, Value},
-        relation,
+        query, relation,
         security::Identity,
         snapshot::Snapshot,
         spi, text, view, wake,
@@ -262,7 +263,19 @@ pub fn create_view(id: i64, sql: &str, owner: Oid) -> Result<Oid, Error> {
     let view = view::create(STATE_SCHEMA, &format!("query_{id}"), sql, owner);
     match spi::get_one::<String>(include_str!("catalog/temporary.sql"), &[view.into()]) {
         Some(object) => Err(Refusal::always(object, "it is visible to one session only").into()),
-        None => Ok(view),
+        None => {
+            hold_joined_columns(view);
+            Ok(view)
+        }
+    }
+}
+
+/// PostgreSQL does not note which columns are in the row of a join that a query reads as a whole.
+pub fn hold_joined_columns(view: Oid) {
+    let arena = Arena::enter();
+    let query = query::of_view(&arena, view);
+    for (table, column) in query.map(query::columns_of_joined_rows).unwrap_or_default() {
+        relation::hold_column(view, table, column);
     }
 }
 

@@ -1488,6 +1488,12 @@ impl<'a> Entry<'a> {
         self.0.security_barrier
     }
 
+    /// The columns of a join, as expressions over what is joined; none for what is no join.
+    pub fn joined(self) -> Vec<Node<'a>> {
+        // SAFETY: a list of expressions, or null.
+        unsafe { nodes(self.0.joinaliasvars) }
+    }
+
     /// The name of its column `attribute`.
     pub fn column_name(self, attribute: i16) -> Option<String> {
         let index = usize::try_from(attribute - 1).ok()?;

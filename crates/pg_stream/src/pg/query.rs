@@ -289,6 +289,43 @@ pub fn without_join_aliases(query: Query<'_>) -> Query<'_> {
     }
 }
 
+/// The columns of tables in those joins of which the query, or one in it, reads a whole row.
+pub fn columns_of_joined_rows(query: Query<'_>) -> Vec<(Oid, i16)> {
+    let mut found = Vec::new();
+    query.node().visit(&mut |node| {
+        if let Kind::Query(around) = node.kind() {
+            node.visit_levels(&mut |node, levels| {
+                if let Kind::Column(column) = node.kind()
+                    && column.attribute == 0
+                    && column.levels_up + 1 == levels
+                {
+                    note_joined(around, column.entry, &mut found);
+                }
+                Step::Into
+            });
+        }
+        Step::Into
+    });
+    found.sort_unstable_by_key(|it| (it.0.to_u32(), it.1));
+    found.dedup();
+    found
+}
+
+fn note_joined(query: Query<'_>, entry: usize, found: &mut Vec<(Oid, i16)>) {
+    let Some(entry) = query.entry(entry) else { return };
+    for column in entry.joined().into_iter().flat_map(Node::free_columns) {
+        let Some(below) = query.entry(column.entry) else { continue };
+        match below.kind() {
+            EntryKind::Relation { oid, .. } if column.attribute > 0 => {
+                found.push((oid, column.attribute));
+            }
+            // Those of a join within it are columns of it, or of what it joins, themselves.
+            EntryKind::Join => note_joined(query, column.entry, found),
+            _ => {}
+        }
+    }
+}
+
 /// The expression of a virtual generated column, over the columns of the same table, which is
 /// entry `column.entry` of the range table.
 pub fn generation_expression(table: Oid, column: ColumnRef) -> Option<Node<'static>> {

@@ -8,6 +8,8 @@ use std::{
 
 use pgrx::pg_sys::{self, Oid};
 
+use super::event::Class;
+
 /// Schema and name.
 pub fn name(relation: Oid) -> (String, String) {
     // SAFETY: both functions return NULL or a palloc'd string.
@@ -83,6 +85,29 @@ pub fn belongs_to(relation: Oid, owner: Oid) {
     let (depender, referenced) = (address(relation), address(owner));
     let kind = pg_sys::DependencyType::DEPENDENCY_AUTO;
     // SAFETY: both relations exist, and the addresses outlive the call.
+    unsafe { pg_sys::recordDependencyOn(&raw const depender, &raw const referenced, kind) };
+}
+
+/// Has the query of a view hold on to a column, as to one that it names.
+pub fn hold_column(view: Oid, table: Oid, column: i16) {
+    let mut rule = None;
+    super::spi::ask(
+        "SELECT w.oid FROM pg_catalog.pg_rewrite AS w WHERE w.ev_class = $1 AND NOT EXISTS \
+         (SELECT FROM pg_catalog.pg_depend WHERE objid = w.oid AND refobjid = $2 AND refobjsubid = $3 \
+          AND classid = 'pg_catalog.pg_rewrite'::regclass AND refclassid = 'pg_catalog.pg_class'::regclass)",
+        &[view.into(), table.into(), i32::from(column).into()],
+        |row| rule = row.get::<Oid>(0),
+    );
+    let Some(rule) = rule else { return };
+    let address = |class: Class, object, part| pg_sys::ObjectAddress {
+        classId: class.oid(),
+        objectId: object,
+        objectSubId: part,
+    };
+    let depender = address(Class::Rule, rule, 0);
+    let referenced = address(Class::Relation, table, column.into());
+    let kind = pg_sys::DependencyType::DEPENDENCY_NORMAL;
+    // SAFETY: the rule and the column exist, and the addresses outlive the call.
     unsafe { pg_sys::recordDependencyOn(&raw const depender, &raw const referenced, kind) };
 }
 

@@ -357,6 +357,7 @@ pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(
     catalog::set_dependencies(definition.pgs_id, &definition.dependencies);
     // Dumps and pg_upgrade do not keep this.
     relation::belongs_to(definition.view, definition.relation);
+    catalog::hold_joined_columns(definition.view);
     definition.hold_text_search();
     drop_stages(definition.pgs_id);
     fault::point(Step::StagesDropped);

@@ -823,6 +823,35 @@ fn columns_of_a_named_join_are_renamed_and_added() {
     }
 }
 
+/// Which PostgreSQL does not take for columns that a view reads.
+#[test]
+fn columns_of_a_named_join_get_other_types_and_are_not_dropped() {
+    for query in [
+        "SELECT to_jsonb(j) AS j FROM (t JOIN u USING (id)) AS j",
+        "SELECT j.id, k.value FROM (t FULL JOIN u USING (id)) AS j, LATERAL jsonb_each_text(to_jsonb(j)) AS k",
+        "SELECT id, (SELECT count(*) FROM t WHERE to_jsonb(j)::text > b) AS j FROM (d JOIN (t NATURAL JOIN u) USING (id)) AS j",
+    ] {
+        let database = Database::new();
+        let mut session = database.session();
+        session.run(
+            "CREATE TABLE t (id int PRIMARY KEY, b text); CREATE TABLE u (id int PRIMARY KEY, c int); CREATE TABLE d (id int);
+             INSERT INTO t VALUES (1, 'x'); INSERT INTO u VALUES (1, 5); INSERT INTO d VALUES (1), (3)",
+        );
+        session.create("st", query);
+        assert_eq!(session.error("ALTER TABLE u DROP COLUMN c").code, "2BP01", "{query}");
+        for ddl in ["ALTER TABLE u ALTER c TYPE text", "ALTER TABLE t ALTER b TYPE varchar(10)"] {
+            session.run(ddl);
+            session.run("INSERT INTO t SELECT max(id) + 1, 'y' FROM t; INSERT INTO u SELECT max(id) + 1, 6 FROM u");
+            for change in ["SELECT", "UPDATE u SET c = c || '1'; DELETE FROM t WHERE id = 1"] {
+                session.run(change);
+                session.refresh("st");
+                compare_with(&mut session, "st", query, &format!("{ddl}; {change}"));
+            }
+        }
+        assert_eq!(session.error("ALTER TABLE u DROP COLUMN c").code, "2BP01", "{query}");
+    }
+}
+
 /// Through stream tables, by names that were changed while nobody looked.
 #[test]
 fn columns_of_whole_rows_are_renamed_without_event_triggers() {
