@@ -1,10 +1,10 @@
 //! Locks on relations, and waiting for locks.
 
-use std::ffi::CString;
+use std::{cell::RefCell, collections::HashSet, ffi::CString};
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::{security::LocalSettings, subtransaction, time};
+use super::{fault, security::LocalSettings, subtransaction, time};
 
 /// How strongly a relation is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,16 +34,43 @@ impl Lock {
     }
 }
 
+thread_local! {
+    /// The relations that were locked against everybody by us, and not by a command, in the transaction of
+    /// that number.
+    static LOCKED: RefCell<(u32, HashSet<Oid>)> = RefCell::default();
+}
+
 /// Locks a relation until the end of the transaction. Waits.
 pub fn relation(relation: Oid, lock: Lock) {
+    note(relation, lock);
     // SAFETY: taking a lock by OID; invalidations are processed on the way.
     unsafe { pg_sys::LockRelationOid(relation, lock.mode()) };
 }
 
 /// As [`relation`], if that is possible without waiting.
 pub fn try_relation(relation: Oid, lock: Lock) -> bool {
+    note(relation, lock);
     // SAFETY: as in `relation`.
     unsafe { pg_sys::ConditionalLockRelationOid(relation, lock.mode()) }
+}
+
+fn note(relation: Oid, lock: Lock) {
+    if lock != Lock::AccessExclusive || is_held(relation, lock) {
+        return;
+    }
+    LOCKED.with_borrow_mut(|(transaction, ours)| {
+        if std::mem::replace(transaction, fault::transaction()) != fault::transaction() {
+            ours.clear();
+        }
+        ours.insert(relation);
+    });
+}
+
+/// Whether it was us who locked the relation against everybody.
+fn is_ours(relation: Oid) -> bool {
+    LOCKED.with_borrow(|(transaction, ours)| {
+        *transaction == fault::transaction() && ours.contains(&relation)
+    })
 }
 
 /// Whether this transaction has locked a relation in that way.
@@ -84,7 +111,8 @@ pub fn is_being_changed(relation: Oid) -> bool {
 }
 
 /// Whether this transaction may have changed rows of the relation: it has an id, and one of the locks
-/// that INSERT, UPDATE, DELETE and TRUNCATE take. Others take them too.
+/// that INSERT, UPDATE, DELETE and TRUNCATE take. Others take them too; what we have locked ourselves does
+/// not count.
 pub fn may_have_changed(relation: Oid) -> bool {
     // SAFETY: looks at this backend's state; the relation is closed again.
     unsafe {
@@ -96,7 +124,7 @@ pub fn may_have_changed(relation: Oid) -> bool {
             return false;
         }
         let holds = |it: Lock| pg_sys::CheckRelationLockedByMe(opened, it.mode(), false);
-        let may = holds(Lock::RowExclusive) || holds(Lock::AccessExclusive);
+        let may = holds(Lock::RowExclusive) || holds(Lock::AccessExclusive) && !is_ours(relation);
         pg_sys::relation_close(opened, pg_sys::NoLock as i32);
         may
     }
