@@ -247,11 +247,7 @@ fn note_virtual_columns(inventory: &mut Inventory, relation: Oid) {
         let column = ColumnRef { entry: 1, attribute, levels_up: 0 };
         if let Some(expression) = query::generation_expression(relation, column) {
             inventory.expressions.push(expression.digest());
-            expression.visit(&mut |node| {
-                note_functions(inventory, node);
-                note_conversions(inventory, node);
-                Step::Into
-            });
+            note_added(inventory, expression);
         }
     }
 }
@@ -299,12 +295,17 @@ fn note_row_types(inventory: &mut Inventory, node: Node<'_>) {
 /// PostgreSQL adds them when it plans.
 fn note_defaults(inventory: &mut Inventory, node: Node<'_>) {
     for argument in node.expanded_arguments() {
-        argument.visit(&mut |node| {
-            note_functions(inventory, node);
-            note_conversions(inventory, node);
-            Step::Into
-        });
+        note_added(inventory, argument);
     }
+}
+
+/// An expression that PostgreSQL adds to the query.
+fn note_added(inventory: &mut Inventory, expression: Node<'_>) {
+    expression.visit(&mut |node| {
+        note_functions(inventory, node);
+        note_conversions(inventory, node);
+        Step::Into
+    });
 }
 
 fn note_functions(inventory: &mut Inventory, node: Node<'_>) {

@@ -167,12 +167,8 @@ fn changed_by_printing(query: Query<'_>) -> Option<&'static str> {
     if has_equal_names(query, &[]) {
         return Some("a row as a whole that has two columns of one name");
     }
-    let mut has_named_row = false;
-    query.node().visit(&mut |node| {
-        has_named_row |= matches!(node.kind(), Kind::Row { is_named: true });
-        Step::Into
-    });
-    has_named_row
+    check_rows(query)
+        .is_err()
         .then_some("a row of a join as a whole beside aggregates, or by the name of its USING")
 }
 

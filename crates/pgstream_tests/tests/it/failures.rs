@@ -323,8 +323,8 @@ fn a_table_in_error_says_why_and_comes_back() {
     watched.refresh_and_compare(&mut session, "resumed");
 }
 
-#[test]
-fn scheduled_failures_are_recorded_retried_and_end_in_suspension() {
+/// Refreshes `st` each second, and suspends it after two failures.
+fn scheduled() -> Database {
     let database = Database::on(Server::start(&[
         "fsync=off",
         "pg_stream.scheduler_interval_ms=100",
@@ -334,6 +334,13 @@ fn scheduled_failures_are_recorded_retried_and_end_in_suspension() {
     let mut session = database.session();
     session.run(TABLES);
     session.run(&format!("SELECT pgstream.create_stream_table('st', '{QUERY}', '1s')"));
+    database
+}
+
+#[test]
+fn scheduled_failures_are_recorded_retried_and_end_in_suspension() {
+    let database = scheduled();
+    let mut session = database.session();
     session.run("LISTEN pg_stream_alert");
     session.run("ALTER SYSTEM SET pg_stream.inject_fault = 'frontier-stored'");
     session.run("SELECT pg_reload_conf()");
@@ -393,15 +400,8 @@ fn scheduled_failures_are_recorded_retried_and_end_in_suspension() {
 
 #[test]
 fn what_is_not_its_fault_brings_a_table_no_nearer_to_suspension() {
-    let database = Database::on(Server::start(&[
-        "fsync=off",
-        "pg_stream.scheduler_interval_ms=100",
-        "pg_stream.min_schedule_seconds=1",
-        "pg_stream.max_consecutive_errors=2",
-    ]));
+    let database = scheduled();
     let mut session = database.session();
-    session.run(TABLES);
-    session.run(&format!("SELECT pgstream.create_stream_table('st', '{QUERY}', '1s')"));
     session.run(
         "CREATE TABLE mode (code text); INSERT INTO mode VALUES ('53100');
          CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$

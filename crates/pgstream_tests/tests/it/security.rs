@@ -1118,6 +1118,22 @@ fn assert_no_secret(session: &mut Session, context: &str) {
     }
 }
 
+/// Refreshes stream tables, given with their queries, after a change.
+#[track_caller]
+fn follow_without_secrets(
+    session: &mut Session,
+    tables: &[(String, impl AsRef<str>)],
+    change: &str,
+) {
+    for (table, query) in tables {
+        let query = query.as_ref();
+        session.refresh(table);
+        assert_eq!(last_action(session), "DIFFERENTIAL", "{change} {query}");
+        assert_right(session, table, query);
+    }
+    assert_no_secret(session, change);
+}
+
 const SECRETS: &str = "
     CREATE TABLE base (id int PRIMARY KEY, a int, secret text);
     INSERT INTO base SELECT i, i % 3, 'secret ' || i % 5 FROM generate_series(1, 12) AS i;
@@ -1235,12 +1251,7 @@ fn what_a_view_hides_is_stored_nowhere() {
     assert_no_secret(&mut session, "at first");
     for change in SECRET_CHANGES {
         place.admin.run(change);
-        for (table, query) in &tables {
-            session.refresh(table);
-            assert_eq!(last_action(&mut session), "DIFFERENTIAL", "{change} {query}");
-            assert_right(&mut session, table, query);
-        }
-        assert_no_secret(&mut session, change);
+        follow_without_secrets(&mut session, &tables, change);
     }
     // Rows that look the same have the same identity, unless what tells them apart may be read.
     for number in 0..hiding.len() + 4 {
@@ -1270,19 +1281,17 @@ fn what_has_no_rule_in_a_view_that_hides_something_is_not_stored_by_itself() {
         "SELECT b, count(*) AS n FROM public.above GROUP BY b",
     ];
     let mut session = place.session(&alice);
+    let mut tables = Vec::new();
     for (number, query) in queries.iter().enumerate() {
-        session.create(&format!("st_{number}"), query);
-        assert_eq!(wholes(&mut session, &format!("st_{number}")).len(), 1, "{query}");
+        let table = format!("st_{number}");
+        session.create(&table, query);
+        assert_eq!(wholes(&mut session, &table).len(), 1, "{query}");
+        tables.push((table, query));
     }
     assert_no_secret(&mut session, "at first");
     for change in SECRET_CHANGES {
         place.admin.run(change);
-        for (number, query) in queries.iter().enumerate() {
-            session.refresh(&format!("st_{number}"));
-            assert_eq!(last_action(&mut session), "DIFFERENTIAL", "{change} {query}");
-            assert_right(&mut session, &format!("st_{number}"), query);
-        }
-        assert_no_secret(&mut session, change);
+        follow_without_secrets(&mut session, &tables, change);
     }
 }
 
@@ -1321,8 +1330,11 @@ fn what_only_a_policy_or_a_virtual_column_reads_is_stored_nowhere() {
         "SELECT a, count(*) AS c FROM public.v GROUP BY a",
     ];
     let mut session = place.session(&alice);
+    let mut tables = Vec::new();
     for (number, query) in queries.iter().enumerate() {
-        session.create(&format!("st_{number}"), query);
+        let table = format!("st_{number}");
+        session.create(&table, query);
+        tables.push((table, query));
     }
     assert_no_secret(&mut session, "at first");
     for change in [
@@ -1331,12 +1343,7 @@ fn what_only_a_policy_or_a_virtual_column_reads_is_stored_nowhere() {
         "UPDATE ps SET tag = 'no' WHERE id IN (2, 20); DELETE FROM ps WHERE id > 10; DELETE FROM deep WHERE a = 2",
     ] {
         place.admin.run(change);
-        for (number, query) in queries.iter().enumerate() {
-            session.refresh(&format!("st_{number}"));
-            assert_eq!(last_action(&mut session), "DIFFERENTIAL", "{change} {query}");
-            assert_right(&mut session, &format!("st_{number}"), query);
-        }
-        assert_no_secret(&mut session, change);
+        follow_without_secrets(&mut session, &tables, change);
     }
 }
 

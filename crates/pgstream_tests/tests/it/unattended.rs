@@ -18,20 +18,6 @@ fn database() -> Database {
     ]))
 }
 
-/// Asks until the answer comes, as a user would who waits for the scheduler.
-#[track_caller]
-fn eventually(session: &mut Session, sql: &str, expected: &str) {
-    let mut last = String::new();
-    for _ in 0..1500 {
-        last = session.value(sql);
-        if last == expected {
-            return;
-        }
-        std::thread::park_timeout(std::time::Duration::from_millis(20));
-    }
-    panic!("{sql} is still {last}, not {expected}");
-}
-
 #[track_caller]
 fn compare(session: &mut Session) {
     let difference = difference(session, "st", QUERY, Comparison::Text).expect("comparable");
@@ -86,10 +72,10 @@ fn unconsumed_changes_are_warned_of_and_given_up_and_the_table_is_rebuilt() {
         fields(&mut session, &told[0], "(m ->> 'reason') LIKE '%public.t%buffer_limit_mb'"),
         "reinitialize_needed|public.st|event,pgs_name,pgs_schema,reason,st|t"
     );
-    eventually(&mut session, BUFFER, "0");
+    session.eventually(BUFFER, "0");
     // It stays within bounds, and is exact in the end.
     session.run("UPDATE t SET v = v + 1; DELETE FROM t WHERE id % 10 = 0");
-    eventually(&mut session, BUFFER, "0");
+    session.eventually(BUFFER, "0");
     session.run("INSERT INTO t VALUES (-1, 1, 1)");
     session.run("SELECT pgstream.resume_stream_table('st')");
     session.refresh("st");
@@ -118,11 +104,11 @@ fn changes_are_given_up_beside_open_writers_and_old_snapshots() {
     s.run("strict", "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) FROM t");
     s.monitor().run("INSERT INTO t SELECT i, i % 7, i FROM generate_series(101, 60100) i");
     let marked = "SELECT needs_reinit FROM pgstream.pgs_stream_tables";
-    eventually(s.monitor(), marked, "t");
+    s.monitor().eventually(marked, "t");
     // The writer keeps the buffer from being emptied at once.
     let rows = "SELECT count(*) FROM pgstream_changes.changes_";
     let oid = s.monitor().value("SELECT 't'::regclass::oid");
-    eventually(s.monitor(), &format!("{rows}{oid}"), "0");
+    s.monitor().eventually(&format!("{rows}{oid}"), "0");
     for name in ["old", "strict"] {
         // It would need the changes that are gone.
         match s.step(name, REFRESH) {

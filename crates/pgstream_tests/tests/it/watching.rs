@@ -1,7 +1,5 @@
 //! What the scheduler's refreshes leave for those who watch: alerts, statements, history.
 
-use std::{thread, time::Duration};
-
 use pgstream_tests::{Database, Server, Session};
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)";
@@ -10,20 +8,6 @@ fn server(more: &[&str]) -> Server {
     let settings =
         ["fsync=off", "pg_stream.scheduler_interval_ms=100", "pg_stream.min_schedule_seconds=1"];
     Server::start(&[&settings[..], more].concat())
-}
-
-/// Asks until the answer comes, as a user would who waits for the scheduler.
-#[track_caller]
-fn eventually(session: &mut Session, sql: &str, expected: &str) {
-    let mut last = String::new();
-    for _ in 0..1500 {
-        last = session.value(sql);
-        if last == expected {
-            return;
-        }
-        thread::park_timeout(Duration::from_millis(20));
-    }
-    panic!("{sql} is still {last}, not {expected}");
 }
 
 fn keys(session: &mut Session, alert: &str) -> String {
@@ -116,15 +100,13 @@ fn scheduled_refreshes_are_announced_and_counted_by_pg_stat_statements() {
         "SELECT pgstream.create_stream_table('st', 'SELECT v % 10 AS g, count(*) AS n FROM t GROUP BY 1', '1s')",
     );
     session.run("INSERT INTO t SELECT i, i FROM generate_series(2, 100) i");
-    eventually(&mut session, "SELECT sum(n) FROM st", "100");
+    session.eventually("SELECT sum(n) FROM st", "100");
     let alerts = session.notifications("pg_stream_alert");
     assert_eq!(
         keys(&mut session, &alerts[0]),
         "refresh_completed|public.st|action,duration_ms,event,pgs_name,pgs_schema,rows_deleted,rows_inserted,st"
     );
-    eventually(
-        &mut session,
-        "SELECT count(*) > 0 FROM pg_stat_statements WHERE query LIKE '%__pgs_delta%' OR query LIKE '%\"st\"%'",
+    session.eventually("SELECT count(*) > 0 FROM pg_stat_statements WHERE query LIKE '%__pgs_delta%' OR query LIKE '%\"st\"%'",
         "t",
     );
 }
@@ -146,5 +128,5 @@ fn old_history_is_removed() {
     database.server().kill();
     database.server().start_again();
     let mut session = database.session_after_crash();
-    eventually(&mut session, "SELECT count(*) FROM pgstream.pgs_refresh_history", "2");
+    session.eventually("SELECT count(*) FROM pgstream.pgs_refresh_history", "2");
 }
