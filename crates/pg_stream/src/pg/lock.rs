@@ -111,8 +111,8 @@ pub fn is_being_changed(relation: Oid) -> bool {
 }
 
 /// Whether this transaction may have changed rows of the relation: it has an id, and one of the locks
-/// that INSERT, UPDATE, DELETE and TRUNCATE take. Others take them too; what we have locked ourselves does
-/// not count.
+/// that INSERT, UPDATE, DELETE and TRUNCATE take. Others take them too; what we have locked ourselves
+/// counts when it has got another file since, as by TRUNCATE.
 pub fn may_have_changed(relation: Oid) -> bool {
     // SAFETY: looks at this backend's state; the relation is closed again.
     unsafe {
@@ -124,7 +124,9 @@ pub fn may_have_changed(relation: Oid) -> bool {
             return false;
         }
         let holds = |it: Lock| pg_sys::CheckRelationLockedByMe(opened, it.mode(), false);
-        let may = holds(Lock::RowExclusive) || holds(Lock::AccessExclusive) && !is_ours(relation);
+        let has_new_file = (*opened).rd_firstRelfilelocatorSubid != 0;
+        let may = holds(Lock::RowExclusive)
+            || holds(Lock::AccessExclusive) && (has_new_file || !is_ours(relation));
         pg_sys::relation_close(opened, pg_sys::NoLock as i32);
         may
     }

@@ -357,6 +357,8 @@ fn own_changes_that_are_not_decoded_yet_refuse_a_refresh() {
         "WITH w AS (INSERT INTO t VALUES (100, 1, 1) RETURNING *) SELECT * FROM w",
         "DO $$ BEGIN DELETE FROM t; EXCEPTION WHEN others THEN NULL; END $$",
         "SAVEPOINT b; INSERT INTO t VALUES (100, 1, 1); RELEASE b",
+        "ALTER TABLE t ALTER v TYPE numeric(20, 1)",
+        "SAVEPOINT b; ALTER TABLE t ALTER v TYPE bigint; ROLLBACK TO b; TRUNCATE t",
     ];
     for write in writes {
         session.run("BEGIN");
