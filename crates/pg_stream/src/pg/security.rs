@@ -11,6 +11,7 @@ pub struct Identity {
     saved_user: Oid,
     saved_context: i32,
     guc_level: i32,
+    session: Option<Session>,
 }
 
 impl Identity {
@@ -19,9 +20,13 @@ impl Identity {
         Self::switch(Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), pg_sys::SECURITY_LOCAL_USERID_CHANGE)
     }
 
-    /// `role` in a security-restricted operation, as for REFRESH MATERIALIZED VIEW.
+    /// `role` in a security-restricted operation, as for REFRESH MATERIALIZED VIEW, and as if it had logged in:
+    /// policies and functions ask for `session_user`, too.
     pub fn restricted(role: Oid) -> Self {
-        Self::switch(role, pg_sys::SECURITY_RESTRICTED_OPERATION)
+        let session = Session::of(role);
+        let mut identity = Self::switch(role, pg_sys::SECURITY_RESTRICTED_OPERATION);
+        identity.session = Some(session);
+        identity
     }
 
     fn switch(role: Oid, flags: u32) -> Self {
@@ -37,7 +42,7 @@ impl Identity {
         };
         // Our SQL is written for standard strings, and names are compared as texts.
         deparse::use_standard_texts();
-        Self { saved_user, saved_context, guc_level }
+        Self { saved_user, saved_context, guc_level, session: None }
     }
 }
 
@@ -50,6 +55,56 @@ impl Drop for Identity {
                 pg_sys::SetUserIdAndSecContext(self.saved_user, self.saved_context);
             }
         }
+    }
+}
+
+/// Makes another role the one that has logged in, without a SET ROLE. An abort does not restore that, so
+/// dropping it does, also after an error.
+struct Session {
+    user: Oid,
+    is_superuser: bool,
+    /// What SET ROLE has chosen, if it has.
+    role: Option<(Oid, bool)>,
+}
+
+impl Session {
+    fn of(user: Oid) -> Self {
+        // SAFETY: look-ups of roles and of this backend's state.
+        let (saved, is_superuser) = unsafe {
+            let role = pg_sys::GetCurrentRoleId();
+            let role = (role != pg_sys::InvalidOid).then(|| (role, pg_sys::superuser_arg(role)));
+            let saved = Self {
+                user: pg_sys::GetSessionUserId(),
+                is_superuser: pg_sys::GetSessionUserIsSuperuser(),
+                role,
+            };
+            (saved, pg_sys::superuser_arg(user))
+        };
+        Self { user, is_superuser, role: None }.set();
+        saved
+    }
+
+    fn set(&self) {
+        let mut current_user = pg_sys::InvalidOid;
+        let mut context = 0;
+        // SAFETY: PostgreSQL does not let SQL do this in a restricted operation, where a function could take
+        // the rights of its caller so; here the current user stays what it is.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&raw mut current_user, &raw mut context);
+            pg_sys::SetUserIdAndSecContext(current_user, 0);
+            pg_sys::SetCurrentRoleId(pg_sys::InvalidOid, false);
+            pg_sys::SetSessionAuthorization(self.user, self.is_superuser);
+            if let Some((role, is_superuser)) = self.role {
+                pg_sys::SetCurrentRoleId(role, is_superuser);
+            }
+            pg_sys::SetUserIdAndSecContext(current_user, context);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.set();
     }
 }
 

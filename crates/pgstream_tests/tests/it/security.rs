@@ -1702,6 +1702,54 @@ fn policies_about_the_user_are_kept_by_changes_and_follow_a_rename() {
     place.admin.run(&format!("ALTER ROLE {alice}_renamed RENAME TO {alice}"));
 }
 
+/// While a refresh evaluates the query, its owner is who has logged in, whoever refreshes.
+#[test]
+fn policies_and_functions_about_the_session_show_the_owner_no_more() {
+    let mut place = Place::new();
+    let (alice, bob) = (place.role("alice"), place.role("bob"));
+    place.admin.run(&format!(
+        "CREATE TABLE by_name (id int PRIMARY KEY, who name); CREATE TABLE by_right (id int PRIMARY KEY);
+         INSERT INTO by_name VALUES (1, '{alice}'), (2, 'postgres'), (3, '{bob}');
+         INSERT INTO by_right VALUES (1); GRANT SELECT ON by_name, by_right TO {alice}; GRANT {alice} TO {bob};
+         ALTER TABLE by_name ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON by_name USING (who = session_user);
+         ALTER TABLE by_right ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY p ON by_right USING (current_setting('is_superuser') = 'on');
+         CREATE FUNCTION asks() RETURNS name LANGUAGE plpgsql STABLE SECURITY DEFINER AS 'BEGIN RETURN session_user; END'"
+    ));
+    let mut session = place.session(&alice);
+    let query = "SELECT id, who, public.asks() AS f FROM public.by_name";
+    session.create("named", query);
+    session.create("rights", "SELECT id FROM public.by_right");
+    for (enter, current) in [
+        ("SELECT 1".to_owned(), "postgres|postgres|on".to_owned()),
+        (format!("SET ROLE {alice}"), format!("postgres|{alice}|off")),
+        (format!("RESET ROLE; SET SESSION AUTHORIZATION {bob}"), format!("{bob}|{bob}|off")),
+    ] {
+        place.admin.run(&enter);
+        for table in ["named", "rights"] {
+            place.admin.run(&format!("SELECT pgstream.refresh_stream_table('{alice}.{table}')"));
+            let _error = place
+                .admin
+                .error(&format!("SELECT pgstream.refresh_stream_table('{alice}.{table}'), 1 / 0"));
+        }
+        assert_right(&mut session, "named", query);
+        assert_eq!(session.rows("SELECT id FROM named"), ["1"], "{enter}");
+        assert_eq!(session.rows("SELECT id FROM rights"), [""; 0], "{enter}");
+        let now = "SELECT session_user, current_user, current_setting('is_superuser')";
+        assert_eq!(place.admin.value(now), current, "{enter}");
+    }
+    // Also when the query fails.
+    place.admin.run("RESET SESSION AUTHORIZATION; CREATE OR REPLACE FUNCTION asks() RETURNS name LANGUAGE plpgsql STABLE AS 'BEGIN RAISE division_by_zero; END'");
+    assert_eq!(
+        place.admin.error(&format!("SELECT pgstream.refresh_stream_table('{alice}.named')")).code,
+        "22012"
+    );
+    assert_eq!(
+        place.admin.value("SELECT session_user, current_user, current_setting('is_superuser')"),
+        "postgres|postgres|on"
+    );
+}
+
 #[test]
 fn policies_with_sub_queries_are_evaluated_as_a_whole_and_follow_their_tables() {
     let mut place = Place::new();
