@@ -33,6 +33,11 @@ fn drop_by_name(name: &str) -> Result<(), Error> {
     if !readers.is_empty() {
         return Err(Error::HasReaders { name: table.name, readers });
     }
+    {
+        // Before the table, which those may read who write to its sources.
+        let _superuser = Identity::superuser();
+        drop::lock_sources(&[table.id]);
+    }
     let (schema, name) = relation::name(table.relation);
     spi::run(&format!("DROP TABLE {}", quote_qualified(&schema, &name)), &[], |_| {});
     Ok(())

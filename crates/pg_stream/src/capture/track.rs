@@ -307,12 +307,15 @@ pub fn prepare_stream_table(source: Oid, columns: &[i16]) {
     }
 }
 
-/// As [`prepare`], for [`untrack`] by all these.
+/// As [`prepare`], for [`untrack`] by all these. A plain DROP TABLE has the stream table already, which a
+/// writer of the source may want to read: it gives in.
 pub fn prepare_to_untrack(source: Oid, leaving: &[i64]) {
     let has_others = || consumers(source).iter().any(|it| !leaving.contains(it));
     if relation::exists(source) && !has_others() {
-        lock::relation(source, Lock::AccessExclusive);
-        source::members(source, Lock::AccessExclusive);
+        lock::giving_in(|| {
+            lock::relation(source, Lock::AccessExclusive);
+            source::members(source, Lock::AccessExclusive);
+        });
     }
 }
 

@@ -1069,6 +1069,31 @@ fn a_refresh_gives_in_to_changes_of_definition() {
     compare_with(s.monitor(), "st", OF_FUNCTION, "all");
 }
 
+/// Who writes to the source and then reads the stream table. A plain DROP TABLE has locked that first.
+#[test]
+fn a_drop_is_no_deadlock_for_writers() {
+    for (drop, outcome) in
+        [("SELECT pgstream.drop_stream_table('st')", None), ("DROP TABLE st", Some("40P01"))]
+    {
+        let database = Database::new();
+        let mut s = Sessions::new(&database, &["writer", "dropper"]);
+        s.monitor().run(TABLES);
+        s.monitor().create("st", "SELECT g, count(*) AS n FROM t GROUP BY g");
+        s.run("writer", "BEGIN; DELETE FROM t WHERE id = 1");
+        // PostgreSQL itself has it look once only, before there is one.
+        s.run("dropper", "SET deadlock_timeout = '1ms'");
+        s.blocks("dropper", drop);
+        match s.step("writer", "SELECT count(*) FROM st") {
+            Step::Done(result) => result,
+            Step::Blocked => s.finish("writer"),
+        }
+        .expect("the drop waits");
+        s.run("writer", "COMMIT");
+        let dropped = s.finish("dropper").err().map(|it| it.code);
+        assert_eq!(dropped.as_deref(), outcome, "{drop}");
+    }
+}
+
 /// Without a deadlock it waits as long as `lock_timeout` says.
 #[test]
 fn a_refresh_waits_for_changes_of_definition() {
