@@ -339,7 +339,10 @@ fn note_conversions(inventory: &mut Inventory, node: Node<'_>) {
         let text = path.constant_text();
         text.is_none_or(|it| it.contains("time_tz(") || it.contains("datetime("))
     };
-    inventory.takes_offset |= node.json_paths().iter().any(takes_offset);
+    let paths = node.json_paths();
+    // A value that is passed to a path is compared as it is.
+    let passes_offset = !paths.is_empty() && node.argument_types().contains(&types::TIMETZ);
+    inventory.takes_offset |= passes_offset || paths.iter().any(takes_offset);
     // One that PostgreSQL brought may be about all types, and call what reads and writes theirs.
     let functions = node.functions();
     let stable = functions

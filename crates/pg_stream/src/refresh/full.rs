@@ -79,11 +79,12 @@ fn run_view(
 
 /// `SELECT <row id>, <columns>` over the hidden view.
 fn view_rows(definition: &Definition, names: &[String]) -> String {
-    let columns: Vec<String> = names.iter().map(|name| format!("q.{name}")).collect();
+    let values: Vec<String> = names.iter().map(|name| format!("q.{name}")).collect();
+    let columns: String = values.iter().map(|it| format!(", {it}")).collect();
     let view = relation::name(definition.view);
     format!(
-        "SELECT pgstream.row_id(ROW({0})::record) AS {ROW_ID}, {0} FROM {1} AS q",
-        columns.join(", "),
+        "SELECT pgstream.row_id(ROW({})::record) AS {ROW_ID}{columns} FROM {} AS q",
+        values.join(", "),
         sql::quote_qualified(&view.0, &view.1)
     )
 }

@@ -74,12 +74,15 @@ impl Launcher {
             if self.children.contains_key(&index) || !is_wanted(slot) {
                 continue;
             }
-            let time = slot.held_until().max(self.not_before.get(&index).copied().unwrap_or(0));
-            let time = time.max(self.next_turn(now));
+            let mut time = slot.held_until().max(self.not_before.get(&index).copied().unwrap_or(0));
+            time = time.max(self.next_turn(now));
+            if time <= now {
+                self.start(index, slot, now);
+                // When it has found no process, again before others take those that are reserved for it.
+                time = self.not_before.get(&index).copied().unwrap_or(0);
+            }
             if time > now {
                 next = next.min(time);
-            } else {
-                self.start(index, slot, now);
             }
         }
         (next - now) / 1000 + 1

@@ -441,6 +441,12 @@ fn what_follows_the_moment_is_evaluated_wholly_and_nothing_else() {
         ("JSON_VALUE(j, '$' RETURNING regclass)", true),
         ("JSON_VALUE(j, '$.t.time_tz()' RETURNING text)", true),
         ("JSON_VALUE(j, s::jsonpath RETURNING text)", true),
+        ("JSON_EXISTS(j, '$.time() ? (@ < $x)' PASSING tz AS x)", true),
+        (
+            "(SELECT max(q.a) FROM JSON_TABLE(j, '$.t ? (@.time() < $x)' PASSING tz AS x COLUMNS (a int PATH '$')) AS q)",
+            true,
+        ),
+        ("JSON_EXISTS(j, '$ ? (@ < $x)' PASSING id AS x)", false),
         ("jsonb_path_query_first_tz(j, '$.t ? (@.time() < \"10:00+00\".datetime())')", true),
         (
             "(SELECT max(q.a) FROM JSON_TABLE(j, '$' COLUMNS (NESTED PATH '$.x ? (@.time_tz() < 1)' COLUMNS (a int PATH '$.a'))) AS q)",

@@ -132,6 +132,36 @@ fn a_scheduler_comes_before_the_workers_of_another_database() {
     }
 }
 
+/// Nothing tells the launcher that there is one now, and others wait for it, too.
+#[test]
+fn a_scheduler_that_found_no_process_starts_soon_after_there_is_one() {
+    // Beside the launcher of logical replication and ours there is one.
+    let server = Server::start(&["fsync=off", "max_worker_processes=3"]);
+    let mut admin = server.session("postgres");
+    let mut sleeper = server.session("postgres");
+    let asleep = thread::spawn(move || {
+        sleeper.error("SET debug_parallel_query = on; SELECT pg_sleep(3600)").code
+    });
+    admin.eventually(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'",
+        "1",
+    );
+    admin.run("CREATE EXTENSION pg_stream");
+    let begun = Instant::now();
+    while !server.log().contains("pg_stream cannot start the scheduler") {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it has not looked for a process");
+        thread::park_timeout(Duration::from_millis(50));
+    }
+    admin.run(
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'parallel worker'",
+    );
+    assert_eq!(asleep.join().expect("the session ends"), "57014");
+    admin.eventually(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_stream scheduler'",
+        "1",
+    );
+}
+
 #[test]
 fn an_extension_that_was_created_by_a_prepared_transaction_is_noticed() {
     let server = server();
