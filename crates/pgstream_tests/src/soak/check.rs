@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use super::{Soak, pause, world};
 use crate::{
     oracle::{self, Comparison},
-    session::Session,
+    session::{Session, SqlError},
 };
 
 /// From one checkpoint to the next.
 const INTERVAL: Duration = Duration::from_secs(20);
+/// How long a refresh may be refused.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn at_checkpoints(soak: &Soak, end: Instant) {
     let mut next = Instant::now() + INTERVAL;
@@ -91,8 +93,7 @@ fn compare_all(soak: &Soak, session: &mut Session) {
         let query = session.value(&format!(
             "SELECT replace(defining_query, E'\\n', ' ') FROM pgstream.pgs_stream_tables WHERE pgs_name = '{name}'"
         ));
-        let refresh = format!("SELECT pgstream.refresh_stream_table('{name}')");
-        if let Err(error) = session.try_run(&refresh) {
+        if let Err(error) = refresh(soak, session, name) {
             soak.fail(format!("{name} cannot be refreshed at a checkpoint: {error}"));
             continue;
         }
@@ -108,6 +109,21 @@ fn compare_all(soak: &Soak, session: &mut Session) {
         }
     }
     world::sleep(session);
+}
+
+/// While a lost slot is given up, a refresh is refused with the hint to try again.
+fn refresh(soak: &Soak, session: &mut Session, name: &str) -> Result<(), SqlError> {
+    let begun = Instant::now();
+    loop {
+        let result = session.try_run(&format!("SELECT pgstream.refresh_stream_table('{name}')"));
+        match result {
+            Err(error) if error.code == "55P03" && begun.elapsed() < PATIENCE => {
+                soak.done("refresh tried again at a checkpoint");
+                pause(100);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn summarize(soak: &Soak, session: &mut Session) {
