@@ -161,7 +161,10 @@ impl Error {
                 "Try the transaction again."
             }
             Self::AlteredSource(_) => "Use AFTER triggers instead.",
-            Self::StatementRunning(_) => "Refresh after the statement, not from its triggers.",
+            Self::StatementRunning(_) => {
+                "Refresh after the statement, not from its triggers. A cursor that is open over a \
+                 table which the transaction has changed counts as one: close it."
+            }
             Self::NotDecodedYet(_) => "Refresh after the transaction was committed.",
             Self::Broken { .. } => {
                 "Somebody changed the stream table behind the extension's back, or this is a bug; \
