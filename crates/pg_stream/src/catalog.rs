@@ -134,11 +134,12 @@ pub fn all() -> Vec<StreamTable> {
     ids.into_iter().filter_map(by_id).collect()
 }
 
-/// The stream table of that name whose table is gone without the catalog having been told.
+/// The stream table of that name whose table is gone without the catalog having been told, or has not come
+/// with the dump that the row is from. One that is just being created has no table, either.
 pub fn missing(name: &QualifiedName) -> Option<i64> {
     spi::get_one(
         "SELECT pgs_id FROM pgstream.pgs_stream_tables \
-         WHERE pgs_schema = $1 AND pgs_name = $2 AND pgs_relid IS NOT NULL \
+         WHERE pgs_schema = $1 AND pgs_name = $2 AND (pgs_relid IS NOT NULL OR needs_reinit) \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = pgs_relid)",
         &[name.schema.clone().into(), name.name.clone().into()],
     )

@@ -108,8 +108,8 @@ pub fn lose_query(id: i64, reason: &str) {
     drop_stages(id);
 }
 
-/// Forgets a stream table of that name whose table was dropped while event triggers were off.
-/// Whether there was one.
+/// Forgets a stream table of that name whose table was dropped while event triggers were off, or left out of
+/// a dump. Whether there was one.
 pub fn forget_missing(name: &QualifiedName) -> bool {
     let missing = catalog::missing(name);
     missing.into_iter().for_each(|id| forget(id, false));

@@ -5,11 +5,15 @@ use pgrx::{
     pg_sys::{Oid, panic::ErrorReport},
     prelude::*,
 };
+use pgstream_core::name::QualifiedName;
 use pgstream_ivm::sql::quote_qualified;
 
 use crate::{
     catalog::{self, StreamTable},
-    ddl::{drop::drop_stages, outdate},
+    ddl::{
+        drop::{self, drop_stages},
+        outdate,
+    },
     pg::{
         event::OwnCommands,
         lock::{self, Lock},
@@ -66,8 +70,15 @@ fn check_stream_table(stream_table: &StreamTable) -> Result<(), ErrorReport> {
 /// After it was renamed, moved or given away.
 pub fn follow(stream_table: &StreamTable) -> Result<(), ErrorReport> {
     follow_owner(stream_table)?;
-    catalog::note_name(stream_table);
+    note_name(stream_table);
     Ok(())
+}
+
+/// No other has a table of that name.
+fn note_name(stream_table: &StreamTable) {
+    let (schema, name) = relation::name(stream_table.relation);
+    drop::forget_missing(&QualifiedName { schema, name });
+    catalog::note_name(stream_table);
 }
 
 /// What is wrong with the table of a stream table, if anything is.
@@ -150,7 +161,7 @@ pub fn owners_change(owners: &[Oid]) -> Result<(), ErrorReport> {
 pub fn note_all_names() {
     for stream_table in catalog::all() {
         if relation::exists(stream_table.relation) {
-            catalog::note_name(&stream_table);
+            note_name(&stream_table);
             name::invalidate(stream_table.relation);
         }
     }

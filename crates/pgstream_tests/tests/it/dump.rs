@@ -457,6 +457,46 @@ fn a_schema_comes_with_its_stream_tables() {
     }
 }
 
+/// All that is said of it comes, its hidden query too.
+#[test]
+fn a_stream_table_that_a_dump_left_out_makes_room_for_another() {
+    let source = Database::new();
+    let query = "SELECT id, v FROM t";
+    let mut session = source.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1); CREATE SCHEMA s",
+    );
+    for name in ["a", "s.b", "c", "d", "s.e"] {
+        session.create(name, query);
+    }
+    let (name, file) = (source.name(), format!("{}.sql", source.name()));
+    let left_out = ["-T", "a", "-T", "c", "-T", "d", "--exclude-schema=s"];
+    source.server().program("pg_dump", &[&left_out[..], &["-f", &file, name]].concat());
+    let target = Database::empty(Server::shared());
+    psql(&target, &file);
+    let mut session = target.session();
+    session.create("a", query);
+    session.run("CREATE SCHEMA s");
+    session.run("SELECT pgstream.drop_stream_table('s.b')");
+    assert_eq!(session.error("SELECT pgstream.drop_stream_table('s.b')").code, "42P01");
+    session.create("s.b", query);
+    session.run("ALTER TABLE a RENAME TO c");
+    session.create("z", query);
+    session.run("ALTER SCHEMA s RENAME TO r; CREATE SCHEMA s; ALTER TABLE z RENAME TO e");
+    session.run("ALTER TABLE e SET SCHEMA s; SELECT pgstream.drop_stream_table('d')");
+    assert_eq!(
+        session
+            .rows("SELECT name, pgs_relid IS NULL FROM pgstream.pgs_status() AS s JOIN pgstream.pgs_stream_tables AS t ON name = pgs_schema || '.' || pgs_name ORDER BY 1"),
+        ["public.c|f", "r.b|f", "s.e|f"]
+    );
+    session.run("ALTER TABLE t ALTER v TYPE bigint; INSERT INTO t VALUES (2, 2)");
+    for table in ["c", "r.b", "s.e"] {
+        session.refresh(table);
+        assert_eq!(session.rows(&format!("SELECT id, v FROM {table} ORDER BY 1")), ["1|1", "2|2"]);
+    }
+    check_nothing_is_left_over(&mut session);
+}
+
 #[test]
 fn a_source_comes_after_the_stream_table() {
     let source = filled();
