@@ -10,7 +10,10 @@ use pgrx::{
 };
 use pgstream_core::name::QualifiedName;
 
-use crate::{lower::Refusal, pg::relation};
+use crate::{
+    lower::Refusal,
+    pg::{relation, subtransaction::Failure},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -193,19 +196,27 @@ impl From<Error> for ErrorReport {
     }
 }
 
-/// Runs `work`. An error in it is raised with its own code and the words that `rephrase` finds, given
-/// its message.
+/// Runs `work`. An error in it is raised with its own code and the words that `rephrase` finds. What has
+/// nothing to do with `work` passes through as it is: locks of others, cancels, a lack of resources.
 pub fn rephrased<T>(
     work: impl FnOnce() -> T,
-    rephrase: impl Fn(PgSqlErrorCode, &str) -> ErrorReport + std::panic::RefUnwindSafe,
+    rephrase: impl Fn(&Failure) -> ErrorReport + std::panic::RefUnwindSafe,
 ) -> T {
     PgTryBuilder::new(std::panic::AssertUnwindSafe(work))
         .catch_others(|error| {
-            let (CaughtError::PostgresError(cause) | CaughtError::ErrorReport(cause)) = error
-            else {
+            let failure = Failure::from(&error);
+            let passes = [
+                PgSqlErrorCode::ERRCODE_TRANSACTION_ROLLBACK,
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION,
+            ];
+            if passes.into_iter().any(|it| failure.is_like(it))
+                || matches!(error, CaughtError::RustPanic { .. })
+            {
                 error.rethrow()
-            };
-            rephrase(cause.sql_error_code(), cause.message()).report(PgLogLevel::ERROR);
+            }
+            rephrase(&failure).report(PgLogLevel::ERROR);
             unreachable!("an error was raised")
         })
         .execute()

@@ -43,7 +43,9 @@ use crate::{
         member, name, relation,
         security::{Identity, LocalSettings},
         source::{self, Source, command_done},
-        spi, subtransaction, wake,
+        spi,
+        subtransaction::{self, Failure},
+        wake,
     },
     refresh, settings,
 };
@@ -448,10 +450,10 @@ pub fn recover_query(stream_table: &StreamTable) -> Result<Oid, Error> {
 
 /// Says whose query cannot be made when `work` fails.
 fn or_unrestorable<T>(stream_table: &StreamTable, work: impl FnOnce() -> T) -> T {
-    rephrased(work, |code, message| {
+    rephrased(work, |Failure { code, message }| {
         let name = &stream_table.name;
         let text = format!("cannot restore the query of stream table \"{name}\": {message}");
-        ErrorReport::new(code, text, "recover_query").set_hint(
+        ErrorReport::new(*code, text, "recover_query").set_hint(
             "It was restored from a dump. Restore what its query uses, too, and refresh it.",
         )
     })

@@ -30,6 +30,7 @@ use crate::{
         name, relation,
         security::Identity,
         source, spi,
+        subtransaction::Failure,
     },
 };
 
@@ -177,7 +178,7 @@ fn restore(removed: &Removed) -> Result<(), ErrorReport> {
         relation::belongs_to(view, relation);
         relation::hold_text_search(view, removed.text_search);
         catalog::set_view(id, view);
-        if or_refuse(&name, || follow_types(relation, view, owner)) {
+        if or_refuse_rows(&name, || follow_types(relation, view, owner)) {
             let command = Altered::of_table(relation, format!("stream table {name}"));
             replaced::columns_changed(relation, &command)?;
         }
@@ -215,7 +216,7 @@ fn refuse_foreign_uses(removed: &Removed, view: Option<Oid>) -> Result<(), Error
         format!("It could come to use {object} of role \"{role}\" as its owner, role \"{owner}\".");
     Err(refusal(&relation::display_name(relation), PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED)
         .set_detail(detail)
-        .set_hint("Drop the stream table, and create it again after that."))
+        .set_hint(CREATE_AGAIN))
 }
 
 /// Gives the columns of a stream table the types of its query. Conditions and indexes of the owner's are
@@ -237,16 +238,36 @@ fn follow_types(table: Oid, view: Oid, owner: Oid) -> bool {
 
 /// Says whose query stands in the way when `work` fails.
 fn or_refuse<T>(stream_table: &str, work: impl FnOnce() -> T) -> T {
-    rephrased(work, |code, message| {
-        let problem = match code {
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => "Its owner lacks a right",
-            _ => "Its query does not go with the new type",
-        };
-        refusal(stream_table, code).set_detail(format!("{problem}: {message}."))
+    rephrased(work, |failure| unfit(stream_table, failure))
+}
+
+/// The same where `work` reads rows of the stream table, which who alters what it reads need not be
+/// allowed to see: messages that can show their values are left out.
+fn or_refuse_rows<T>(stream_table: &str, work: impl FnOnce() -> T) -> T {
+    rephrased(work, |failure| {
+        let tells_no_values = failure
+            .is_like(PgSqlErrorCode::ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION)
+            || failure.is_like(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED);
+        if tells_no_values {
+            return unfit(stream_table, failure);
+        }
+        refusal(stream_table, failure.code)
+            .set_detail("One of its rows cannot be converted to the new type.")
+            .set_hint(CREATE_AGAIN)
     })
+}
+
+fn unfit(stream_table: &str, Failure { code, message }: &Failure) -> ErrorReport {
+    let problem = match *code {
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => "Its owner lacks a right",
+        _ => "Its query does not go with the new type",
+    };
+    refusal(stream_table, *code).set_detail(format!("{problem}: {message}."))
 }
 
 fn refusal(stream_table: &str, code: PgSqlErrorCode) -> ErrorReport {
     let text = format!("cannot alter type of a column used by stream table \"{stream_table}\"");
     ErrorReport::new(code, text, "column_type")
 }
+
+const CREATE_AGAIN: &str = "Drop the stream table, and create it again after that.";

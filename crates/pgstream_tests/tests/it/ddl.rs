@@ -1445,3 +1445,56 @@ fn a_refresh_waits_while_its_query_is_made_anew() {
     s.finish("refresher").expect("it looks again");
     s.compare("refresher", query);
 }
+
+/// Who alters what it reads need not have rights on the stream table.
+#[test]
+fn a_type_stays_when_rows_do_not_go_with_it_and_nobody_is_told_which() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'secret'), (2, 'secret')");
+    session.create("st", "SELECT id, v FROM t");
+    session.run(
+        "CREATE FUNCTION f(text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
+           $$BEGIN IF length($1) < 6 THEN RAISE 'it is %', $1; END IF; RETURN true; END$$",
+    );
+    for (planted, ty, code) in [
+        ("SELECT", "int USING 1", "22P02"),
+        (
+            "ALTER TABLE st ADD CONSTRAINT c CHECK (v::text <> 'sec')",
+            "varchar(3) USING left(v, 3)",
+            "23514",
+        ),
+        (
+            "CREATE UNIQUE INDEX i ON st ((v || CASE v::text WHEN 'sec' THEN '' ELSE id::text END))",
+            "varchar(3) USING left(v, 3)",
+            "23505",
+        ),
+        (
+            "ALTER TABLE st ADD CONSTRAINT c CHECK (f(v::text))",
+            "varchar(3) USING left(v, 3)",
+            "P0001",
+        ),
+    ] {
+        session.run(planted);
+        let error = session.error(&format!("ALTER TABLE t ALTER v TYPE {ty}"));
+        assert_eq!(error.code, code, "{error}");
+        assert_eq!(error.detail, "One of its rows cannot be converted to the new type.", "{error}");
+        assert!(!error.to_string().contains("sec"), "{error}");
+        session.run("ALTER TABLE st DROP CONSTRAINT IF EXISTS c; DROP INDEX IF EXISTS i");
+    }
+}
+
+#[test]
+fn a_change_of_type_that_gets_no_lock_says_so() {
+    let database = Database::new();
+    let (mut session, mut reader) = (database.session(), database.session());
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int)");
+    session.create("st", "SELECT id, v FROM t");
+    reader.run("BEGIN; SELECT FROM st");
+    session.run("SET lock_timeout = '1ms'");
+    let error = session.error("ALTER TABLE t ALTER v TYPE bigint");
+    assert_eq!(error.code, "55P03");
+    assert_eq!(error.message, "canceling statement due to lock timeout");
+    reader.run("COMMIT");
+    session.run("ALTER TABLE t ALTER v TYPE bigint");
+}
