@@ -86,17 +86,16 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
     let tables = typed_tables(change.table);
     let members: Vec<Oid> =
         tables.iter().flat_map(|table| source::members(*table, Lock::None)).collect();
-    let mut affected = Vec::new();
-    spi::ask(include_str!("column_readers.sql"), &[members.into(), change.columns.into()], |row| {
-        affected.extend(row.get::<i64>(0))
-    });
+    let affected = readers(&members, change.columns);
     if affected.is_empty() {
         return Ok(());
     }
     // As a refresh does it: first what is read, then the query.
     tables.iter().for_each(|table| lock::relation(*table, Lock::AccessExclusive));
+    // PostgreSQL refuses to drop what these read, or drops the views as well, before it looks at types.
+    let losers = readers(&members, change.dropped);
     let mut removed = Vec::new();
-    for stream_table in with_readers(&affected)? {
+    for stream_table in with_readers(&affected)?.into_iter().filter(|it| !losers.contains(&it.id)) {
         let Some(view) = stream_table.view.filter(|it| relation::exists(*it)) else { continue };
         let text = catalog::query_text(view).expect("a view has a query");
         let uses = Uses::of(view, stream_table.relation);
@@ -111,6 +110,16 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
     let command = Command { table: change.table, removed };
     COMMANDS.with_borrow_mut(|commands| commands.push(command));
     Ok(())
+}
+
+/// The stream tables whose queries read columns of these names of these tables.
+fn readers(tables: &[Oid], columns: Vec<String>) -> Vec<i64> {
+    let mut readers = Vec::new();
+    let arguments = [tables.to_vec().into(), columns.into()];
+    spi::ask(include_str!("column_readers.sql"), &arguments, |row| {
+        readers.extend(row.get::<i64>(0))
+    });
+    readers
 }
 
 /// The tables whose columns a command about this one alters: of a composite type those that have it.

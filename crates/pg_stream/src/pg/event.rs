@@ -166,6 +166,8 @@ pub fn is_own() -> bool {
 pub struct TypeChange {
     pub table: Oid,
     pub columns: Vec<String>,
+    /// Those that the same command drops, which it does first.
+    pub dropped: Vec<String>,
 }
 
 /// What is going to happen.
@@ -278,11 +280,14 @@ unsafe fn type_change(statement: *mut pg_sys::Node) -> Option<TypeChange> {
         let statement = statement.cast::<pg_sys::AlterTableStmt>();
         let commands = (*statement).cmds;
         let count = if commands.is_null() { 0 } else { (*commands).length };
-        let columns: Vec<String> = (0..usize::try_from(count).unwrap_or(0))
-            .map(|it| (*(*commands).elements.add(it)).ptr_value.cast::<pg_sys::AlterTableCmd>())
-            .filter(|it| (**it).subtype == pg_sys::AlterTableType::AT_AlterColumnType)
-            .map(|it| text((*it).name))
-            .collect();
+        let named = |subtype| -> Vec<String> {
+            (0..usize::try_from(count).unwrap_or(0))
+                .map(|it| (*(*commands).elements.add(it)).ptr_value.cast::<pg_sys::AlterTableCmd>())
+                .filter(|it| (**it).subtype == subtype)
+                .map(|it| text((*it).name))
+                .collect()
+        };
+        let columns = named(pg_sys::AlterTableType::AT_AlterColumnType);
         if columns.is_empty() {
             return None;
         }
@@ -295,6 +300,7 @@ unsafe fn type_change(statement: *mut pg_sys::Node) -> Option<TypeChange> {
         );
         let may = table != Oid::INVALID
             && pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, pg_sys::GetUserId());
-        may.then_some(TypeChange { table, columns })
+        let dropped = named(pg_sys::AlterTableType::AT_DropColumn);
+        may.then_some(TypeChange { table, columns, dropped })
     }
 }

@@ -1498,3 +1498,37 @@ fn a_change_of_type_that_gets_no_lock_says_so() {
     reader.run("COMMIT");
     session.run("ALTER TABLE t ALTER v TYPE bigint");
 }
+
+/// As without the change of the type, which takes the query out of PostgreSQL's sight for a while.
+#[test]
+fn columns_are_dropped_beside_a_change_of_type() {
+    for (query, table) in [
+        ("SELECT id, a, b FROM s", "s"),
+        ("SELECT s.id, s.a, s.b FROM s JOIN u USING (id)", "s"),
+        ("SELECT to_jsonb(j) AS j FROM (s JOIN u USING (id)) AS j", "s"),
+        ("SELECT id, a, b FROM parent", "parent"),
+    ] {
+        let database = Database::new();
+        let mut session = database.session();
+        session.run(
+            "CREATE TABLE s (id int PRIMARY KEY, a int, b int, c int); CREATE TABLE u (id int PRIMARY KEY);
+             INSERT INTO s VALUES (1, 2, 3, 4); INSERT INTO u VALUES (1); CREATE FUNCTION b(s) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 7';
+             CREATE TABLE parent (id int, a int, b int, c int); CREATE TABLE child () INHERITS (parent); INSERT INTO child VALUES (1, 2, 3, 4)",
+        );
+        session.create("st", query);
+        session.create("reader", "SELECT * FROM st");
+        session.create("other", &format!("SELECT id, a FROM {table}"));
+        let drop = |how: &str| format!("ALTER TABLE {table} DROP COLUMN b {how}");
+        let both =
+            |how: &str| format!("ALTER TABLE {table} ALTER a TYPE bigint, DROP COLUMN b {how}");
+        let [plain, with_type] = [drop(""), both("")].map(|it| session.error(&it));
+        assert_eq!(with_type.to_string(), plain.to_string(), "{query}");
+        assert_eq!(with_type.code, "2BP01");
+        session.run(&both("CASCADE"));
+        let status = "SELECT pgs_name, status FROM pgstream.pgs_stream_tables ORDER BY pgs_id";
+        assert_eq!(session.rows(status), ["st|ERROR", "reader|ACTIVE", "other|ACTIVE"]);
+        session.run(&format!("INSERT INTO {table} VALUES (2, 5000000000)"));
+        session.refresh("other");
+        assert_eq!(session.rows("SELECT id, a FROM other ORDER BY 1"), ["1|2", "2|5000000000"]);
+    }
+}
