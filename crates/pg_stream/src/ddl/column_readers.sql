@@ -1,9 +1,12 @@
--- The stream tables whose queries read columns of these names ($2) of these tables ($1).
+-- The stream tables whose queries name columns of these names ($2) of these tables ($1) or, with $3, use rows of
+-- the tables as a whole. PostgreSQL does not note that, so the types of the rows are looked for in the trees.
 SELECT DISTINCT s.pgs_id
 FROM pg_catalog.pg_attribute AS c
+JOIN pg_catalog.pg_class AS t ON t.oid = c.attrelid
 JOIN pg_catalog.pg_depend AS d
   ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = c.attrelid
- AND d.refobjsubid = c.attnum AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+ AND d.classid = 'pg_catalog.pg_rewrite'::regclass
 JOIN pg_catalog.pg_rewrite AS w ON w.oid = d.objid
 JOIN pgstream.pgs_stream_tables AS s ON s.view_relid = w.ev_class
 WHERE c.attrelid = ANY ($1::oid[]) AND c.attname = ANY ($2::text[])
+  AND (d.refobjsubid = c.attnum OR $3 AND w.ev_action::text LIKE '% ' || t.reltype || ' %')

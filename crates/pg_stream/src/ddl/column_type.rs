@@ -86,14 +86,14 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
     let tables = typed_tables(change.table);
     let members: Vec<Oid> =
         tables.iter().flat_map(|table| source::members(*table, Lock::None)).collect();
-    let affected = readers(&members, change.columns);
+    let affected = readers(&members, change.columns, Rows::Count);
     if affected.is_empty() {
         return Ok(());
     }
     // As a refresh does it: first what is read, then the query.
     tables.iter().for_each(|table| lock::relation(*table, Lock::AccessExclusive));
     // PostgreSQL refuses to drop what these read, or drops the views as well, before it looks at types.
-    let losers = readers(&members, change.dropped);
+    let losers = readers(&members, change.dropped, Rows::DoNotCount);
     let mut removed = Vec::new();
     for stream_table in with_readers(&affected)?.into_iter().filter(|it| !losers.contains(&it.id)) {
         let Some(view) = stream_table.view.filter(|it| relation::exists(*it)) else { continue };
@@ -112,10 +112,17 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
     Ok(())
 }
 
+/// Whether a row that is used as a whole counts as all columns of its table.
+#[derive(PartialEq, Eq)]
+enum Rows {
+    Count,
+    DoNotCount,
+}
+
 /// The stream tables whose queries read columns of these names of these tables.
-fn readers(tables: &[Oid], columns: Vec<String>) -> Vec<i64> {
+fn readers(tables: &[Oid], columns: Vec<String>, rows: Rows) -> Vec<i64> {
     let mut readers = Vec::new();
-    let arguments = [tables.to_vec().into(), columns.into()];
+    let arguments = [tables.to_vec().into(), columns.into(), (rows == Rows::Count).into()];
     spi::ask(include_str!("column_readers.sql"), &arguments, |row| {
         readers.extend(row.get::<i64>(0))
     });

@@ -1,5 +1,5 @@
 -- Functions, operators and types that the query of view $1 uses, or that indexes, conditions and statistics of its
--- stream table $2 do; and the columns that the query reads, with their types. What PostgreSQL brought is left out.
+-- stream table $2 do; and the columns that the query reads, in rows as a whole, too, with their types. What PostgreSQL brought is left out.
 SELECT d.refclassid, d.refobjid, 0::oid, 0
 FROM pg_catalog.pg_depend AS d
 WHERE d.refclassid IN ('pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_operator'::regclass,
@@ -19,5 +19,8 @@ FROM pg_catalog.pg_rewrite AS w
 JOIN pg_catalog.pg_depend AS d
   ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid
  AND d.refclassid = 'pg_catalog.pg_class'::regclass
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-WHERE w.ev_class = $1 AND a.attnum > 0
+JOIN pg_catalog.pg_class AS t ON t.oid = d.refobjid
+JOIN pg_catalog.pg_attribute AS a
+  ON a.attrelid = t.oid
+ AND (a.attnum = d.refobjsubid OR w.ev_action::text LIKE '% ' || t.reltype || ' %')
+WHERE w.ev_class = $1 AND a.attnum > 0 AND NOT a.attisdropped

@@ -540,6 +540,17 @@ fn a_change_of_type_runs_nothing_of_others_as_the_owner_of_a_reader() {
         ("SELECT id, a FROM child", "", "TABLE parent ALTER a TYPE dom"),
         ("SELECT id, a FROM typed", "", "TYPE pair ALTER ATTRIBUTE a TYPE dom CASCADE"),
         ("SELECT id, a FROM own", "", "TABLE t ALTER a TYPE dom"),
+        ("SELECT to_json(t) AS t FROM t", "", "TABLE t ALTER a TYPE dom"),
+        ("SELECT id, (SELECT min(t::text) FROM t) AS m FROM typed", "", "TABLE t ALTER a TYPE dom"),
+        ("SELECT to_jsonb(t) AS t FROM t", MOOD_TO_JSON, "TABLE t ALTER a TYPE mood USING 'x'"),
+        ("SELECT to_json(parent) AS j FROM parent", "", "TABLE parent ALTER a TYPE dom"),
+        ("SELECT to_json(child) AS j FROM child", "", "TABLE parent ALTER a TYPE dom"),
+        (
+            "SELECT to_json(typed) AS j FROM typed",
+            "",
+            "TYPE pair ALTER ATTRIBUTE a TYPE dom CASCADE",
+        ),
+        ("SELECT count(own) AS n FROM own", "", "TABLE t ALTER a TYPE dom"),
     ] {
         let mut place = Place::new();
         let mal = place.role("mal");
@@ -625,7 +636,8 @@ fn a_change_of_type_may_bring_in_what_belongs_to_the_owner_of_a_reader_or_to_who
     owner.run(&format!(
         "CREATE TABLE t (id int PRIMARY KEY, a int, b text); INSERT INTO t VALUES (1, 1, '1'); GRANT SELECT ON t TO {alice}"
     ));
-    let query = format!("SELECT id, a, pubf.f(a) AS f, b, b || '!' AS c FROM {bob}.t");
+    let query =
+        format!("SELECT id, a, pubf.f(a) AS f, b, b || '!' AS c, t::text AS t FROM {bob}.t");
     let mut session = place.session(&alice);
     session.create("st", &query);
     for change in [
