@@ -24,7 +24,7 @@ mod window;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 
-use pgstream_ivm::plan::{Column, Plan};
+use pgstream_ivm::plan::{Column, Plan, Source};
 use pgstream_ivm::stage::stage;
 
 use crate::pg::access::Permission;
@@ -34,6 +34,7 @@ use crate::pg::portable::portable;
 use crate::pg::query::{self, NotSelect};
 use crate::pg::relation;
 use crate::pg::security::{Identity, LocalSettings};
+use crate::pg::table;
 use crate::pg::text::statement;
 use crate::pg::types::{self, Oid, RowTypes};
 
@@ -192,8 +193,8 @@ fn lower(query: Query<'_>, view: Option<Oid>) -> Result<Lowered, Refusal> {
         plan.map(|plan| (lowering, plan)).or_else(by_view)
     };
     let (mut lowering, mut plan) = hiding_view.map_or_else(by_rules, as_a_whole)?;
-    if inventory.has_unstorable && stores_unstorable(&plan) {
-        let refusal = Refusal::without_rule("grouping or storing anonymous rows");
+    let stores_rows = inventory.has_unstorable || !inventory.row_types.is_empty();
+    if let Some(refusal) = stores_rows.then(|| unstorable(&plan)).flatten() {
         (lowering, plan) = as_a_whole(refusal)?;
     }
     let (readers, depends_on_role) = match rights::readers(&lowering.tables, &inventory.permissions)
@@ -233,13 +234,28 @@ fn has_opaque(plan: &Plan) -> bool {
     matches!(plan, Plan::Opaque { .. }) || plan.inputs().into_iter().any(has_opaque)
 }
 
-/// Whether a hidden table would have a column of a type that no table can have.
-fn stores_unstorable(plan: &Plan) -> bool {
+/// Why hidden tables cannot have the columns that they would get: no table can, or they alone would keep
+/// PostgreSQL from altering a row type.
+fn unstorable(plan: &Plan) -> Option<Refusal> {
     let pipeline = stage(plan.clone());
-    let hidden = 0..pipeline.stages.len() - 1;
-    let mut stored = hidden.filter(|it| !pipeline.is_deferred(*it));
-    let is_storable = |column: &Column| types::is_storable(Oid::from(column.ty.oid));
-    stored.any(|it| !pipeline.stages[it].output.iter().all(is_storable))
+    let last = pipeline.stages.len() - 1;
+    let hidden = (0..last).filter(|it| !pipeline.is_deferred(*it));
+    let hidden: Vec<&Column> = hidden.flat_map(|it| &pipeline.stages[it].output).collect();
+    if !hidden.iter().all(|it| types::is_storable(Oid::from(it.ty.oid))) {
+        return Some(Refusal::without_rule("grouping or storing anonymous rows"));
+    }
+    let of_tables = plan.scans().into_iter().filter(|it| matches!(it.source, Source::Table { .. }));
+    let of_users = of_tables.flat_map(|it| &it.columns).chain(&pipeline.stages[last].output);
+    let held = row_types(of_users);
+    let (_, row_type) = row_types(hidden).into_iter().find(|(oid, _)| !held.contains_key(oid))?;
+    let name = table::name(row_type.relation);
+    Some(Refusal::without_rule(format!("grouping or storing rows of {name}")))
+}
+
+fn row_types<'a>(columns: impl IntoIterator<Item = &'a Column>) -> RowTypes {
+    let mut found = RowTypes::new();
+    columns.into_iter().for_each(|it| types::collect_row_types(Oid::from(it.ty.oid), &mut found));
+    found
 }
 
 /// What lowering gathers on its way through a query.
