@@ -40,6 +40,14 @@ pub struct StreamTable {
     pub error: Option<String>,
 }
 
+impl StreamTable {
+    /// Says why it is in error.
+    pub fn in_error(self) -> Error {
+        let is_query_lost = self.view.is_some_and(|it| !relation::exists(it));
+        Error::InError { name: self.name, reason: self.error.unwrap_or_default(), is_query_lost }
+    }
+}
+
 fn from_row(row: &OwnRow) -> StreamTable {
     let text = |column| row.get::<String>(column).expect("NOT NULL in the catalog");
     StreamTable {
@@ -210,6 +218,13 @@ pub fn lock(ids: &[i64]) {
     for id in BTreeSet::from_iter(ids) {
         tables.lock_newest(BY_ID, ("pgs_id", *id));
     }
+}
+
+/// As [`lock`], and gives the stream table as it is then.
+pub fn locked(id: i64) -> Result<StreamTable, Error> {
+    let tables = OwnTable::open(TABLES, Lock::RowExclusive);
+    let row = tables.lock_newest(BY_ID, ("pgs_id", id));
+    row.as_ref().map(from_row).ok_or_else(|| Error::unknown(id))
 }
 
 /// Notes that a stream table has to be rebuilt. Locks its row even where that is noted already: a

@@ -36,7 +36,7 @@ pub enum Error {
     #[error("stream table \"{0}\" is suspended")]
     Suspended(QualifiedName),
     #[error("stream table \"{name}\" is in error: {reason}")]
-    InError { name: QualifiedName, reason: String },
+    InError { name: QualifiedName, reason: String, is_query_lost: bool },
     #[error("refresh skipped: stream table \"{0}\" is being refreshed by another session")]
     Busy(QualifiedName),
     #[error("cannot drop stream table {name} because other stream tables depend on it")]
@@ -150,7 +150,7 @@ impl Error {
             Self::BadMode(_) => "Use FULL or DIFFERENTIAL.",
             Self::BadStatus(_) => "Use ACTIVE or SUSPENDED.",
             Self::Suspended(_) => "Call pgstream.resume_stream_table first.",
-            Self::InError { .. } => {
+            Self::InError { is_query_lost: false, .. } => {
                 "Repair its sources and call pgstream.resume_stream_table, or drop it."
             }
             Self::NotPopulated(_) => "Refresh it first.",
@@ -159,7 +159,9 @@ impl Error {
                  setting of its session instead and computes everything anew."
             }
             Self::HasReaders { .. } => "Drop those first.",
-            Self::QueryLost(_) => "Drop the stream table, or create it again with another query.",
+            Self::InError { .. } | Self::QueryLost(_) => {
+                "Drop the stream table, or create it again with another query."
+            }
             Self::TruncatedConcurrently(_) | Self::RefreshedConcurrently => {
                 "Try the transaction again."
             }

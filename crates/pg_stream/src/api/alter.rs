@@ -58,11 +58,21 @@ fn alter(
         switch_mode(&table, mode)?;
     }
     match status {
-        Some(Status::Suspended) => catalog::set_status(table.id, Status::Suspended, None),
+        Some(Status::Suspended) => suspend(table.id)?,
         Some(_) => resume::resume(table)?,
         None => {}
     }
     wake::scheduler_at_commit();
+    Ok(())
+}
+
+/// Why a table is in error must not be forgotten.
+fn suspend(id: i64) -> Result<(), Error> {
+    let table = catalog::locked(id)?;
+    if table.status == Status::Error {
+        return Err(table.in_error());
+    }
+    catalog::set_status(id, Status::Suspended, None);
     Ok(())
 }
 

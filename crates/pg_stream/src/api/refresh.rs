@@ -22,10 +22,7 @@ fn refresh(name: &str) -> Result<(), Error> {
     let table = catalog::find_owned(name)?;
     match table.status {
         Status::Suspended => Err(Error::Suspended(table.name)),
-        Status::Error => {
-            let reason = table.error.unwrap_or_default();
-            Err(Error::InError { name: table.name, reason })
-        }
+        Status::Error => Err(table.in_error()),
         Status::Active | Status::Initializing => {
             refresh::run(table.id, InitiatedBy::Manual)?;
             Ok(())

@@ -26,7 +26,11 @@ pub fn resume(table: StreamTable) -> Result<(), Error> {
         restore::recover_query(&table)?;
     }
     if matches!(table.status, Status::Suspended | Status::Error) {
-        catalog::activate(&table);
+        let now = catalog::locked(table.id)?;
+        if now.status == Status::Error && table.status != Status::Error {
+            return Err(now.in_error());
+        }
+        catalog::activate(&now);
         wake::scheduler_at_commit();
     }
     Ok(())

@@ -974,11 +974,38 @@ fn is_in_error(session: &mut Session, reason: &str, first_row: &str) {
     let status = session.value("SELECT status, error_message FROM pgstream.pgs_stream_tables");
     assert_eq!(status, format!("ERROR|{reason}"));
     assert!(session.rows("SELECT id, f FROM st ORDER BY 1").iter().any(|it| it == first_row));
-    let error = session.error("SELECT pgstream.refresh_stream_table('st')");
-    assert_eq!(error.code, "55000", "{error}");
-    assert!(error.message.contains(reason), "{error}");
+    for call in [
+        "SELECT pgstream.refresh_stream_table('st')",
+        "SELECT pgstream.alter_stream_table('st', status => 'SUSPENDED')",
+    ] {
+        let error = session.error(call);
+        assert_eq!(error.code, "55000", "{error}");
+        assert!(error.message.contains(reason), "{error}");
+        assert!(error.hint.starts_with("Drop the stream table"), "{error}");
+    }
     assert_eq!(session.error("SELECT pgstream.resume_stream_table('st')").code, "55000");
     assert_eq!(orphans(session).expect("readable"), [""; 0]);
+}
+
+#[test]
+fn a_table_is_suspended_and_resumed_while_its_query_is_dropped() {
+    const SUSPEND: &str = "SELECT pgstream.alter_stream_table('st', status => 'SUSPENDED')";
+    for (before, call) in
+        [("SELECT", SUSPEND), (SUSPEND, "SELECT pgstream.resume_stream_table('st')")]
+    {
+        let database = Database::new();
+        let mut s = Sessions::new(&database, &["a", "b"]);
+        s.monitor().run("CREATE TABLE t (id int PRIMARY KEY, f int); INSERT INTO t VALUES (1, 1)");
+        s.monitor().create("st", "SELECT id, f FROM t");
+        s.monitor().run(before);
+        s.run("a", "BEGIN; DROP TABLE t CASCADE");
+        s.blocks("b", call);
+        s.run("a", "COMMIT");
+        let error = s.finish("b").expect_err("it is in error");
+        assert!(error.message.contains("table public.t was dropped"), "{error}");
+        assert!(error.hint.starts_with("Drop the stream table"), "{error}");
+        is_in_error(s.monitor(), "table public.t was dropped", "1|1");
+    }
 }
 
 /// The names that statements were made with mean something else now.

@@ -319,6 +319,7 @@ fn a_table_in_error_says_why_and_comes_back() {
     );
     let error = session.error(REFRESH);
     assert!(error.code == "55000" && error.message.contains("the moon is full"), "{error}");
+    assert!(error.hint.contains("resume_stream_table"), "{error}");
     session.run("INSERT INTO t VALUES (100, 1, 1); SELECT pgstream.resume_stream_table('st')");
     watched.refresh_and_compare(&mut session, "resumed");
 }
