@@ -4,6 +4,7 @@ pub mod access;
 pub mod alter;
 pub mod buffer;
 mod composite;
+mod deadlock;
 pub mod decode;
 pub mod deparse;
 pub mod dump;

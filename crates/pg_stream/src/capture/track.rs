@@ -79,10 +79,10 @@ fn keep_writers_out(source: Oid) {
     let name = source::sql_name(source);
     let drops = Triggers::of(source).surplus.into_iter().any(|it| Some(it.1) == name);
     let lock = if drops { Lock::AccessExclusive } else { Lock::ShareRowExclusive };
-    if !lock::try_relation(source, lock) {
-        lock::giving_in(|| lock::relation(source, lock));
-    }
-    source::members(source, Lock::ShareRowExclusive);
+    lock::giving_in(|| {
+        lock::relation(source, lock);
+        source::members(source, Lock::ShareRowExclusive);
+    });
 }
 
 /// What [`refit`] is going to find. Locks what that is going to lock, apart from what is noted.

@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::HashSet, ffi::CString};
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::{fault, security::LocalSettings, subtransaction, time};
+use super::{deadlock::Watch, fault, security::LocalSettings, subtransaction, time};
 
 /// How strongly a relation is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,29 +138,38 @@ pub fn in_transaction_block() -> bool {
     unsafe { pg_sys::IsTransactionBlock() }
 }
 
-/// How long to wait at a time, and when to look for a deadlock, in milliseconds: before anybody else
-/// does, who looks after a second.
-const TURN: i64 = 400;
+/// How long to wait at a time at least, and when to look for a deadlock first, in milliseconds: before
+/// anybody else does, who looks after a second.
+const TURN: i32 = 400;
 const LOOK: i64 = 100;
 
-/// Runs `work`, which waits for a lock, for as long as `lock_timeout` allows. PostgreSQL looks for a
-/// deadlock once a wait, so who begins to wait last has to give in. This looks again and again.
+/// Runs `work`, which waits for a lock, for as long as `lock_timeout` allows. It gives in to a deadlock,
+/// whenever that comes about, and lets those who wait behind it go first. But each turn lasts as long as all
+/// before it: it gets the lock even where others that overlap always hold it.
 pub fn giving_in<T>(work: impl Fn() -> T) -> T {
+    in_turns(|waited| waited.max(TURN.into()), work)
+}
+
+/// As [`giving_in`], for `work` that locks several things: what it has got must not be in the way of others
+/// while it waits for the next one, so it is let go after each short turn.
+pub fn letting_go<T>(work: impl Fn() -> T) -> T {
+    in_turns(|_| TURN.into(), work)
+}
+
+/// `length` says how long a turn may last after so many milliseconds.
+fn in_turns<T>(length: impl Fn(i64) -> i64, work: impl Fn() -> T) -> T {
     // SAFETY: reads a setting.
     let patience = i64::from(unsafe { pg_sys::LockTimeout });
     let began = time::now();
     loop {
-        let left = patience - (time::now() - began) / 1000;
-        let is_last = patience > 0 && left <= TURN;
-        let limit = if is_last { left.max(1) } else { TURN };
+        let waited = (time::now() - began) / 1000;
+        let (left, turn) = (patience - waited, length(waited));
+        let is_last = patience > 0 && left <= turn;
+        let limit = if is_last { left.max(1) } else { turn };
         let turn = || {
-            let setting = |name: &std::ffi::CStr, value: i64| {
-                (name.to_owned(), CString::new(value.to_string()).expect("a number has no NUL"))
-            };
-            let _settings = LocalSettings::new(&[
-                setting(c"lock_timeout", limit),
-                setting(c"deadlock_timeout", LOOK),
-            ]);
+            let limit = CString::new(limit.to_string()).expect("a number has no NUL");
+            let _limit = LocalSettings::new(&[(c"lock_timeout".to_owned(), limit)]);
+            let _watch = Watch::start(LOOK, TURN);
             work()
         };
         if is_last {

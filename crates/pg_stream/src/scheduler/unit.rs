@@ -319,8 +319,7 @@ impl Unit<'_> {
         }
         self.each(members, |member| {
             let _progress = Progress::start(member.id, time::now());
-            // Those of its sources that it has are let go between two turns.
-            self.raise(lock::giving_in(|| refresh::lock_sources(member.id)));
+            self.raise(lock::letting_go(|| refresh::lock_sources(member.id)));
         });
     }
 

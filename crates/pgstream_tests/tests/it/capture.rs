@@ -1,5 +1,7 @@
 //! Each change is applied exactly once, whatever the timing of writers and refreshers.
 
+use std::time::{Duration, Instant};
+
 use pgstream_tests::{
     Comparison, Database, Interleaving, REFRESH, Sessions, Step, Watched, check_interleavings,
 };
@@ -332,6 +334,60 @@ fn creation_waits_for_a_writer_that_is_open() {
     }
     s.run("c", REFRESH);
     s.compare("c", TOTALS);
+}
+
+/// Runs `sql` while a creation waits, which lets it go first, until it does not get its lock in so many
+/// milliseconds: the creation keeps its place for longer.
+fn overtake(s: &mut Sessions, sql: &str, milliseconds: u32) {
+    let began = Instant::now();
+    for limit in std::iter::once(0).chain(std::iter::repeat(milliseconds)) {
+        s.run("x", &format!("SET lock_timeout = {limit}"));
+        let result = match s.step("x", sql) {
+            Step::Blocked => s.finish("x"),
+            Step::Done(result) => result,
+        };
+        if let Err(error) = result {
+            assert_eq!(error.code, "55P03", "{error}");
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "the creation keeps no place");
+    }
+}
+
+/// Writers that take turns, so that there is always one, and one that stays for long.
+#[test]
+fn creation_lets_writers_go_first_for_a_while() {
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["w", "x", "c"]);
+    s.monitor().run(
+        "CREATE TABLE t (id int, g int, v int) PARTITION BY LIST (id);
+         CREATE TABLE t1 PARTITION OF t DEFAULT; CREATE TABLE t2 PARTITION OF t FOR VALUES IN (2)",
+    );
+    // Of a partition the creation learns when it has locked the table.
+    for (name, table) in [("a", "t"), ("b", "t1")] {
+        s.run("w", "DROP TABLE IF EXISTS a");
+        s.run("w", &format!("BEGIN; INSERT INTO {table} VALUES (10, 1, 10)"));
+        let create = format!("SELECT pgstream.create_stream_table('{name}', '{TOTALS}', '1d')");
+        s.blocks("c", &create);
+        overtake(&mut s, "INSERT INTO t VALUES (2, 1, 10)", 600);
+        s.run("w", "COMMIT");
+        s.finish("c").expect("it has kept its place");
+    }
+}
+
+/// However long it has kept its place.
+#[test]
+fn creation_gives_in_to_writers() {
+    let database = Database::new();
+    let mut s = Sessions::new(&database, &["w", "x", "c"]);
+    s.monitor().run(TABLES);
+    s.monitor().run("CREATE TABLE u (id int PRIMARY KEY)");
+    s.run("w", "BEGIN; INSERT INTO u VALUES (1)");
+    s.blocks("c", "SELECT pgstream.create_stream_table('st', 'SELECT * FROM t JOIN u USING (id)')");
+    overtake(&mut s, "INSERT INTO u SELECT coalesce(max(id), 10) + 1 FROM u", 1700);
+    s.blocks("w", "INSERT INTO t VALUES (10, 1, 10)");
+    assert_eq!(s.finish("c").expect_err("somebody has to give in").code, "40P01");
+    s.finish("w").expect("the creation has given in");
 }
 
 #[test]
