@@ -620,6 +620,7 @@ fn create_empty_buffer(source: Oid) {
     if !exists {
         run(&format!("CREATE SCHEMA {schema}"));
     }
+    let _place = relation::lie_beside(source);
     run(&format!(
         "CREATE TABLE {name} (action \"char\", xid xid8, lsn pg_lsn, ordinal bigint) USING heap"
     ));

@@ -8,7 +8,7 @@ use std::{
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::event::Class;
+use super::{event::Class, security::LocalSettings};
 
 /// Schema and name.
 pub fn name(relation: Oid) -> (String, String) {
@@ -190,6 +190,19 @@ pub fn tables_below(view: Oid) -> Vec<Oid> {
 pub fn lock_for_reading(relation: Oid) {
     // SAFETY: taking a lock by OID; invalidations are processed on the way.
     unsafe { pg_sys::LockRelationOid(relation, pg_sys::AccessShareLock as i32) };
+}
+
+/// While it lives, what is created without naming a tablespace lies where the relation does, whatever the
+/// session's default is. Who was allowed to put the relation there may.
+pub fn lie_beside(relation: Oid) -> LocalSettings {
+    // SAFETY: look-ups in the syscache; 0 stands for the tablespace of the database.
+    let name = unsafe {
+        match pg_sys::get_rel_tablespace(relation) {
+            pg_sys::InvalidOid => CString::default(),
+            tablespace => CStr::from_ptr(pg_sys::get_tablespace_name(tablespace)).to_owned(),
+        }
+    };
+    LocalSettings::new(&[(c"default_tablespace".to_owned(), name)])
 }
 
 /// Whether a unique index or an exclusion constraint restricts the rows of the relation.

@@ -50,6 +50,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
     }
     definition.hold_text_search();
     if let Some(differential) = &definition.differential {
+        let _place = relation::lie_beside(relation);
         set_count_column(relation, &definition.table, differential);
         create_stages(&definition, differential, owner);
         track(pgs_id, differential);
@@ -87,6 +88,7 @@ pub fn create(pgs_id: i64, owner: Oid, initialize: bool) -> Result<Oid, Error> {
         advance::store(&definition, &outcome, &frontier, (&occasion, None), &clock, &snapshot);
     }
     let _own = OwnCommands::begin();
+    let _place = relation::lie_beside(relation);
     let tables = definition.differential.iter().flat_map(|it| &it.storages);
     let tables = tables.filter(|it| it.inline.is_none());
     let tables: Vec<&str> = tables.map(|it| it.table.as_str()).collect();
@@ -352,6 +354,7 @@ pub fn begin_rebuild(definition: &Definition, differential: &Differential) {
 /// Lays out inner stages and capture anew, for a definition that is not the one they were made for.
 pub fn rebuild(definition: &Definition, differential: &Differential) -> Result<(), Error> {
     let _own = OwnCommands::begin();
+    let _place = relation::lie_beside(definition.relation);
     // At once: from now on the sources stay made of the tables that have been locked.
     track(definition.pgs_id, differential);
     catalog::set_dependencies(definition.pgs_id, &definition.dependencies);

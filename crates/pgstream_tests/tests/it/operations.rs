@@ -535,6 +535,43 @@ fn tables_move_between_tablespaces() {
     assert_eq!(orphans(&mut session).expect("readable"), [""; 0]);
 }
 
+/// Whatever the default of the session that creates them, which is no superuser but for that.
+#[test]
+fn hidden_tables_lie_where_what_they_belong_to_does() {
+    let database = Database::on(Server::start(&["fsync=off", "pg_stream.enabled=off"]));
+    let mut session = database.session();
+    session.run("SET allow_in_place_tablespaces = on");
+    session.run("CREATE TABLESPACE one LOCATION ''");
+    session.run("CREATE TABLESPACE two LOCATION ''");
+    session.run(TABLES);
+    session.run("CREATE ROLE alice; GRANT CREATE ON TABLESPACE one TO alice; GRANT CREATE ON SCHEMA public TO alice; GRANT SELECT ON t TO alice");
+    session.run("CREATE TABLE u (id int PRIMARY KEY, g int) TABLESPACE two; GRANT SELECT ON u TO alice; SET ROLE alice");
+    let query = "SELECT n, count(*) AS groups FROM (SELECT g, count(*) AS n FROM t JOIN u USING (id, g) GROUP BY g) AS q GROUP BY n";
+    let create = |name: &str| format!("SELECT pgstream.create_stream_table('{name}', '{query}')");
+    session.run("SET default_tablespace = two");
+    assert_eq!(session.error(&create("st")).code, "42501");
+    session.run(&format!("SET default_tablespace = one; {}", create("st")));
+    session.run(&format!("SET default_tablespace = ''; {}", create("plain")));
+    let lies = "
+        SELECT string_agg(DISTINCT concat(s.pgs_name, ' ', t.spcname), ', ')
+        FROM pg_class AS c JOIN pg_index AS i ON i.indrelid = c.oid JOIN pg_class AS x ON x.oid IN (c.oid, i.indexrelid, c.reltoastrelid)
+        JOIN pgstream.pgs_stream_tables AS s ON c.oid = s.pgs_relid OR c.relname LIKE format('stage_%s_%%', s.pgs_id)
+        LEFT JOIN pg_tablespace AS t ON t.oid = x.reltablespace";
+    let buffers = "
+        SELECT count(*) FROM pgstream.pgs_change_tracking JOIN pg_class AS b ON b.oid = buffer_relid
+        JOIN pg_class AS s ON s.oid = source_relid AND s.reltablespace = b.reltablespace";
+    for default in ["''", "two", "one"] {
+        session.run(&format!("SET default_tablespace = {default}"));
+        for name in ["st", "plain"] {
+            session.run(&format!("SELECT pgstream.repair_stream_table('{name}')"));
+        }
+        session.run("RESET ROLE");
+        assert_eq!(session.value(lies), "plain , st one", "{default}");
+        assert_eq!(session.value(buffers), "2", "{default}");
+        session.run("SET ROLE alice");
+    }
+}
+
 /// A dump locks all tables against DDL for as long as it runs, and sees one moment.
 #[test]
 fn a_dump_and_refreshes_do_not_wait_for_each_other() {
