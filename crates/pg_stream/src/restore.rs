@@ -480,13 +480,15 @@ fn merged(defaults: Vec<String>, described: &[String]) -> Vec<String> {
 }
 
 /// Whether a statement may write to a table that has the trigger of a stream table: it is none, but
-/// was restored without its query; or it is being restored, where the rows that are there already do
-/// not matter, for the next refresh replaces them.
+/// was restored without its query; or it is being restored, by a role that owns it, for all can look like
+/// pg_restore. Then the rows that are there already do not matter, for the next refresh replaces them.
 pub fn accepts_write(table: Oid, operation: PgTriggerOperation) -> bool {
-    let is_restored = dump::is_restoring() && matches!(operation, PgTriggerOperation::Insert);
     let Some(stream_table) = catalog::by_relation(table) else {
         return relation::name(table).0 != "pgstream_state";
     };
+    let is_restored = dump::is_restoring()
+        && matches!(operation, PgTriggerOperation::Insert)
+        && name::is_owned_by(table, name::current_role());
     if is_restored {
         let _superuser = Identity::superuser();
         catalog::mark_for_rebuild(stream_table.id, "rows were restored from a dump");

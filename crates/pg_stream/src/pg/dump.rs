@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 /// Whether this session restores a dump: pg_dump begins each with an empty search path and without
-/// checks of function bodies, which nobody else combines.
+/// checks of function bodies, which nobody else combines by chance.
 pub fn is_restoring() -> bool {
     // SAFETY: reads settings; a string setting is never NULL here.
     unsafe {

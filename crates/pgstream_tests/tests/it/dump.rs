@@ -958,6 +958,28 @@ fn a_label_gives_nobody_the_rights_of_others() {
     admin.run(&format!("DROP ROLE {mallory}; DROP ROLE {victim}"));
 }
 
+/// To put rows into a stream table like pg_restore takes to be its owner.
+#[test]
+fn nobody_else_forges_rows_as_if_they_were_restored() {
+    let database = Database::new();
+    let [owner, mallory] = ["owner", "mallory"].map(|it| format!("{it}_{}", database.name()));
+    let mut session = database.session();
+    session.run(&format!(
+        "CREATE ROLE {owner}; CREATE ROLE {mallory}; GRANT CREATE ON SCHEMA public TO {owner};
+         SET ROLE {owner}; CREATE TABLE t (id int); INSERT INTO t VALUES (1);
+         SELECT pgstream.create_stream_table('st', 'SELECT id FROM t'); GRANT ALL ON st TO {mallory};
+         SET ROLE {mallory}; SET check_function_bodies = off; SELECT set_config('search_path', '', false)"
+    ));
+    let error = session.error("INSERT INTO public.st VALUES (666, 1)");
+    assert_eq!(error.message, "cannot change stream table \"public.st\"");
+    session.run(&format!("SET ROLE {owner}; INSERT INTO public.st VALUES (2, 1)"));
+    session.run("RESET search_path; SELECT pgstream.refresh_stream_table('st')");
+    assert_eq!(session.rows("SELECT id FROM st"), ["1"]);
+    let mut admin = Server::shared().session("postgres");
+    drop((session, database));
+    admin.run(&format!("DROP ROLE {owner}; DROP ROLE {mallory}"));
+}
+
 #[test]
 fn a_restored_table_can_be_changed_before_it_is_refreshed() {
     let source = filled();
