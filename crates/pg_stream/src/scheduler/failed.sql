@@ -6,8 +6,9 @@ WITH counted AS (
     UPDATE pgstream.pgs_stream_tables
     SET consecutive_errors = consecutive_errors + 1,
         own_errors = own,
-        status = CASE WHEN $5 AND own >= $3 THEN 'SUSPENDED' ELSE status END,
-        error_message = CASE WHEN $5 AND own >= $3 THEN $2 END,
+        -- Meanwhile it may have lost its query, which its message tells.
+        status = CASE WHEN status <> 'ERROR' AND $5 AND own >= $3 THEN 'SUSPENDED' ELSE status END,
+        error_message = CASE WHEN status = 'ERROR' THEN error_message WHEN $5 AND own >= $3 THEN $2 END,
         updated_at = clock_timestamp()
     FROM counted
     WHERE pgs_id = $1

@@ -571,7 +571,9 @@ fn record(
     if alerts > 1 {
         pgrx::warning!("pg_stream: stream table {name} is suspended after repeated failures");
     }
-    if is_lasting {
+    // Where it lost its query meanwhile, it says what was dropped.
+    let is_in_error = || catalog::by_id(id).is_some_and(|it| it.status == Status::Error);
+    if is_lasting && !is_in_error() {
         catalog::set_status(id, Status::Error, Some(&failure.message));
     }
     Report::failed(Verdict::Failed)

@@ -427,3 +427,24 @@ fn what_is_not_its_fault_brings_a_table_no_nearer_to_suspension() {
     session.run("UPDATE mode SET code = 'P0001'; UPDATE t SET v = v + 1");
     session.eventually(status, "SUSPENDED|2");
 }
+
+/// A refresh that waits for a source when that is dropped fails, which is no news.
+#[test]
+fn what_lost_its_query_while_a_refresh_waited_says_what_was_dropped() {
+    let database = scheduled();
+    let (mut session, mut dropper) = (database.session(), database.session());
+    dropper.run("BEGIN; LOCK TABLE t");
+    session.run("UPDATE pgstream.pgs_stream_tables SET needs_reinit = true");
+    session.eventually(
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+         WHERE NOT granted AND relation = 't'::regclass AND backend_type = 'pg_stream refresh worker'",
+        "1",
+    );
+    dropper.run("DROP TABLE t CASCADE; COMMIT");
+    let is_over = "SELECT count(*) FROM pgstream.pgs_refresh_history WHERE status = 'RUNNING'";
+    session.eventually(is_over, "0");
+    assert_eq!(
+        session.value("SELECT status, error_message FROM pgstream.pgs_stream_tables"),
+        "ERROR|table public.t was dropped"
+    );
+}
