@@ -338,8 +338,25 @@ pub fn attach(table: Oid) {
         refresh::protect(&quote_qualified(&schema, &name));
     }
     // The event trigger may have done it by now.
-    if catalog::by_relation(table).is_none() && !attach_by_name(table) {
-        insert_described(table);
+    if catalog::by_relation(table).is_some() {
+        return;
+    }
+    let (schema, name) = relation::name(table);
+    let is_known = spi::run(
+        "SELECT FROM pgstream.pgs_stream_tables WHERE (pgs_schema, pgs_name) = ($1, $2)",
+        &[schema.into(), name.into()],
+        |_| {},
+    ) > 0;
+    let description = Description::of(table).filter(|_| !is_known);
+    if description.is_some() {
+        // Its row may be coming from the dump in another session. Before any weaker lock than this, or two that
+        // do so would wait for each other.
+        spi::run("LOCK TABLE pgstream.pgs_stream_tables IN SHARE ROW EXCLUSIVE MODE", &[], |_| {});
+    }
+    if !attach_by_name(table)
+        && let Some(description) = description
+    {
+        insert_described(table, description);
     }
 }
 
@@ -352,9 +369,9 @@ fn has_guard(table: Oid) -> bool {
 
 /// Whether there was a row of that name without a table.
 fn attach_by_name(table: Oid) -> bool {
-    let has_query = Description::of(table).is_some();
+    let described = Description::of(table).map(|it| it.id);
     let id =
-        spi::get_one::<i64>(include_str!("restore/attach.sql"), &[table.into(), has_query.into()]);
+        spi::get_one::<i64>(include_str!("restore/attach.sql"), &[table.into(), described.into()]);
     let Some(stream_table) = id.and_then(catalog::by_id) else { return false };
     if let Some(view) = stream_table.view {
         relation::belongs_to(view, table);
@@ -372,25 +389,22 @@ fn attach_by_name(table: Oid) -> bool {
         |_| {},
     );
     name::invalidate(table);
-    // The next refresh says what is missing.
-    let _missing = subtransaction::attempt(|| match recover_query(&stream_table) {
-        // The scheduler must know at once what belongs together.
-        Ok(view) => catalog::set_dependencies(stream_table.id, &lower::look_at_view(view).0),
-        Err(error) => ErrorReport::from(error).report(PgLogLevel::ERROR),
+    // The next refresh says what is missing. Another session of pg_restore may have locked a table of the
+    // query and wait for the catalog: nobody looks for a deadlock so soon.
+    let _missing = subtransaction::attempt(|| {
+        let _soon = LocalSettings::new(&[(c"lock_timeout".into(), c"500".into())]);
+        match recover_query(&stream_table) {
+            // The scheduler must know at once what belongs together.
+            Ok(view) => catalog::set_dependencies(stream_table.id, &lower::look_at_view(view).0),
+            Err(error) => ErrorReport::from(error).report(PgLogLevel::ERROR),
+        }
     });
     wake::scheduler_at_commit();
     true
 }
 
-/// Makes a row of what the label of this table says, unless there is one by now. The trigger on the row
-/// attaches the table.
-fn insert_described(table: Oid) {
-    // Rows may be coming from the dump in another session.
-    spi::run("LOCK TABLE pgstream.pgs_stream_tables IN SHARE ROW EXCLUSIVE MODE", &[], |_| {});
-    if attach_by_name(table) {
-        return;
-    }
-    let Some(description) = Description::of(table) else { return };
+/// Makes a row of what the label of this table says. The trigger on the row attaches the table.
+fn insert_described(table: Oid, description: Description) {
     let (schema, name) = relation::name(table);
     // The number matters only where the hidden view came along.
     let view = catalog::hidden_view(description.id);

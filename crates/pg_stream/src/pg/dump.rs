@@ -5,11 +5,14 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 /// Whether this session restores a dump: pg_dump begins each with an empty search path and without
-/// checks of function bodies, which nobody else combines by chance.
+/// checks of function bodies, which nobody else combines by chance. Code that a refresh runs in the name of
+/// somebody else may do so on purpose.
 pub fn is_restoring() -> bool {
-    // SAFETY: reads settings; a string setting is never NULL here.
+    // SAFETY: reads settings and this backend's state; a string setting is never NULL here.
     unsafe {
-        !pg_sys::check_function_bodies && CStr::from_ptr(pg_sys::namespace_search_path).is_empty()
+        !pg_sys::InSecurityRestrictedOperation()
+            && !pg_sys::check_function_bodies
+            && CStr::from_ptr(pg_sys::namespace_search_path).is_empty()
     }
 }
 

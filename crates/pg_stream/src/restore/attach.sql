@@ -1,12 +1,14 @@
 -- Gives the row that has the table's name its OIDs. Returns the number. A hidden view of somebody else
--- would let its owner read with his privileges. One that reads nothing may only hold the place for what
--- comes later in the dump. Without a hidden view that fits the table, and without a label ($2) that has
--- the query, all that is left to do with it is to drop it.
+-- would let its owner read with his privileges, and one of another number than that in the table's label
+-- ($2) came with another table. One that reads nothing may only hold the place for what comes later in the
+-- dump. Without a hidden view that fits the table, and without a label, which has the query, all that is
+-- left to do with it is to drop it.
 WITH place AS MATERIALIZED (
     SELECT c.oid AS relid, s.pgs_id,
            (SELECT v.oid FROM pg_catalog.pg_class AS v
             WHERE v.relnamespace = 'pgstream_state'::pg_catalog.regnamespace AND v.relkind = 'v'
-              AND v.relname = 'query_' || s.pgs_id AND v.relowner = c.relowner
+              AND v.relname = 'query_' || s.pgs_id AND s.pgs_id = coalesce($2, s.pgs_id)
+              AND v.relowner = c.relowner
               AND EXISTS (SELECT FROM pg_catalog.pg_rewrite AS w
                           JOIN pg_catalog.pg_depend AS d
                             ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
@@ -29,8 +31,8 @@ WITH place AS MATERIALIZED (
 )
 UPDATE pgstream.pgs_stream_tables AS s
 SET pgs_relid = p.relid, view_relid = p.view, needs_reinit = true,
-    status = CASE WHEN p.view IS NULL AND NOT $2 THEN 'ERROR' ELSE s.status END,
-    error_message = CASE WHEN p.view IS NULL AND NOT $2 AND s.status <> 'ERROR'
+    status = CASE WHEN p.view IS NULL AND $2 IS NULL THEN 'ERROR' ELSE s.status END,
+    error_message = CASE WHEN p.view IS NULL AND $2 IS NULL AND s.status <> 'ERROR'
                          THEN 'its defining query was not restored' ELSE s.error_message END
 FROM place AS p
 WHERE s.pgs_id = p.pgs_id

@@ -649,6 +649,40 @@ fn a_dump_of_all_comes_to_other_stream_tables() {
     session.create("fresh", "SELECT count(*) FROM t");
 }
 
+/// Two whose numbers are those of others here, and that have the same columns.
+#[test]
+fn dumped_queries_stay_with_their_tables_beside_others() {
+    let source = Database::new();
+    let mut session = source.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, i FROM generate_series(1, 6) AS i");
+    let queries = ["v <= 2", "v BETWEEN 3 AND 4", "v > 4"]
+        .map(|it| format!("SELECT id, v FROM t WHERE {it}"));
+    for (number, query) in queries.iter().enumerate() {
+        // Without a history.
+        session.run(&format!(
+            "SELECT pgstream.create_stream_table('st{number}', '{query}', initialize => false)"
+        ));
+    }
+    for option in ["--format=custom", "--schema-only"] {
+        let file = format!("{}.beside{option}", source.name());
+        source.server().program("pg_dump", &["-Fc", option, "-f", &file, source.name()]);
+        let target = Database::new();
+        let mut session = target.session();
+        session.run("CREATE TABLE u (id int PRIMARY KEY, v int)");
+        session.create("other", "SELECT id, v FROM u");
+        let errors = target.server().try_program("pg_restore", &["-d", target.name(), &file]);
+        let errors = errors.expect_err("a hidden view is there already");
+        assert!(errors.contains("relation \"query_1\" already exists"), "{errors}");
+        session.run("INSERT INTO t VALUES (10, 2), (11, 3), (12, 9) ON CONFLICT DO NOTHING");
+        for (number, query) in queries.iter().enumerate() {
+            session.refresh(&format!("st{number}"));
+            let found = difference(&mut session, &format!("st{number}"), query, Comparison::Value);
+            assert!(found.expect("comparable").is_none(), "{query} {option}");
+        }
+        check_nothing_is_left_over(&mut session);
+    }
+}
+
 /// A dump sets the sequence back.
 #[test]
 fn refreshes_are_numbered_on_whatever_a_dump_makes_of_the_sequence() {
@@ -975,6 +1009,19 @@ fn nobody_else_forges_rows_as_if_they_were_restored() {
     session.run(&format!("SET ROLE {owner}; INSERT INTO public.st VALUES (2, 1)"));
     session.run("RESET search_path; SELECT pgstream.refresh_stream_table('st')");
     assert_eq!(session.rows("SELECT id FROM st"), ["1"]);
+    // Nor who owns the source, whose policies run as the owner of the stream table.
+    session.run(&format!(
+        "RESET ROLE; SET check_function_bodies = on; CREATE TABLE u (id int); INSERT INTO u VALUES (1); GRANT SELECT ON u TO {owner};
+         SET ROLE {owner}; SELECT pgstream.create_stream_table('su', 'SELECT id FROM u'); RESET ROLE;
+         CREATE FUNCTION forge() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM set_config('search_path', '', true), set_config('check_function_bodies', 'off', true);
+            INSERT INTO public.su VALUES (666, 1); RETURN true; END $$;
+         CREATE FUNCTION policy() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN public.forge(); END';
+         ALTER TABLE u ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON u USING (public.policy()); SET ROLE {owner}"
+    ));
+    let error = session.error("SELECT pgstream.refresh_stream_table('su')");
+    assert_eq!(error.message, "cannot change stream table \"public.su\"");
+    session.run("RESET ROLE");
     let mut admin = Server::shared().session("postgres");
     drop((session, database));
     admin.run(&format!("DROP ROLE {owner}; DROP ROLE {mallory}"));
