@@ -109,6 +109,15 @@ impl Sessions {
         self.wait(name)
     }
 
+    /// Runs a step until it is done, whether it has to wait or not.
+    #[track_caller]
+    pub fn complete(&mut self, name: &str, sql: &str) -> Result<(), SqlError> {
+        match self.step(name, sql) {
+            Step::Blocked => self.finish(name),
+            Step::Done(result) => result,
+        }
+    }
+
     /// A step that must succeed at once.
     #[track_caller]
     pub fn run(&mut self, name: &str, sql: &str) {
