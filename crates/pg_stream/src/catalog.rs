@@ -74,15 +74,18 @@ pub fn find(text: &str) -> Result<StreamTable, Error> {
     found.ok_or_else(|| Error::Undefined(text.to_owned()))
 }
 
-/// Like [`find`], for callers that change it: they must own it.
-pub fn find_owned(text: &str) -> Result<StreamTable, Error> {
+/// Like [`find`], for callers that change it: they must own it. Waits for whoever refreshes, alters or
+/// drops it, and keeps others from that until the end of the transaction.
+pub fn lock_owned(text: &str) -> Result<StreamTable, Error> {
     dump::refuse_if_read_only();
     let table = find(text)?;
-    if name::is_owned_by(table.relation, name::current_role()) {
-        Ok(table)
-    } else {
-        Err(Error::NotOwner(table.name))
+    if !name::is_owned_by(table.relation, name::current_role()) {
+        return Err(Error::NotOwner(table.name));
     }
+    relation::lock_stream_table(table.id);
+    // As those have left it who were waited for.
+    let current = by_id(table.id).filter(|it| relation::exists(it.relation));
+    current.ok_or_else(|| Error::Undefined(text.to_owned()))
 }
 
 const TABLES: &CStr = c"pgs_stream_tables";

@@ -37,12 +37,11 @@ fn alter(
     mode: Option<&str>,
     status: Option<&str>,
 ) -> Result<(), Error> {
-    let table = catalog::find_owned(name)?;
+    let table = catalog::lock_owned(name)?;
     let schedule = schedule.map(|it| options::schedule(Some(it))).transpose()?;
     let mode = mode.map(options::mode).transpose()?;
     let status = status.map(requested_status).transpose()?;
     let _superuser = Identity::superuser();
-    relation::lock_stream_table(table.id);
     // Before what is noted of it.
     match mode.filter(|it| *it != table.mode) {
         Some(RefreshMode::Full) => lock_sources(&[table.id]),

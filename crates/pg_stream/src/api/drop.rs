@@ -21,14 +21,10 @@ fn drop_stream_table(name: Option<Argument>) -> Result<(), ErrorReport> {
 /// Drops the table in the caller's name; the event trigger in `ddl::drop` removes everything else, as it does after a
 /// plain DROP TABLE.
 fn drop_by_name(name: &str) -> Result<(), Error> {
-    let table = match catalog::find_owned(name) {
+    let table = match catalog::lock_owned(name) {
         Err(Error::Undefined(_)) if forget_missing(name) => return Ok(()),
         found => found?,
     };
-    relation::lock_stream_table(table.id);
-    if !relation::exists(table.relation) {
-        return Err(Error::Undefined(table.name.to_string()));
-    }
     let readers = catalog::readers(&table);
     if !readers.is_empty() {
         return Err(Error::HasReaders { name: table.name, readers });

@@ -19,7 +19,7 @@ fn refresh_stream_table(name: Option<Argument>) -> Result<(), ErrorReport> {
 }
 
 fn refresh(name: &str) -> Result<(), Error> {
-    let table = catalog::find_owned(name)?;
+    let table = catalog::lock_owned(name)?;
     match table.status {
         Status::Suspended => Err(Error::Suspended(table.name)),
         Status::Error => Err(table.in_error()),

@@ -14,7 +14,7 @@ use crate::{
 
 #[pg_extern(sql = false)]
 fn resume_stream_table(name: Option<Argument>) -> Result<(), ErrorReport> {
-    let table = catalog::find_owned(options::required(name.as_deref(), "name")?)
+    let table = catalog::lock_owned(options::required(name.as_deref(), "name")?)
         .map_err(ErrorReport::from)?;
     Ok(resume(table)?)
 }

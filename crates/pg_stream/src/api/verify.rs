@@ -25,7 +25,7 @@ type Differences = TableIterator<
 #[pg_extern(sql = false)]
 fn verify_stream_table(name: Option<Argument>) -> Result<Differences, ErrorReport> {
     let _errors = OriginalErrors::keep();
-    let table = catalog::find_owned(options::required(name.as_deref(), "name")?)
+    let table = catalog::lock_owned(options::required(name.as_deref(), "name")?)
         .map_err(ErrorReport::from)?;
     let found = refresh::verify(table.id).map_err(ErrorReport::from)?;
     Ok(TableIterator::new(found.into_iter().map(|it| {
@@ -42,7 +42,7 @@ fn repair_stream_table(name: Option<Argument>) -> Result<(), ErrorReport> {
 
 /// Computes it anew, and lets it run again if it was suspended or in error.
 fn repair(name: &str) -> Result<(), Error> {
-    let table = catalog::find_owned(name)?;
+    let table = catalog::lock_owned(name)?;
     let id = table.id;
     resume::resume(table)?;
     refresh::repair(id)?;

@@ -1,6 +1,6 @@
 //! Functions, catalog, views, privileges, errors.
 
-use pgstream_tests::{Comparison, Database, Session, Watched, difference};
+use pgstream_tests::{Comparison, Database, Session, Sessions, Watched, difference};
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, g int, v int); INSERT INTO t VALUES (1, 1, 1), (2, 2, 2), (3, 1, 3)";
 const TOTALS: &str = "SELECT g, count(*) AS n, sum(v) AS s FROM t GROUP BY g";
@@ -237,6 +237,46 @@ fn schedule_and_status_can_be_altered() {
     session.run("SELECT pgstream.resume_stream_table('st')");
     session.refresh("st");
     assert_eq!(session.value("SELECT status FROM pgstream.pgs_status()"), "ACTIVE");
+}
+
+/// What another session has committed meanwhile counts, not what was found before.
+#[test]
+fn who_waits_for_another_session_acts_on_what_that_leaves() {
+    let (_session, _watched, database) = with_st();
+    let mut s = Sessions::new(&database, &["a", "b"]);
+    let mode =
+        |mode: &str| format!("SELECT pgstream.alter_stream_table('st', refresh_mode => '{mode}')");
+    s.run("a", &format!("BEGIN; {}", mode("FULL")));
+    s.blocks("b", &mode("DIFFERENTIAL"));
+    s.run("a", "COMMIT");
+    s.finish("b").expect("it is altered");
+    let state = "SELECT refresh_mode, status FROM pgstream.pgs_stream_tables";
+    assert_eq!(s.monitor().value(state), "DIFFERENTIAL|ACTIVE");
+    s.run("a", "BEGIN; SELECT pgstream.alter_stream_table('st', status => 'SUSPENDED')");
+    s.blocks("b", "SELECT pgstream.resume_stream_table('st')");
+    s.run("a", "COMMIT");
+    s.finish("b").expect("it is resumed");
+    assert_eq!(s.monitor().value(state), "DIFFERENTIAL|ACTIVE");
+    s.run("a", "BEGIN; SELECT pgstream.alter_stream_table('st', status => 'SUSPENDED')");
+    s.blocks("b", "SELECT pgstream.refresh_stream_table('st')");
+    s.run("a", "COMMIT");
+    assert_eq!(s.finish("b").expect_err("suspended").code, "55000");
+    for call in [
+        "alter_stream_table('gone', status => 'SUSPENDED')",
+        "resume_stream_table('gone')",
+        "refresh_stream_table('gone')",
+        "verify_stream_table('gone')",
+        "repair_stream_table('gone')",
+        "drop_stream_table('gone')",
+    ] {
+        s.monitor().create("gone", "SELECT id FROM t");
+        s.run("a", "BEGIN; SELECT pgstream.drop_stream_table('gone')");
+        s.blocks("b", &format!("SELECT pgstream.{call}"));
+        s.run("a", "COMMIT");
+        let error = s.finish("b").expect_err("it is gone");
+        let words = "stream table \"gone\" does not exist";
+        assert_eq!((&*error.code, &*error.message), ("42P01", words), "{call}");
+    }
 }
 
 #[test]
