@@ -80,7 +80,7 @@ pub extern "C-unwind" fn pg_stream_scheduler_main(argument: pg_sys::Datum) {
     loop {
         let milliseconds = scheduler.pass();
         let now = time::since_epoch();
-        let until_watch = (watch.pass(now) - now) / 1000 + 1;
+        let until_watch = (watch.pass(slot.generation(), now) - now) / 1000 + 1;
         has_recovered = has_recovered || recover(started);
         worker::sleep(milliseconds.min(until_watch), wait);
     }

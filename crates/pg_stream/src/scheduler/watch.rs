@@ -14,61 +14,84 @@ use crate::{
     capture, catalog,
     ddl::missed,
     monitor::alert,
-    pg::{notify, relation, spi, worker},
+    pg::{notify, relation, spi, time, worker},
     refresh::{self, Reader},
     scheduler::{ages, shortest_sleep},
     settings,
 };
 
-/// How many of the shortest pauses of the scheduler lie between two looks.
+/// How many of the shortest pauses of the scheduler lie between two looks at everything.
 const PAUSES: i64 = 30;
+/// Looks at ages take at most this part of the time, however many stream tables there are.
+const MOST_TIME: i64 = 300;
 
 /// See the module.
 #[derive(Default)]
 pub struct Watch {
     next: Micros,
+    /// The catalog of which `ages_at` is true.
+    generation: Option<u64>,
+    /// When data becomes stale unless it is refreshed before.
+    ages_at: Micros,
+    ages_not_before: Micros,
 }
 
 impl Watch {
-    /// Looks around unless it did so just before; returns when to look again.
-    pub fn pass(&mut self, now: Micros) -> Micros {
-        if now < self.next {
-            return self.next;
+    /// Looks at everything unless it did so just before, and at ages when data may have become stale;
+    /// returns when to look again.
+    pub fn pass(&mut self, generation: u64, now: Micros) -> Micros {
+        if self.generation.replace(generation) != Some(generation) {
+            self.ages_at = now;
         }
-        self.next = now + shortest_sleep() * PAUSES * 1000;
-        let work = || look_at_ages(now);
-        if let Err(failure) = worker::transaction(c"pg_stream: looking for stale data", work) {
-            complain::<()>(&failure.message);
+        let looks_around = now >= self.next;
+        if looks_around || now >= self.ages_at.max(self.ages_not_before) {
+            let work = || look_at_ages(now);
+            let stale = worker::transaction(c"pg_stream: looking for stale data", work);
+            let stale = stale.unwrap_or_else(|failure| complain(&failure.message));
+            self.ages_at = stale.unwrap_or(Micros::MAX);
+            let rest = (time::since_epoch() - now) * MOST_TIME;
+            self.ages_not_before = now + rest.max(shortest_sleep() * 1000);
         }
-        let missed = worker::transaction(c"pg_stream: looking for missed commands", missed::find);
-        for missed in missed.unwrap_or_else(|failure| complain(&failure.message)) {
-            let work = || missed::make_up(&missed).unwrap_or_report();
-            if let Err(failure) =
-                worker::transaction(c"pg_stream: making up for missed commands", work)
-            {
-                complain::<()>(&failure.message);
-            }
+        if looks_around {
+            self.next = now + shortest_sleep() * PAUSES * 1000;
+            look_around();
         }
-        let buffers = worker::transaction(c"pg_stream: looking at change buffers", large_buffers);
-        let buffers = buffers.unwrap_or_else(|failure| complain(&failure.message));
-        for source in &buffers {
-            let work = || look_at_buffer(*source);
-            if let Err(failure) = worker::transaction(c"pg_stream: looking at change buffers", work)
-            {
-                complain::<()>(&failure.message);
-            }
-        }
-        self.next
+        self.next.min(self.ages_at.max(self.ages_not_before))
     }
 }
 
-/// Tells of data that should have been refreshed twice.
-fn look_at_ages(now: Micros) {
-    if !notify::has_room() {
-        return;
+/// Makes up for what was missed, and looks at the buffers.
+fn look_around() {
+    let missed = worker::transaction(c"pg_stream: looking for missed commands", missed::find);
+    for missed in missed.unwrap_or_else(|failure| complain(&failure.message)) {
+        let work = || missed::make_up(&missed).unwrap_or_report();
+        if let Err(failure) = worker::transaction(c"pg_stream: making up for missed commands", work)
+        {
+            complain::<()>(&failure.message);
+        }
     }
+    let buffers = worker::transaction(c"pg_stream: looking at change buffers", large_buffers);
+    let buffers = buffers.unwrap_or_else(|failure| complain(&failure.message));
+    for source in &buffers {
+        let work = || look_at_buffer(*source);
+        if let Err(failure) = worker::transaction(c"pg_stream: looking at change buffers", work) {
+            complain::<()>(&failure.message);
+        }
+    }
+}
+
+/// Tells of data that should have been refreshed twice. Returns when that is true of more.
+fn look_at_ages(now: Micros) -> Option<Micros> {
+    if !notify::has_room() {
+        return None;
+    }
+    let mut next = None;
     for age in ages::all() {
-        let missed = age.due.and_then(|it| age.schedule.next_after(it)).filter(|it| *it <= now);
+        let stale = age.due.and_then(|it| age.schedule.next_after(it));
+        let missed = stale.filter(|it| *it <= now);
+        if missed.is_none() {
+            next = next.into_iter().chain(stale).min();
+        }
         let period = missed.and_then(|_| age.schedule.period(age.data));
         if period.is_some() == age.told_stale || !note_stale(age.id, period.is_some()) {
             continue;
@@ -77,6 +100,7 @@ fn look_at_ages(now: Micros) {
             alert::stale(age.name, (now - age.data) as f64 / SECOND as f64, period);
         }
     }
+    next
 }
 
 /// False if that cannot be noted just now.
@@ -140,7 +164,8 @@ fn give_up(source: Oid, reader: &Reader) {
         let source = relation::display_name(source);
         let reason =
             format!("unconsumed changes of {source} have exceeded pg_stream.buffer_limit_mb");
-        pgrx::log!("pg_stream: stream table number {} will be rebuilt: {reason}", reader.id);
+        let name = catalog::display_name(reader.id);
+        pgrx::log!("pg_stream: stream table \"{name}\" will be rebuilt: {reason}");
         catalog::mark_for_rebuild(reader.id, &reason);
     }
 }
@@ -161,6 +186,6 @@ fn large_buffers() -> Vec<Oid> {
 }
 
 fn complain<T: Default>(message: &str) -> T {
-    pgrx::warning!("pg_stream scheduler cannot look after stream tables: {message}");
+    pgrx::log!("pg_stream scheduler looks after stream tables later: {message}");
     T::default()
 }

@@ -211,6 +211,22 @@ fn stale_data_is_told_once_an_episode() {
     assert_eq!(age([7, 6, 6]), [alert("st", "25200|3600|7.0")]);
 }
 
+/// However seldom the scheduler looks at everything.
+#[test]
+fn stale_data_is_told_as_soon_as_it_is_stale() {
+    let interval = "pg_stream.scheduler_interval_ms=2000";
+    let settings = ["fsync=off", interval, "pg_stream.min_schedule_seconds=1"];
+    let database = Database::on(Server::start(&settings));
+    let mut session = database.session();
+    session.run(&format!("{TABLES}; LISTEN pg_stream_alert"));
+    session.run(&format!(
+        "SELECT pgstream.create_stream_table('st', $${QUERY}$$, '1s');
+         SELECT pgstream.alter_stream_table('st', status => 'SUSPENDED')"
+    ));
+    let told = session.notifications("pg_stream_alert");
+    assert!(told.len() == 1 && told[0].contains("stale_data"), "{told:?}");
+}
+
 #[test]
 fn a_scheduler_that_is_started_again_tells_only_what_is_new() {
     let database = database();
