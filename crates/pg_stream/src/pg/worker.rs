@@ -1,6 +1,7 @@
 //! Background workers: starting them, their transactions, their sleep and their end.
 
 use std::{
+    collections::HashMap,
     ffi::{CStr, CString, c_char, c_int},
     panic::AssertUnwindSafe,
     ptr,
@@ -12,6 +13,7 @@ use pgrx::{
     pg_sys::{self, Oid},
 };
 
+use super::relation;
 pub use super::subtransaction::Failure;
 
 /// SIGTERM came.
@@ -382,8 +384,8 @@ fn work_context() -> pg_sys::MemoryContext {
 }
 
 /// Databases that may have a scheduler, read from the shared catalog in a transaction.
-pub fn databases() -> Vec<Oid> {
-    let mut found = Vec::new();
+pub fn databases() -> HashMap<Oid, String> {
+    let mut found = HashMap::new();
     // SAFETY: a catalog scan as the autovacuum launcher does it; the tuples are read before the
     // next one is fetched.
     unsafe {
@@ -397,7 +399,7 @@ pub fn databases() -> Vec<Oid> {
             }
             let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
             if (*row).datallowconn && !(*row).datistemplate && (*row).datconnlimit != -2 {
-                found.push((*row).oid);
+                found.insert((*row).oid, relation::text((*row).datname.data.as_mut_ptr()));
             }
         }
         pg_sys::heap_endscan(scan);

@@ -5,7 +5,10 @@
 //! asks for it again at commit. Schedulers start one at a time, so that looking around never takes
 //! all worker processes; but one that cannot get into its database does not hold up the others.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+};
 
 use pgrx::pg_sys::{self, Oid};
 
@@ -39,7 +42,7 @@ pub extern "C-unwind" fn pg_stream_launcher_main(_argument: pg_sys::Datum) {
     loop {
         let databases =
             worker::transaction(c"pg_stream: looking for databases", worker::databases).ok();
-        let sleep = LAUNCHER.with_borrow_mut(|it| it.pass(databases.as_deref(), time::now()));
+        let sleep = LAUNCHER.with_borrow_mut(|it| it.pass(databases, time::now()));
         worker::sleep(sleep, wait);
     }
 }
@@ -56,17 +59,21 @@ struct Child {
 
 #[derive(Default)]
 struct Launcher {
+    /// With their names.
+    databases: HashMap<Oid, String>,
     /// By slot.
     children: HashMap<usize, Child>,
     not_before: HashMap<usize, i64>,
-    is_short_of_workers: bool,
+    /// The slots for which there was no process the last time.
+    lacking: HashSet<usize>,
 }
 
 impl Launcher {
     /// Looks after all databases; returns for how many milliseconds nothing else is to be done.
-    fn pass(&mut self, databases: Option<&[Oid]>, now: i64) -> i64 {
+    fn pass(&mut self, databases: Option<HashMap<Oid, String>>, now: i64) -> i64 {
         if let Some(databases) = databases {
-            self.update_slots(databases);
+            self.databases = databases;
+            self.update_slots();
         }
         self.bury(now);
         let mut next = now + LONGEST_SLEEP * 1000;
@@ -88,14 +95,16 @@ impl Launcher {
         (next - now) / 1000 + 1
     }
 
-    fn update_slots(&mut self, databases: &[Oid]) {
+    fn update_slots(&mut self) {
         for (index, slot) in shmem::slots() {
-            if !databases.contains(&slot.database()) && !self.children.contains_key(&index) {
+            if !self.databases.contains_key(&slot.database()) && !self.children.contains_key(&index)
+            {
                 slot.free();
                 self.not_before.remove(&index);
+                self.lacking.remove(&index);
             }
         }
-        for database in databases {
+        for database in self.databases.keys() {
             if shmem::slot_of(*database).is_none() {
                 shmem::want(*database);
             }
@@ -148,18 +157,19 @@ impl Launcher {
         match started {
             Some(process) => {
                 self.children.insert(index, Child { process, started_at: now });
-                self.is_short_of_workers = false;
+                self.lacking.remove(&index);
                 shmem::release_processes();
             }
             None => {
                 slot.set_state(State::Wanted);
                 self.not_before.insert(index, now + PAUSE);
                 shmem::reserve_processes();
-                if !std::mem::replace(&mut self.is_short_of_workers, true) {
+                if self.lacking.insert(index) {
+                    let name = self.databases.get(&slot.database()).map_or("", String::as_str);
                     pgrx::ereport!(
                         WARNING,
                         pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                        "pg_stream cannot start the scheduler of a database",
+                        format!("pg_stream cannot start the scheduler of database \"{name}\""),
                         "All background worker processes are in use. Raise max_worker_processes."
                     );
                 }

@@ -126,6 +126,8 @@ fn a_scheduler_comes_before_the_workers_of_another_database() {
     other.eventually(IS_FRESH, "t");
     // One is left for both.
     other.eventually(workers, "1");
+    let log = server.log();
+    assert!(log.contains("cannot start the scheduler of database \"other\""), "{log}");
     let now = busy.value("SELECT clock_timestamp()");
     for name in ["a", "b", "c"] {
         busy.eventually(&format!("SELECT at > '{now}' FROM {name}"), "t");
