@@ -230,16 +230,17 @@ pub fn locked(id: i64) -> Result<StreamTable, Error> {
     row.as_ref().map(from_row).ok_or_else(|| Error::unknown(id))
 }
 
-/// Notes that a stream table has to be rebuilt. Locks its row even where that is noted already: a
-/// rebuild that is under way takes the note away when it is done.
+/// Notes that a stream table has to be rebuilt; the first reason stays. Locks its row even where that
+/// is noted already: a rebuild that is under way takes the note away when it is done.
 pub fn outdate(id: i64, reason: &str) -> Option<Outdated> {
     let tables = OwnTable::open(TABLES, Lock::RowExclusive);
     let row = tables.lock_newest(BY_ID, ("pgs_id", id))?;
     let is_new = row.get("needs_reinit") != Some(true);
-    tables.update(
-        &row,
-        &[Value::new("needs_reinit", true), Value::new("reinit_reason", text::shown(reason))],
-    );
+    let mut values = vec![Value::new("needs_reinit", true)];
+    if is_new {
+        values.push(Value::new("reinit_reason", text::shown(reason)));
+    }
+    tables.update(&row, &values);
     let relation = row.get("pgs_relid").unwrap_or(Oid::INVALID);
     relation::exists(relation).then_some(Outdated { relation, is_new })
 }

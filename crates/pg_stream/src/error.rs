@@ -8,7 +8,7 @@ use pgrx::{
     PgLogLevel, PgSqlErrorCode, PgTryBuilder,
     pg_sys::panic::{CaughtError, ErrorReport},
 };
-use pgstream_core::name::QualifiedName;
+use pgstream_core::{name::QualifiedName, schedule::BadSchedule};
 
 use crate::{
     lower::Refusal,
@@ -21,12 +21,14 @@ pub enum Error {
     Undefined(String),
     #[error("relation \"{0}\" already exists")]
     Exists(QualifiedName),
+    #[error("schema \"{0}\" is not for stream tables")]
+    Reserved(String),
     #[error("must be owner of stream table {0}")]
     NotOwner(QualifiedName),
     #[error("{0} must not be NULL")]
     MissingArgument(&'static str),
-    #[error("invalid schedule \"{0}\"")]
-    BadSchedule(String),
+    #[error("invalid schedule \"{text}\"")]
+    BadSchedule { text: String, why: BadSchedule },
     #[error("schedule \"{text}\" is shorter than the minimum of {minimum} seconds")]
     TooFrequent { text: String, minimum: i32 },
     #[error("invalid refresh mode \"{0}\"")]
@@ -97,9 +99,10 @@ impl Error {
         match self {
             Self::Undefined(_) => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             Self::Exists(_) => PgSqlErrorCode::ERRCODE_DUPLICATE_TABLE,
+            Self::Reserved(_) => PgSqlErrorCode::ERRCODE_RESERVED_NAME,
             Self::NotOwner(_) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::MissingArgument(_) => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            Self::BadSchedule(_)
+            Self::BadSchedule { .. }
             | Self::TooFrequent { .. }
             | Self::BadMode(_)
             | Self::BadStatus(_)
@@ -140,10 +143,17 @@ impl Error {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::BadSchedule(_) => {
-                "Use a duration such as '30s' or '1h30m', a cron pattern such as '*/5 * * * *' \
-                 or '@daily', or 'CALCULATED'."
-            }
+            Self::BadSchedule { why, .. } => match why {
+                BadSchedule::Unreadable => {
+                    "Use a duration such as '30s' or '1h30m', a cron pattern such as '*/5 * * * *' \
+                     or '@daily', or 'CALCULATED'."
+                }
+                BadSchedule::TooLong => "Use a duration of at most a hundred years.",
+                BadSchedule::NeverFires => {
+                    "The cron pattern never fires. Use one that fits a date."
+                }
+            },
+            Self::Reserved(_) => "Choose another schema.",
             Self::TooFrequent { .. } => {
                 "Choose a longer schedule, or lower pg_stream.min_schedule_seconds."
             }

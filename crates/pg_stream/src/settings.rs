@@ -69,7 +69,7 @@ settings! {
     SCHEDULER_INTERVAL scheduler_interval_ms: i32 = 1000, define_int_guc(100, 60_000),
         "The shortest time between two passes of the scheduler, in milliseconds.";
     MIN_SCHEDULE min_schedule_seconds: i32 = 60, define_int_guc(1, 86_400),
-        "The shortest schedule that a stream table may have, in seconds.";
+        "The shortest duration that a schedule may have, in seconds; patterns are not held to it.";
     MAX_ERRORS max_consecutive_errors: i32 = 3, define_int_guc(1, 100),
         "After so many failures in a row that are its own fault a stream table is suspended.";
     BUFFER_SCHEMA change_buffer_schema: Option<CString> = Some(c"pgstream_changes"), define_string_guc(),

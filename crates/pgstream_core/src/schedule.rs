@@ -27,9 +27,16 @@ pub enum Schedule {
 /// The longest period, a hundred years: every moment that follows from it is a timestamp.
 const MOST_SECONDS: i64 = 100 * 366 * 86_400;
 
-/// The text is neither a duration that is short enough, nor a cron pattern, nor CALCULATED.
+/// Why a text is no schedule.
 #[derive(Debug, PartialEq, Eq)]
-pub struct BadSchedule;
+pub enum BadSchedule {
+    /// It is neither a duration, nor a cron pattern, nor CALCULATED.
+    Unreadable,
+    /// A duration of more than a hundred years.
+    TooLong,
+    /// A cron pattern that fits no moment.
+    NeverFires,
+}
 
 impl FromStr for Schedule {
     type Err = BadSchedule;
@@ -40,7 +47,7 @@ impl FromStr for Schedule {
             return Ok(Self::Calculated);
         }
         match duration::parse(text) {
-            Some(seconds) if seconds > MOST_SECONDS => Err(BadSchedule),
+            Some(seconds) if seconds > MOST_SECONDS => Err(BadSchedule::TooLong),
             Some(seconds) => Ok(Self::Every(seconds)),
             None => text.parse().map(|cron| Self::Cron(Box::new(cron))),
         }
@@ -114,10 +121,11 @@ mod tests {
         assert_eq!("calculated".parse(), Ok(Schedule::Calculated));
         assert!(matches!("*/5 * * * *".parse(), Ok(Schedule::Cron(_))));
         assert!(matches!("@hourly".parse(), Ok(Schedule::Cron(_))));
-        assert_eq!("soon".parse::<Schedule>(), Err(BadSchedule));
-        assert_eq!("99999999999w".parse::<Schedule>(), Err(BadSchedule));
-        assert_eq!("".parse::<Schedule>(), Err(BadSchedule));
-        assert_eq!("-5m".parse::<Schedule>(), Err(BadSchedule));
+        for text in ["soon", "", "-5m"] {
+            assert_eq!(text.parse::<Schedule>(), Err(BadSchedule::Unreadable), "{text}");
+        }
+        assert_eq!("99999999999w".parse::<Schedule>(), Err(BadSchedule::TooLong));
+        assert_eq!("0 0 30 2 *".parse::<Schedule>(), Err(BadSchedule::NeverFires));
     }
 
     #[test]

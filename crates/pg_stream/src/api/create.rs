@@ -52,10 +52,17 @@ struct Request<'a> {
     initialize: bool,
 }
 
+/// A dump leaves out what others have put there.
+const RESERVED_SCHEMAS: [&str; 4] =
+    ["pgstream", "pgstream_changes", "pgstream_state", "information_schema"];
+
 fn create(request: &Request<'_>) -> Result<(), Error> {
     dump::refuse_if_read_only();
     let target = name::creation_target(request.name);
     let name = QualifiedName { schema: target.schema, name: target.name };
+    if RESERVED_SCHEMAS.contains(&name.schema.as_str()) {
+        return Err(Error::Reserved(name.schema));
+    }
     if target.is_taken {
         return Err(Error::Exists(name));
     }

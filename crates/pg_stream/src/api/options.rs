@@ -21,7 +21,7 @@ pub fn schedule(text: Option<&str>) -> Result<Option<&str>, Error> {
             }
             Ok(Some(text))
         }
-        Err(_) => Err(Error::BadSchedule(text.to_owned())),
+        Err(why) => Err(Error::BadSchedule { text: text.to_owned(), why }),
     }
 }
 

@@ -244,8 +244,8 @@ pub fn check_differential(inventory: &Inventory) -> Result<(), Refusal> {
     }
     if let Some((name, location)) = &inventory.unstable_column {
         let construct = format!("the system column {name}");
-        let hint =
-            "It can change although nothing else in its row does. Use refresh_mode => 'FULL'.";
+        let hint = "It can change although nothing else in its row does. Use refresh_mode => 'FULL', \
+                    where a column of the stream table needs another name (AS).";
         return Err(Refusal::differential(construct).hint(hint).at(*location));
     }
     if let Some((name, location)) = &inventory.volatile {

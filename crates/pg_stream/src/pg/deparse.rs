@@ -47,12 +47,23 @@ pub fn reads_nulls() -> bool {
     unsafe { pg_sys::Array_nulls }
 }
 
-/// In the current nest level of settings, texts are read and written as ours are.
+/// Views may be read: the hidden ones, and those that queries read.
+const READABLE_VIEWS: (&CStr, &CStr) = (c"restrict_nonsystem_relation_kind", c"");
+
+/// In the current nest level of settings, texts are read and written as ours are, and mean the same.
 pub fn use_standard_texts() {
     // SAFETY: reads settings.
-    let (is_standard, quotes_all, has_nulls) = unsafe {
-        (pg_sys::standard_conforming_strings, pg_sys::quote_all_identifiers, pg_sys::Array_nulls)
+    let (is_standard, quotes_all, has_nulls, restricted) = unsafe {
+        (
+            pg_sys::standard_conforming_strings,
+            pg_sys::quote_all_identifiers,
+            pg_sys::Array_nulls,
+            pg_sys::restrict_nonsystem_relation_kind,
+        )
     };
+    if restricted != 0 {
+        set_locally(&READABLE_VIEWS);
+    }
     if !is_standard {
         set_locally(&STANDARD_STRINGS);
     }

@@ -39,9 +39,9 @@ impl FromStr for Cron {
     fn from_str(text: &str) -> Result<Self, BadSchedule> {
         let parser =
             CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
-        let pattern = parser.parse(text.trim()).map_err(|_| BadSchedule)?;
+        let pattern = parser.parse(text.trim()).map_err(|_| BadSchedule::Unreadable)?;
         let cron = Self { text: text.trim().to_owned(), pattern };
-        cron.next_after(0).ok_or(BadSchedule)?;
+        cron.next_after(0).ok_or(BadSchedule::NeverFires)?;
         Ok(cron)
     }
 }

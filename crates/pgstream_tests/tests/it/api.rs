@@ -527,11 +527,58 @@ fn names_and_arguments_are_checked() {
             "22023",
             "never ever",
         ),
+        (
+            "SELECT pgstream.alter_stream_table('st', schedule => '100000w')",
+            "22023",
+            "a hundred years",
+        ),
+        (
+            "SELECT pgstream.alter_stream_table('st', schedule => '0 0 30 2 *')",
+            "22023",
+            "never fires",
+        ),
+        (
+            "SELECT pgstream.create_stream_table('pgstream.st2', 'SELECT id FROM t')",
+            "42939",
+            "pgstream",
+        ),
+        (
+            "SELECT pgstream.create_stream_table('information_schema.st2', 'SELECT id FROM t')",
+            "42939",
+            "information_schema",
+        ),
     ] {
         let error = session.error(sql);
         assert!(code.is_empty() || error.code == code, "{sql}\nexpected {code}: {error}");
         assert!(error.to_string().contains(word), "{sql}\nexpected {word}: {error}");
     }
+}
+
+#[test]
+fn a_pattern_may_fire_more_often_than_a_duration_may_pass() {
+    let (mut session, _watched, _database) = with_st();
+    assert_eq!(session.value("SHOW pg_stream.min_schedule_seconds"), "60");
+    let alter = |it: &str| format!("SELECT pgstream.alter_stream_table('st', schedule => '{it}')");
+    session.run(&alter("*/10 * * * * *"));
+    assert_eq!(session.error(&alter("10s")).code, "22023");
+    let schedule = "SELECT schedule FROM pgstream.pgs_stream_tables";
+    assert_eq!(session.value(schedule), "*/10 * * * * *");
+}
+
+/// As a dump sets it, and whoever reads what others have made.
+#[test]
+fn a_session_may_keep_itself_from_reading_views() {
+    let (mut session, _watched, _database) = with_st();
+    session.run("CREATE VIEW w AS SELECT id FROM t; SET restrict_nonsystem_relation_kind = 'view'");
+    session.run("INSERT INTO t VALUES (4, 4, 4)");
+    session.refresh("st");
+    session.run("SELECT pgstream.alter_stream_table('st', refresh_mode => 'FULL')");
+    session.refresh("st");
+    session.run("SELECT pgstream.repair_stream_table('st')");
+    assert_eq!(session.rows("SELECT * FROM pgstream.verify_stream_table('st')"), [""; 0]);
+    assert_eq!(session.value("SELECT count(*) FROM st"), "3");
+    assert_eq!(session.value("SHOW restrict_nonsystem_relation_kind"), "view");
+    assert_eq!(session.error("SELECT * FROM w").code, "55000");
 }
 
 #[test]

@@ -45,6 +45,23 @@ fn a_rebuild_to_come_is_announced_with_its_reason() {
     }
 }
 
+#[test]
+fn the_first_reason_for_a_rebuild_stays() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(&format!("{TABLES}; CREATE VIEW w AS SELECT id, v FROM t"));
+    session.create("st", "SELECT id, v FROM w");
+    let reason = "SELECT reinit_reason FROM pgstream.pgs_stream_tables";
+    session.run("CREATE OR REPLACE VIEW w AS SELECT id, v + 1 AS v FROM t");
+    assert_eq!(session.value(reason), "view public.w was changed");
+    // As a dump does when it has restored the table.
+    session.run("ALTER TABLE st ENABLE TRIGGER pg_stream_guard");
+    assert_eq!(session.value(reason), "view public.w was changed");
+    session.refresh("st");
+    session.run("ALTER TABLE st ENABLE TRIGGER pg_stream_guard");
+    assert_eq!(session.value(reason), "the trigger that guards it was changed");
+}
+
 /// PostgreSQL prepares no transaction that has sent a notification.
 #[test]
 fn commands_that_make_a_rebuild_necessary_can_be_prepared() {
