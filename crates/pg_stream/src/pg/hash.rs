@@ -191,6 +191,11 @@ unsafe fn append(bytes: &mut Vec<u8>, part: Part, value: Datum) {
             Part::Image { length: -1, .. } => append_varlena(bytes, value),
             Part::Rows(ty) => {
                 let canonical = composite::canonical(value, ty);
+                if ty == pg_sys::RECORDOID {
+                    // Each session numbers anonymous types in its own way.
+                    let row: pg_sys::HeapTupleHeader = canonical.cast_mut_ptr();
+                    (*row).t_choice.t_datum.datum_typmod = -1;
+                }
                 append_varlena(bytes, canonical);
                 pg_sys::pfree(canonical.cast_mut_ptr());
             }

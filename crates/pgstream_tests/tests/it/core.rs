@@ -610,3 +610,22 @@ fn how_a_session_writes_names_and_values_changes_nothing() {
         }
     }
 }
+
+/// Each session numbers the types of its anonymous rows in its own way.
+#[test]
+fn a_full_refresh_finds_what_another_session_has_written() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run("CREATE TABLE t (id int, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+    session.run("SELECT pgstream.create_stream_table('st', 'SELECT id, v FROM t', '1d', 'FULL')");
+    let first = "SELECT __pgs_row_id, xmin FROM st WHERE id = 1";
+    let before = session.value(first);
+    let mut other = database.session();
+    other.run(
+        "SELECT row(1, 2, 3), row('a'::text, 1), row(1::numeric); INSERT INTO t VALUES (3, 'c')",
+    );
+    other.refresh("st");
+    assert_eq!(session.value(first), before);
+    let written = "SELECT rows_inserted, rows_deleted FROM pgstream.pgs_refresh_history ORDER BY refresh_id DESC LIMIT 1";
+    assert_eq!(session.value(written), "1|0");
+}
