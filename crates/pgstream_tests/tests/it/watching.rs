@@ -118,7 +118,8 @@ fn scheduled_refreshes_are_announced_and_counted_by_pg_stat_statements() {
     );
     session.run("INSERT INTO t SELECT i, i FROM generate_series(2, 100) i");
     session.eventually("SELECT sum(n) FROM st", "100");
-    let alerts = session.notifications("pg_stream_alert");
+    let mut alerts = session.notifications("pg_stream_alert");
+    alerts.retain(|it| !it.contains("stale_data"));
     assert_eq!(
         keys(&mut session, &alerts[0]),
         "refresh_completed|public.st|action,duration_ms,event,pgs_name,pgs_schema,rows_deleted,rows_inserted,st"
