@@ -1,5 +1,6 @@
--- The stream tables whose queries name columns of these names ($2) of these tables ($1) or, with $3, use rows of
--- the tables as a whole. PostgreSQL does not note that, so the types of the rows are looked for in the trees.
+-- The stream tables whose queries name columns of these names ($2) of these tables ($1): those that are dropped
+-- from the tables $3 and what inherits them, or, without $3, all, and rows of the tables as a whole. PostgreSQL
+-- does not note those, so the types of the rows are looked for in the trees.
 SELECT DISTINCT s.pgs_id
 FROM pg_catalog.pg_attribute AS c
 JOIN pg_catalog.pg_class AS t ON t.oid = c.attrelid
@@ -9,4 +10,7 @@ JOIN pg_catalog.pg_depend AS d
 JOIN pg_catalog.pg_rewrite AS w ON w.oid = d.objid
 JOIN pgstream.pgs_stream_tables AS s ON s.view_relid = w.ev_class
 WHERE c.attrelid = ANY ($1::oid[]) AND c.attname = ANY ($2::text[])
-  AND (d.refobjsubid = c.attnum OR $3 AND w.ev_action::text LIKE '% ' || t.reltype || ' %')
+  AND CASE WHEN $3 IS NULL
+           THEN d.refobjsubid = c.attnum OR w.ev_action::text LIKE '% ' || t.reltype || ' %'
+           ELSE d.refobjsubid = c.attnum
+                AND (c.attrelid = ANY ($3::oid[]) OR NOT c.attislocal AND c.attinhcount = 1) END

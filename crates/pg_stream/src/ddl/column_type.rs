@@ -86,14 +86,14 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
     let tables = typed_tables(change.table);
     let members: Vec<Oid> =
         tables.iter().flat_map(|table| source::members(*table, Lock::None)).collect();
-    let affected = readers(&members, change.columns, Rows::Count);
+    let affected = readers(&members, change.columns, Effect::OtherType);
     if affected.is_empty() {
         return Ok(());
     }
     // As a refresh does it: first what is read, then the query.
     tables.iter().for_each(|table| lock::relation(*table, Lock::AccessExclusive));
     // PostgreSQL refuses to drop what these read, or drops the views as well, before it looks at types.
-    let losers = readers(&members, change.dropped, Rows::DoNotCount);
+    let losers = readers(&members, change.dropped, Effect::Dropped { from: &tables });
     let mut removed = Vec::new();
     for stream_table in with_readers(&affected)?.into_iter().filter(|it| !losers.contains(&it.id)) {
         let Some(view) = stream_table.view.filter(|it| relation::exists(*it)) else { continue };
@@ -112,17 +112,22 @@ pub fn before(change: TypeChange) -> Result<(), ErrorReport> {
     Ok(())
 }
 
-/// Whether a row that is used as a whole counts as all columns of its table.
-#[derive(PartialEq, Eq)]
-enum Rows {
-    Count,
-    DoNotCount,
+/// What happens to columns.
+enum Effect<'a> {
+    /// A row that is used as a whole counts as all of them.
+    OtherType,
+    /// A child keeps what it has of its own, or from another parent.
+    Dropped { from: &'a [Oid] },
 }
 
 /// The stream tables whose queries read columns of these names of these tables.
-fn readers(tables: &[Oid], columns: Vec<String>, rows: Rows) -> Vec<i64> {
+fn readers(tables: &[Oid], columns: Vec<String>, effect: Effect<'_>) -> Vec<i64> {
+    let dropped_from = match effect {
+        Effect::OtherType => None,
+        Effect::Dropped { from } => Some(from.to_vec()),
+    };
     let mut readers = Vec::new();
-    let arguments = [tables.to_vec().into(), columns.into(), (rows == Rows::Count).into()];
+    let arguments = [tables.to_vec().into(), columns.into(), dropped_from.into()];
     spi::ask(include_str!("column_readers.sql"), &arguments, |row| {
         readers.extend(row.get::<i64>(0))
     });
@@ -261,9 +266,15 @@ fn or_refuse<T>(stream_table: &str, work: impl FnOnce() -> T) -> T {
 /// allowed to see: messages that can show their values are left out.
 fn or_refuse_rows<T>(stream_table: &str, work: impl FnOnce() -> T) -> T {
     rephrased(work, |failure| {
-        let tells_no_values = failure
-            .is_like(PgSqlErrorCode::ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION)
-            || failure.is_like(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED);
+        // Others of these classes come also from what reads values of types such as regclass.
+        let tells_no_values = matches!(
+            failure.code,
+            PgSqlErrorCode::ERRCODE_CANNOT_COERCE
+                | PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH
+                | PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
+                | PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED
+                | PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION
+        );
         if tells_no_values {
             return unfit(stream_table, failure);
         }

@@ -621,9 +621,10 @@ fn a_full_refresh_finds_what_another_session_has_written() {
     let first = "SELECT __pgs_row_id, xmin FROM st WHERE id = 1";
     let before = session.value(first);
     let mut other = database.session();
-    other.run(
-        "SELECT row(1, 2, 3), row('a'::text, 1), row(1::numeric); INSERT INTO t VALUES (3, 'c')",
-    );
+    other.run("SELECT row(1, 2, 3), row('a'::text, 1), row(1::numeric)");
+    let identity = "SELECT pgstream.row_id(row(1, 'a'::text)::record)";
+    assert_eq!(other.value(identity), database.session().value(identity));
+    other.run("INSERT INTO t VALUES (3, 'c')");
     other.refresh("st");
     assert_eq!(session.value(first), before);
     let written = "SELECT rows_inserted, rows_deleted FROM pgstream.pgs_refresh_history ORDER BY refresh_id DESC LIMIT 1";

@@ -1531,6 +1531,8 @@ fn a_type_stays_when_rows_do_not_go_with_it_and_nobody_is_told_which() {
     );
     for (planted, ty, code) in [
         ("SELECT", "int USING 1", "22P02"),
+        ("SELECT", "regclass USING 't'::regclass", "42P01"),
+        ("SELECT", "regproc USING 'now'::regproc", "42883"),
         (
             "ALTER TABLE st ADD CONSTRAINT c CHECK (v::text <> 'sec')",
             "varchar(3) USING left(v, 3)",
@@ -1553,6 +1555,25 @@ fn a_type_stays_when_rows_do_not_go_with_it_and_nobody_is_told_which() {
         assert_eq!(error.detail, "One of its rows cannot be converted to the new type.", "{error}");
         assert!(!error.to_string().contains("sec"), "{error}");
         session.run("ALTER TABLE st DROP CONSTRAINT IF EXISTS c; DROP INDEX IF EXISTS i");
+    }
+}
+
+#[test]
+fn a_child_keeps_columns_that_are_dropped_beside_a_change_of_type() {
+    let database = Database::new();
+    let mut session = database.session();
+    session.run(
+        "CREATE TABLE p (a int, b int, c int); CREATE TABLE ch (c int) INHERITS (p); INSERT INTO ch VALUES (1, 2, 3)",
+    );
+    let query = "SELECT a, b, c FROM ch";
+    session.create("st", query);
+    for command in [
+        "ALTER TABLE p ALTER b TYPE bigint, DROP COLUMN c",
+        "ALTER TABLE p ALTER b TYPE numeric, DROP COLUMN IF EXISTS c",
+    ] {
+        session.run(command);
+        session.refresh("st");
+        compare_with(&mut session, "st", query, command);
     }
 }
 
