@@ -78,14 +78,26 @@ pub fn find(text: &str) -> Result<StreamTable, Error> {
 /// drops it, and keeps others from that until the end of the transaction.
 pub fn lock_owned(text: &str) -> Result<StreamTable, Error> {
     dump::refuse_if_read_only();
-    let table = find(text)?;
-    if !name::is_owned_by(table.relation, name::current_role()) {
-        return Err(Error::NotOwner(table.name));
+    let mut table = find_owned(text)?;
+    loop {
+        relation::lock_stream_table(table.id);
+        // As those have left it who were waited for: the name may be another one's now, or have another owner.
+        let current = find_owned(text)?;
+        if current.id == table.id {
+            return Ok(current);
+        }
+        relation::unlock_stream_table(table.id);
+        table = current;
     }
-    relation::lock_stream_table(table.id);
-    // As those have left it who were waited for.
-    let current = by_id(table.id).filter(|it| relation::exists(it.relation));
-    current.ok_or_else(|| Error::Undefined(text.to_owned()))
+}
+
+fn find_owned(text: &str) -> Result<StreamTable, Error> {
+    let table = find(text)?;
+    if name::is_owned_by(table.relation, name::current_role()) {
+        Ok(table)
+    } else {
+        Err(Error::NotOwner(table.name))
+    }
 }
 
 const TABLES: &CStr = c"pgs_stream_tables";
@@ -353,6 +365,15 @@ fn next_id() -> i64 {
             return id;
         }
     }
+}
+
+/// The next refresh makes it again, from the label.
+pub fn forget_view(id: i64) {
+    spi::run(
+        "UPDATE pgstream.pgs_stream_tables SET view_relid = NULL WHERE pgs_id = $1",
+        &[id.into()],
+        |_| {},
+    );
 }
 
 pub fn set_view(id: i64, view: Oid) {

@@ -228,6 +228,7 @@ fn on_restored_row<'a>(
         schema: text("pgs_schema").unwrap_or_default(),
         name: text("pgs_name").unwrap_or_default(),
     };
+    relation::lock_name(&name);
     let id = row.get_by_name::<i64>("pgs_id")?;
     let known = spi::get_one::<bool>(
         "SELECT (pgs_schema, pgs_name) = ($2, $3) FROM pgstream.pgs_stream_tables \
@@ -342,21 +343,10 @@ pub fn attach(table: Oid) {
         return;
     }
     let (schema, name) = relation::name(table);
-    let is_known = spi::run(
-        "SELECT FROM pgstream.pgs_stream_tables WHERE (pgs_schema, pgs_name) = ($1, $2)",
-        &[schema.into(), name.into()],
-        |_| {},
-    ) > 0;
-    let description = Description::of(table).filter(|_| !is_known);
-    if description.is_some() {
-        // Its row may be coming from the dump in another session. Before any weaker lock than this, or two that
-        // do so would wait for each other.
-        spi::run("LOCK TABLE pgstream.pgs_stream_tables IN SHARE ROW EXCLUSIVE MODE", &[], |_| {});
-    }
-    if !attach_by_name(table)
-        && let Some(description) = description
-    {
-        insert_described(table, description);
+    // Its row may be coming from the dump in another session.
+    relation::lock_name(&QualifiedName { schema, name });
+    if !attach_by_name(table) {
+        insert_described(table);
     }
 }
 
@@ -404,7 +394,8 @@ fn attach_by_name(table: Oid) -> bool {
 }
 
 /// Makes a row of what the label of this table says. The trigger on the row attaches the table.
-fn insert_described(table: Oid, description: Description) {
+fn insert_described(table: Oid) {
+    let Some(description) = Description::of(table) else { return };
     let (schema, name) = relation::name(table);
     // The number matters only where the hidden view came along.
     let view = catalog::hidden_view(description.id);

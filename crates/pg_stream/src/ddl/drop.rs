@@ -63,6 +63,12 @@ fn relation_dropped(
         if relation.is_original && !is_restoring {
             return Err(stream_table::refusal(&stream_table, "query"));
         }
+        if relation.is_original {
+            // A dump of another database may mean one of its own. The label still has the query.
+            catalog::forget_view(stream_table.id);
+            outdate::outdate(stream_table.id, "a dump has dropped its query")?;
+            return Ok(true);
+        }
         query_dropped(stream_table.id, all)?;
         return Ok(true);
     }

@@ -168,7 +168,11 @@ fn in_turns<T>(length: impl Fn(i64) -> i64, work: impl Fn() -> T) -> T {
         let limit = if is_last { left.max(1) } else { turn };
         let turn = || {
             let limit = CString::new(limit.to_string()).expect("a number has no NUL");
-            let _limit = LocalSettings::new(&[(c"lock_timeout".to_owned(), limit)]);
+            // A line of the log for each look would tell nothing.
+            let _settings = LocalSettings::new(&[
+                (c"lock_timeout".to_owned(), limit),
+                (c"log_lock_waits".to_owned(), c"off".to_owned()),
+            ]);
             let _watch = Watch::start(LOOK, TURN);
             work()
         };

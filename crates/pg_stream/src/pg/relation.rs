@@ -7,6 +7,8 @@ use std::{
 };
 
 use pgrx::pg_sys::{self, Oid};
+use pgstream_core::name::QualifiedName;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{event::Class, security::LocalSettings};
 
@@ -220,6 +222,13 @@ pub fn lock_stream_table(pgs_id: i64) {
     unsafe { pg_sys::LockDatabaseObject(catalog_table(), row_object(pgs_id), 0, lock) };
 }
 
+/// Gives back the lock of [`lock_stream_table`].
+pub fn unlock_stream_table(pgs_id: i64) {
+    let lock = pg_sys::ExclusiveLock as i32;
+    // SAFETY: the caller holds the lock; if not, PostgreSQL warns.
+    unsafe { pg_sys::UnlockDatabaseObject(catalog_table(), row_object(pgs_id), 0, lock) };
+}
+
 /// As [`lock_stream_table`], if that is possible without waiting.
 pub fn try_lock_stream_table(pgs_id: i64) -> bool {
     let lock = pg_sys::ExclusiveLock as i32;
@@ -227,8 +236,22 @@ pub fn try_lock_stream_table(pgs_id: i64) -> bool {
     unsafe { pg_sys::ConditionalLockDatabaseObject(catalog_table(), row_object(pgs_id), 0, lock) }
 }
 
+/// Makes this transaction the only one that restores a stream table of this name. Waits.
+pub fn lock_name(name: &QualifiedName) {
+    let hash = xxh3_64(name.to_string().as_bytes());
+    // SAFETY: an object lock beside those on the rows of our catalog table.
+    unsafe {
+        pg_sys::LockDatabaseObject(catalog_table(), number(hash), 1, pg_sys::ExclusiveLock as i32);
+    };
+}
+
 fn row_object(pgs_id: i64) -> Oid {
-    Oid::from(u32::try_from(pgs_id & 0xffff_ffff).expect("masked"))
+    number(pgs_id.cast_unsigned())
+}
+
+/// Some number of 32 bits.
+fn number(of: u64) -> Oid {
+    Oid::from(u32::try_from(of & 0xffff_ffff).expect("masked"))
 }
 
 /// Keeps the changes of `source` from being cleaned up until the end of the transaction: a stream

@@ -277,6 +277,26 @@ fn who_waits_for_another_session_acts_on_what_that_leaves() {
         let words = "stream table \"gone\" does not exist";
         assert_eq!((&*error.code, &*error.message), ("42P01", words), "{call}");
     }
+    // The name is another one's, or its owner is.
+    s.monitor().create("next", "SELECT g FROM t");
+    let swap = "ALTER TABLE st RENAME TO old; ALTER TABLE next RENAME TO st";
+    s.run("a", &format!("BEGIN; {}; {swap}", mode("FULL")));
+    s.blocks("b", "SELECT pgstream.alter_stream_table('st', schedule => '7m')");
+    s.run("a", "COMMIT");
+    s.finish("b").expect("it is altered");
+    let scheduled =
+        "SELECT pgs_name, defining_query FROM pgstream.pgs_stream_tables WHERE schedule = '7m'";
+    assert_eq!(s.monitor().value(scheduled), "st|SELECT g FROM t");
+    let role = format!("alice_{}", database.name());
+    s.run("b", &format!("CREATE ROLE {role}; GRANT SELECT ON t TO {role}; ALTER TABLE st OWNER TO {role}; SET ROLE {role}"));
+    s.run(
+        "a",
+        "BEGIN; SELECT pgstream.refresh_stream_table('st'); ALTER TABLE st OWNER TO postgres",
+    );
+    s.blocks("b", "SELECT pgstream.alter_stream_table('st', schedule => '8m')");
+    s.run("a", "COMMIT");
+    assert_eq!(s.finish("b").expect_err("it is another one's").code, "42501");
+    s.run("b", &format!("RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
 #[test]
@@ -615,7 +635,7 @@ fn settings_have_their_defaults_and_check_their_values() {
     let role = format!("ordinary_{}", database.name());
     session.run(&format!("CREATE ROLE {role}; SET ROLE {role}"));
     assert_eq!(session.error("SET pg_stream.min_schedule_seconds = 1").code, "42501");
-    session.run(&format!("RESET ROLE; DROP ROLE {role}"));
+    session.run(&format!("RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
 #[test]

@@ -249,6 +249,39 @@ fn a_dump_replaces_what_is_there() {
     check_restored(&mut source.session());
 }
 
+/// It drops hidden views of the numbers that it is about to make, which are those of others here.
+#[test]
+fn a_dump_that_replaces_what_is_there_leaves_others_their_queries() {
+    let (source, target) = (Database::new(), Database::new());
+    let query = "SELECT g, sum(v) AS s FROM t GROUP BY g";
+    for (database, schema) in [(&source, "x"), (&target, "y")] {
+        let mut session = database.session();
+        session.run(&format!(
+            "CREATE SCHEMA {schema}; SET search_path = {schema}; CREATE TABLE t (id int PRIMARY KEY, g int, v int); INSERT INTO t VALUES (1, 1, 1)"
+        ));
+        session.create("st", query);
+        session.create("reader", "SELECT g, s FROM st");
+    }
+    let file = format!("{}.replacing", source.name());
+    source.server().program("pg_dump", &["-Fc", "-f", &file, source.name()]);
+    let arguments = ["--clean", "--if-exists", "-d", target.name(), &file];
+    let errors = target.server().try_program("pg_restore", &arguments);
+    let errors = errors.expect_err("the extension is in use");
+    assert!(errors.contains("errors ignored on restore: 1"), "{errors}");
+    for schema in ["x", "y"] {
+        let mut session = target.session();
+        session
+            .run(&format!("SET search_path = {schema}; INSERT INTO t VALUES (2, 1, 1), (3, 2, 1)"));
+        for (table, query) in [("st", query), ("reader", "SELECT g, s FROM st")] {
+            session.refresh(&format!("{schema}.{table}"));
+            let found =
+                difference(&mut session, &format!("{schema}.{table}"), query, Comparison::Value);
+            assert!(found.expect("comparable").is_none(), "{schema}.{table}");
+        }
+    }
+    check_nothing_is_left_over(&mut target.session());
+}
+
 #[test]
 fn a_dump_of_the_schema_has_the_stream_tables() {
     let source = filled();
@@ -990,6 +1023,32 @@ fn a_label_gives_nobody_the_rights_of_others() {
     let mut admin = Server::shared().session("postgres");
     drop(database);
     admin.run(&format!("DROP ROLE {mallory}; DROP ROLE {victim}"));
+}
+
+/// A transaction that restores a stream table, and stays open.
+#[test]
+fn who_restores_a_stream_table_stands_in_nobodys_way() {
+    let database = Database::new();
+    let mut s = pgstream_tests::Sessions::new(&database, &["restorer", "other"]);
+    s.monitor().run("CREATE TABLE t (id int)");
+    s.monitor().create("st", "SELECT id FROM t");
+    let label = s
+        .monitor()
+        .value("SELECT label FROM pg_seclabels WHERE provider = 'pg_stream' AND objtype = 'table'");
+    s.run(
+        "restorer",
+        &format!(
+            "BEGIN; CREATE TABLE again (LIKE st); SECURITY LABEL FOR pg_stream ON TABLE again IS {};
+             CREATE TRIGGER pg_stream_guard BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON again
+                FOR EACH STATEMENT EXECUTE FUNCTION pgstream.guard_stream_table()",
+            literal(&label)
+        ),
+    );
+    s.run("other", "INSERT INTO t VALUES (1); SELECT pgstream.refresh_stream_table('st')");
+    s.run("other", "CREATE TABLE u (id int); ALTER TABLE u ADD COLUMN v int");
+    s.run("restorer", "COMMIT");
+    s.run("other", "SELECT pgstream.refresh_stream_table('again')");
+    assert_eq!(s.monitor().rows("SELECT id FROM again"), ["1"]);
 }
 
 /// To put rows into a stream table like pg_restore takes to be its owner.
