@@ -139,6 +139,8 @@ BEGIN ATOMIC
            CASE
                WHEN c.oid IS NULL THEN 'the source table does not exist'
                WHEN EXISTS (SELECT FROM pgstream.pgs_stream_tables WHERE pgs_relid = c.oid) THEN NULL
+               -- Slots and the decoder are the primary's.
+               WHEN t.cdc_mode = 'WAL' AND pg_is_in_recovery() THEN NULL
                WHEN t.cdc_mode = 'WAL' AND s.slot_name IS NULL THEN 'the replication slot is missing'
                WHEN t.cdc_mode = 'WAL' AND s.invalidation_reason IS NOT NULL
                    THEN 'the replication slot is lost: ' || s.invalidation_reason

@@ -1291,6 +1291,24 @@ fn a_standby_reads_and_goes_on_when_it_is_promoted() {
     check_continued(&mut session);
 }
 
+/// What decodes is on the primary.
+#[test]
+fn a_standby_misses_no_replication_slot() {
+    let primary = Database::on(Server::start(&["pg_stream.enabled=off"]));
+    let mut session = primary.session();
+    session.run("CREATE TABLE t (id int PRIMARY KEY)");
+    session.create("st", "SELECT id FROM t");
+    session.run("UPDATE pgstream.pgs_change_tracking SET cdc_mode = 'WAL', slot_name = 'gone'");
+    let alert = "SELECT alert FROM pgstream.check_cdc_health()";
+    assert_eq!(session.value(alert), "the replication slot is missing");
+    let standby = Server::planned();
+    let host = primary.server().place().to_string_lossy().into_owned();
+    standby.program("pg_basebackup", &["-h", &host, "-D", "data", "-R", "-c", "fast"]);
+    standby.start_copy(&[]);
+    let copy = Database::existing(standby, primary.name());
+    assert_eq!(copy.session().value(alert), "NULL");
+}
+
 #[test]
 fn a_copy_recovers_to_a_point_in_time() {
     let source = Database::on(Server::start(&[
